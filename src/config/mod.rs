@@ -1,0 +1,184 @@
+//! Owns the typed settings, and how they are decided: flag > `REBERTH_*` > `PORT` > profile > default, all errors at once.
+//! Pure and total: no syscalls, no clocks, no environment but the one it is handed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::health::target::Target;
+use crate::port::spec::Spec;
+
+/// How long a busy port is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// One budget for all ports; zero means one try and no wait.
+    For(Duration),
+    Forever,
+}
+
+/// What happens when the wait is over and the port is still busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Give up with a diagnosis.
+    None,
+    /// The next free one of this many ports above the one asked for, 1 to 65535.
+    Next(u16),
+    /// Any free port, chosen by the kernel.
+    Any,
+}
+
+/// Pauses between tries: doubling from `min` to `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    pub min: Duration,
+    pub max: Duration,
+}
+
+/// Whom a forwarded signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalScope {
+    /// The app alone.
+    Child,
+    /// The app's whole process group.
+    Group,
+}
+
+/// Rewritten signals. A signal that is not in the list is forwarded as it is; `None` drops it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignalMap(pub Vec<(i32, Option<i32>)>);
+
+impl SignalMap {
+    /// What the app gets when reberth receives `signal`: a signal number, or `None` when it is dropped.
+    pub fn apply(&self, signal: i32) -> Option<i32> {
+        self.0.iter().find(|(from, _)| *from == signal).map_or(Some(signal), |(_, to)| *to)
+    }
+}
+
+/// Rewritten exit codes of the app.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExitMap(pub Vec<(u8, u8)>);
+
+impl ExitMap {
+    /// The code reberth exits with when the app's own code is `code`.
+    pub fn apply(&self, code: u8) -> u8 {
+        self.0.iter().find(|(from, _)| *from == code).map_or(code, |(_, to)| *to)
+    }
+}
+
+/// Everything `run` was told. Nothing behind it picks a default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// In the order asked; the first is the primary.
+    pub ports: Vec<Spec>,
+    pub wait: Wait,
+    pub fallback: Fallback,
+    pub backoff: Backoff,
+    /// `auto` already decided: true when the app gets the bound sockets.
+    pub handover: bool,
+    pub relaunch: u32,
+    pub port_file: Option<PathBuf>,
+    pub exec: bool,
+    pub signal_scope: SignalScope,
+    pub signal_map: SignalMap,
+    pub exit_map: ExitMap,
+    /// Zero: the signal is forwarded at once.
+    pub drain: Duration,
+    /// Zero: never KILL.
+    pub grace: Duration,
+    /// Signal number reberth gets when its parent dies.
+    pub parent_death_signal: Option<i32>,
+    /// What readiness asks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` asks `/`.
+    pub health: Option<Target>,
+    /// What liveness asks; `None`: the same as readiness.
+    pub liveness: Option<Target>,
+    pub start_timeout: Option<Duration>,
+    /// `None`: the first default directory that works.
+    pub state_dir: Option<PathBuf>,
+    /// COMMAND and its arguments as typed, templates not yet replaced. Never empty.
+    pub command: Vec<OsString>,
+}
+
+/// The log's verbosity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The log's line format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Where and how `run` logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub level: Level,
+    pub format: Format,
+    pub file: Option<PathBuf>,
+}
+
+/// What `healthcheck` was told, before the state file is consulted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Healthcheck {
+    pub probe: Probe,
+    /// The positional TARGET, if one was typed.
+    pub target: Option<Target>,
+    /// `--health` of the environment: what decides where no state is believed.
+    pub health: Option<Target>,
+    /// `--liveness` of the environment, likewise.
+    pub liveness: Option<Target>,
+    /// The ports of the environment (`REBERTH_PORT`, else `PORT`), likewise.
+    pub ports: Vec<Spec>,
+    pub timeout: Duration,
+    /// Zero: one try.
+    pub wait: Duration,
+    pub interval: Duration,
+    /// Accepted status codes, inclusive ranges.
+    pub status: Vec<(u16, u16)>,
+    /// True when `--status` was given (a 3xx it names is then not followed).
+    pub status_explicit: bool,
+    /// In the order given; the same name may occur more than once.
+    pub headers: Vec<(String, String)>,
+    pub method: String,
+    pub body_contains: Option<String>,
+    pub ca: Option<PathBuf>,
+    pub insecure: bool,
+    pub user_agent: String,
+    pub quiet: bool,
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Which of kubelet's three questions is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    Readiness,
+    Liveness,
+    Startup,
+}
+
+/// What `who` was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// Empty: list every listener.
+    pub ports: Vec<Spec>,
+    pub json: bool,
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What one invocation of reberth is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    Run(Box<Run>, Log),
+    Healthcheck(Box<Healthcheck>),
+    Who(Who),
+    Install(PathBuf),
+    /// `--help`, `--version`: text for stdout, code 0.
+    Print(String),
+}
