@@ -1,4 +1,5 @@
-//! Owns the app: its command line, its start, and its life until the end. Must not know the policy of ports.
+//! Owns the app: its command line and environment, its launch and its life. Must not know the ports' policy.
 
+pub mod command;
 pub mod launch;
 pub mod supervisor;
