@@ -8,6 +8,7 @@ pub mod env;
 pub mod error;
 pub mod exit;
 pub mod health;
+pub mod install;
 pub mod log;
 pub mod port;
 pub mod state;
