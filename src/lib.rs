@@ -2,10 +2,13 @@
 //! A library only so that fuzzers, benchmarks and tests reach the pure parts; it promises no stable API.
 
 pub mod app;
+pub mod cli;
 pub mod config;
+pub mod env;
 pub mod error;
 pub mod exit;
 pub mod health;
+pub mod log;
 pub mod port;
 pub mod state;
 pub mod sys;
