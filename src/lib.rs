@@ -6,3 +6,4 @@ pub mod error;
 pub mod exit;
 pub mod health;
 pub mod port;
+pub mod sys;
