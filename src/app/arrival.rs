@@ -190,7 +190,10 @@ impl Arrival {
             if primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
                 warn!(
                     "the app listens on loopback only ({}): unreachable from outside the container; make it bind 0.0.0.0",
-                    show(here.first().map_or(primary.port.into(), |found| found.port.into()), here.iter().map(|found| found.addr))
+                    show(
+                        here.first().map_or(primary.port.into(), |found| found.port.into()),
+                        here.iter().map(|found| found.addr)
+                    )
                 );
             }
             return;
@@ -247,8 +250,16 @@ impl Arrival {
         }
         self.said_elsewhere = true;
         let place = std::net::SocketAddr::new(first.addr, first.port);
-        let loopback = if first.addr.is_loopback() { ", and on loopback only: unreachable from outside the container" } else { "" };
-        let ignored = if self.expected.handed_over.is_some() { " and ignores the socket it was given (LISTEN_FDS, {fd})" } else { "" };
+        let loopback = if first.addr.is_loopback() {
+            ", and on loopback only: unreachable from outside the container"
+        } else {
+            ""
+        };
+        let ignored = if self.expected.handed_over.is_some() {
+            " and ignores the socket it was given (LISTEN_FDS, {fd})"
+        } else {
+            ""
+        };
         warn!(
             "the app listens on {place}, not on port {} as it was told{ignored}{loopback}; make it take PORT from its environment, \
              or write {{port}} into its arguments, and bind 0.0.0.0",
@@ -301,7 +312,9 @@ impl Arrival {
     /// The diagnosis of an app that is not ready in time, a line each.
     pub fn why_not_ready(&self, app: i32) -> Vec<String> {
         let took = self.launched.elapsed().as_secs_f32();
-        let mut lines = vec![format!("the app (pid {app}) is not ready {took:.1} s after its launch (--start-timeout): stopping it")];
+        let mut lines = vec![format!(
+            "the app (pid {app}) is not ready {took:.1} s after its launch (--start-timeout): stopping it"
+        )];
         let listeners = holder::listeners(&tree(app)).unwrap_or_default();
         if let Some(primary) = self.primary().filter(|_| !self.listened) {
             let ports: Vec<u16> = listeners.iter().map(|found| found.port).collect();

@@ -15,10 +15,10 @@ use super::supervisor::{Action, Event, Supervisor};
 use crate::config::SignalScope;
 use crate::exit::Code;
 use crate::state::{Phase, Publisher, State};
+use crate::sys::descriptor;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
-use crate::sys::descriptor;
 
 /// One launched app, until it is gone.
 pub struct Init<'a> {
@@ -79,7 +79,9 @@ impl Init<'_> {
         ];
         let deadline = deadline.into_iter().flatten().min();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.contest.as_ref().and_then(Contest::events).map(|events| PollFd::new(events, PollFlags::POLLIN)));
+        fds.extend(
+            self.contest.as_ref().and_then(Contest::events).map(|events| PollFd::new(events, PollFlags::POLLIN)),
+        );
         descriptor::wait_readable(&mut fds, deadline);
     }
 
@@ -148,9 +150,8 @@ impl Init<'_> {
             self.give_up_waiting();
             return self.on(now, Event::AppEnded { end, leftovers: !none_left, again: ending.again });
         }
-        if ending.app.is_none() {
-            return None;
-        }
+        // Until the app ends, whoever else does is only reaped.
+        ending.app?;
         if none_left {
             return self.on(now, Event::LastChildGone);
         }
@@ -225,7 +226,11 @@ impl Init<'_> {
         if let Err(error) = process::send(target, signal)
             && error.raw_os_error() == Some(libc::EPERM)
         {
-            warn!("{} cannot be sent to the app (pid {}): {error}; it runs as another user", signal::name(signal), self.app);
+            warn!(
+                "{} cannot be sent to the app (pid {}): {error}; it runs as another user",
+                signal::name(signal),
+                self.app
+            );
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::arrival::{Ask, Arrival, Expected};
+use super::arrival::{Arrival, Ask, Expected};
 use super::command::{self, Listen, Place};
 use super::contest::Contest;
 use super::init::{Ending, Init};
@@ -129,10 +129,14 @@ impl<'a> Session<'a> {
         }
         for claim in claims {
             let name = claim.spec.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
-            info!("port {}{}{name} claimed", claim.port, match claim.spec.protocol {
-                Protocol::Tcp => "",
-                Protocol::Udp => "/udp",
-            });
+            info!(
+                "port {}{}{name} claimed",
+                claim.port,
+                match claim.spec.protocol {
+                    Protocol::Tcp => "",
+                    Protocol::Udp => "/udp",
+                }
+            );
         }
         if !claims.is_empty() || phase == Phase::Exec {
             self.publish(phase, claims);
@@ -161,7 +165,8 @@ impl<'a> Session<'a> {
             .collect();
         let passes = self.config.handover && !claims.is_empty();
         let listen = passes.then(|| {
-            let asked = claims.iter().map(|claim| claim.spec.name.clone().unwrap_or_else(|| claim.spec.port.to_string()));
+            let asked =
+                claims.iter().map(|claim| claim.spec.name.clone().unwrap_or_else(|| claim.spec.port.to_string()));
             Listen { names: self.activation.names.iter().cloned().chain(asked).collect() }
         });
         let environment = command::environment(self.environment, &places, listen.as_ref()).entries;
@@ -203,7 +208,10 @@ impl<'a> Session<'a> {
         let taken: Vec<Spec> = claims.iter().map(|claim| claim.spec.with_port(claim.port)).collect();
         let state = state(self.config, Phase::Starting, &claims);
         let cookies = claims.iter().map(|claim| claim.cookie).collect();
-        let inode = claims.iter().find(|claim| claim.spec.protocol == Protocol::Tcp).and_then(|claim| descriptor::inode(&claim.socket));
+        let inode = claims
+            .iter()
+            .find(|claim| claim.spec.protocol == Protocol::Tcp)
+            .and_then(|claim| descriptor::inode(&claim.socket));
         // An app that binds by itself must find the port free; one that is handed the socket must never find it closed.
         let kept = self.config.handover.then_some(claims);
         let now = Instant::now();
@@ -242,12 +250,7 @@ impl<'a> Session<'a> {
         let launched = app.launched();
         state.app_pid = Some(app.pid());
         let health = config.health.clone().map(|target| (target.clone(), ask(config, target, &state)));
-        let expected = Expected {
-            ports: taken,
-            handed_over: inode,
-            health,
-            impatient: config.start_timeout.is_some(),
-        };
+        let expected = Expected { ports: taken, handed_over: inode, health, impatient: config.start_timeout.is_some() };
         let arrival = Arrival::begin(expected, launched);
         if arrival.is_up() {
             state.phase = Phase::Ready;
@@ -322,7 +325,10 @@ impl Hear for Waiting<'_> {
         while let Some(received) = self.signals.next() {
             match received.signal {
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP => {
-                    info!("{} received while waiting for the port: the app is not started", signal::name(received.signal));
+                    info!(
+                        "{} received while waiting for the port: the app is not started",
+                        signal::name(received.signal)
+                    );
                     return ControlFlow::Break(Stop::Ended(Code::signalled(received.signal)));
                 }
                 // PID 1 inherits orphans from the first moment on.

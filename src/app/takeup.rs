@@ -35,7 +35,10 @@ pub fn look(pids: &[i32], inode: u64) -> TakeUp {
             continue;
         }
         seen = TakeUp::Holds;
-        let polled = descriptors.iter().filter(|(_, link)| link == "anon_inode:[eventpoll]").any(|(fd, _)| polls(root, *fd, &held));
+        let polled = descriptors
+            .iter()
+            .filter(|(_, link)| link == "anon_inode:[eventpoll]")
+            .any(|(fd, _)| polls(root, *fd, &held));
         if polled || waits(root, &held) {
             return TakeUp::Waits;
         }
@@ -57,7 +60,8 @@ fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
 /// True if the epoll set behind `epoll` watches one of `held`.
 fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     let info = fs::read_to_string(root.join("fdinfo").join(epoll.to_string())).unwrap_or_default();
-    let mut watched = info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_ascii_whitespace().next()?.parse().ok());
+    let mut watched =
+        info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_ascii_whitespace().next()?.parse().ok());
     watched.any(|fd| held.contains(&fd))
 }
 
@@ -70,7 +74,8 @@ fn waits(root: &Path, held: &[u32]) -> bool {
         let call = words.next().and_then(|word| word.parse::<i64>().ok());
         let first = words.next().and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
         call.is_some_and(|call| {
-            let accepts = [libc::SYS_accept, libc::SYS_accept4].contains(&call) && first.is_some_and(|fd| held.contains(&fd));
+            let accepts =
+                [libc::SYS_accept, libc::SYS_accept4].contains(&call) && first.is_some_and(|fd| held.contains(&fd));
             accepts || SEVERAL.contains(&call)
         })
     })
@@ -83,6 +88,7 @@ const SEVERAL: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_select, li
 const SEVERAL: [i64; 2] = [libc::SYS_ppoll, libc::SYS_pselect6];
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test may have threads
 mod tests {
     use super::*;
     use std::net::TcpListener;

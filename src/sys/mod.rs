@@ -2,6 +2,8 @@
 //! asked, and reports what the kernel said.
 
 pub mod descriptor;
+pub mod netlink;
+pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod terminal;
