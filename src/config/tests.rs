@@ -1,0 +1,1 @@
+//! Tables over all settings: both spellings, precedence, bad values together.
