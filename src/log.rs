@@ -21,6 +21,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
 use crate::error::Error;
 
@@ -265,7 +266,7 @@ fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(
         return format!("{}\n", Value::Object(object));
     }
     let mut line = format!("{time} {level} {TARGET}: ");
-    escape(&mut line, message);
+    line.push_str(&one_line(message));
     for (name, value) in fields {
         line.push(' ');
         line.push_str(name);
@@ -273,26 +274,15 @@ fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(
         match value {
             Value::String(text) if text.is_empty() || text.contains([' ', '"', '=']) => {
                 line.push('"');
-                escape(&mut line, &text.replace('\\', "\\\\").replace('"', "\\\""));
+                line.push_str(&one_line(&text.replace('\\', "\\\\").replace('"', "\\\"")));
                 line.push('"');
             }
-            Value::String(text) => escape(&mut line, &text),
+            Value::String(text) => line.push_str(&one_line(&text)),
             other => line.push_str(&other.to_string()),
         }
     }
     line.push('\n');
     line
-}
-
-/// Appends text on one line: a value must neither break the line nor talk to the terminal.
-fn escape(line: &mut String, text: &str) {
-    for c in text.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
 }
 
 /// `2026-11-22T09:27:05.123Z`, UTC, proleptic Gregorian. The days are counted in years that begin in March, so that the leap day is the
