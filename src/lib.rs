@@ -7,3 +7,4 @@ pub mod exit;
 pub mod health;
 pub mod port;
 pub mod sys;
+pub mod who;
