@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(next(8080, 3, &[]), [8081, 8082]);
         assert_eq!(next(8080, 6, &[8081]), [8082, 8085, 8086]);
         assert_eq!(next(65533, 100, &[]), [65534, 65535]);
-        assert_eq!(next(65535, 100, &[]), [0_u16; 0]);
+        assert!(next(65535, 100, &[]).is_empty());
     }
 
     #[test]
