@@ -93,18 +93,21 @@ fn who_install_and_no_command() {
     }
 }
 
-/// Whatever is typed, and whatever the environment holds: a decision, never a panic, and no line that breaks.
-#[test]
-fn no_input_panics() {
+/// Numbers below a bound, the same ones on every machine.
+fn generator() -> impl FnMut(usize) -> usize {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = move |below: usize| {
-        // xorshift64*: the same inputs on every machine.
+    move |below: usize| {
+        // xorshift64*
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
         usize::try_from(state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % below
-    };
-    let pieces: Vec<&[u8]> = [
+    }
+}
+
+/// What random words are made of.
+fn pieces() -> Vec<&'static [u8]> {
+    [
         "run",
         "healthcheck",
         "who",
@@ -148,7 +151,14 @@ fn no_input_panics() {
     .iter()
     .map(|text| text.as_bytes())
     .chain([&b"\xff"[..], b"\xc3", b"\x1b[0m"])
-    .collect();
+    .collect()
+}
+
+/// Whatever is typed, and whatever the environment holds: a decision, never a panic, and no line that breaks.
+#[test]
+fn no_input_panics() {
+    let mut random = generator();
+    let pieces = pieces();
     let flags: Vec<String> =
         table::RUN.iter().chain(&table::HEALTHCHECK).map(|setting| format!("--{}", setting.flag)).collect();
     let names: Vec<&str> = table::variables().chain(["PORT", "NO_COLOR", "REBERTH_X", "REBERTH_"]).collect();
