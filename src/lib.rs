@@ -1,8 +1,16 @@
 //! reberth: the program that starts in a container before the app does. Owns the list of rooms; ARCHITECTURE.md is the map.
 //! A library only so that fuzzers, benchmarks and tests reach the pure parts; it promises no stable API.
 
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod env;
 pub mod error;
 pub mod exit;
 pub mod health;
+pub mod install;
+pub mod log;
 pub mod port;
+pub mod state;
+pub mod sys;
+pub mod who;

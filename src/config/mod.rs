@@ -1,12 +1,26 @@
 //! Owns the typed settings, and how they are decided: flag > `REBERTH_*` > `PORT` > profile > default, all errors at once.
 //! Pure and total: no syscalls, no clocks, no environment but the one it is handed.
 
+mod decide;
+mod healthcheck;
+mod http;
+mod reader;
+mod run;
+pub mod signal;
+pub mod table;
+pub mod value;
+
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::health::target::Target;
 use crate::port::spec::Spec;
+
+pub use decide::{Command, Decision, decide};
 
 /// How long a busy port is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +136,8 @@ pub struct Log {
     pub level: Level,
     pub format: Format,
     pub file: Option<PathBuf>,
+    /// Colour is welcome: `NO_COLOR` is not set. Only a terminal gets it.
+    pub color: bool,
 }
 
 /// What `healthcheck` was told, before the state file is consulted.
@@ -136,6 +152,9 @@ pub struct Healthcheck {
     pub liveness: Option<Target>,
     /// The ports of the environment (`REBERTH_PORT`, else `PORT`), likewise.
     pub ports: Vec<Spec>,
+    /// What is wrong with `health`, `liveness` and `ports`, a line each. To be told as settings errors only when these are needed, which
+    /// is when no state is believed: `run`'s flags may have beaten the bad value.
+    pub unreadable: Vec<String>,
     pub timeout: Duration,
     /// Zero: one try.
     pub wait: Duration,
@@ -175,7 +194,7 @@ pub struct Who {
 /// What one invocation of reberth is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
-    Run(Box<Run>, Log),
+    Run(Box<Run>),
     Healthcheck(Box<Healthcheck>),
     Who(Who),
     Install(PathBuf),

@@ -1,0 +1,281 @@
+//! Owns the start of the app: what it inherits, and what an exec that failed means. Must not know ports' policy or what happens after.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::sys::process::{self, ExecFailure, FIRST_PASSED, Image, Setup, Started};
+use crate::sys::signal::Inherited;
+use crate::sys::terminal::Terminal;
+
+/// An environment, byte for byte, in its order.
+pub type Environment = Vec<(OsString, OsString)>;
+
+/// Sockets that a service manager passed to reberth (`sd_listen_fds(3)`): they stand at 3, 4, …
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activation {
+    pub names: Vec<String>,
+}
+
+impl Activation {
+    /// What the environment says was passed to the process `pid`; nothing if the variables are meant for somebody else, or wrong.
+    pub fn inherited(environment: &Environment, pid: i32) -> Self {
+        let value = |name: &str| environment.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.to_str());
+        let ours = value("LISTEN_PID").and_then(|text| text.parse::<i32>().ok()) == Some(pid);
+        let count =
+            value("LISTEN_FDS").and_then(|text| text.parse::<usize>().ok()).filter(|count| *count <= MOST_PASSED);
+        let count = if ours { count.unwrap_or(0) } else { 0 };
+        let mut names = value("LISTEN_FDNAMES").unwrap_or_default().split(':');
+        let name = || names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
+        Self { names: std::iter::repeat_with(name).take(count).collect() }
+    }
+
+    /// The descriptors, in order.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        (FIRST_PASSED..).take(self.names.len())
+    }
+}
+
+/// More than any service manager passes; a larger LISTEN_FDS is a mistake, not a list of sockets.
+const MOST_PASSED: usize = 1024;
+
+/// What the app is started with.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// COMMAND and its arguments, templates replaced.
+    pub command: &'a [OsString],
+    pub environment: &'a Environment,
+    pub inherited: Inherited,
+    /// Descriptors that become 3, 4, … in the app; empty leaves what was inherited in its place.
+    pub descriptors: &'a [RawFd],
+    /// Put the app's own pid into LISTEN_PID.
+    pub patch_pid: bool,
+    /// The directory reberth was started in, once it has left it.
+    pub directory: Option<&'a Path>,
+}
+
+/// A launched app.
+pub struct App {
+    started: Started,
+    image: Image,
+    word: OsString,
+    launched: Instant,
+}
+
+impl App {
+    pub fn pid(&self) -> i32 {
+        self.started.pid
+    }
+
+    /// When it was started.
+    pub fn launched(&self) -> Instant {
+        self.launched
+    }
+
+    /// Set once the app has ended, if it was never executed: where an emulator turns vfork into fork, that is told only then.
+    pub fn late_failure(&self) -> Option<Error> {
+        self.started.failure().map(|failure| explain(&self.image, &self.word, failure))
+    }
+}
+
+/// Starts the app as a child: own process group, the terminal if there is one, TERM when reberth dies.
+///
+/// # Errors
+/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor.
+pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Error> {
+    let word = launch.command.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let (mut image, raised) = prepare(launch)?;
+    let descriptors: Vec<RawFd> = raised.iter().map(AsRawFd::as_raw_fd).collect();
+    let setup = Setup {
+        inherited: launch.inherited,
+        own_group: true,
+        terminal: terminal.map(|terminal| terminal.raw_fd()),
+        // The kernel ends everybody when PID 1 goes; a death signal would only be one more thing the app inherits.
+        bound_to_parent: process::pid() != 1,
+        descriptors: &descriptors,
+        directory: launch.directory,
+    };
+    let started = process::start(&mut image, &setup).map_err(|error| {
+        Error::cannot(format!(
+            "{}: cannot start a process: {error}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
+            word.to_string_lossy()
+        ))
+    })?;
+    match started.failure() {
+        None => Ok(App { started, image, word: word.to_owned(), launched: Instant::now() }),
+        Some(failure) => Err(explain(&image, word, failure)),
+    }
+}
+
+/// Replaces reberth by the app; returns only if that failed.
+pub fn replace(launch: &Launch<'_>) -> Error {
+    let word = launch.command.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let (mut image, raised) = match prepare(launch) {
+        Ok(prepared) => prepared,
+        Err(error) => return error,
+    };
+    let descriptors: Vec<RawFd> = raised.iter().map(AsRawFd::as_raw_fd).collect();
+    let setup = Setup {
+        inherited: launch.inherited,
+        own_group: false,
+        terminal: None,
+        bound_to_parent: false,
+        descriptors: &descriptors,
+        directory: None,
+    };
+    let failure = process::replace(&mut image, &setup);
+    explain(&image, word, failure)
+}
+
+fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
+    let image = Image::new(launch.command, launch.environment, launch.patch_pid)
+        .map_err(|error| Error::cannot(format!("the command line cannot be passed on: {error}")))?;
+    let raised = process::raise(launch.descriptors).map_err(|error| {
+        Error::cannot(format!(
+            "the sockets cannot be passed to the app: {error}; raise the limit of open files (ulimit -n)"
+        ))
+    })?;
+    Ok((image, raised))
+}
+
+/// What a failed exec means, and what to do. Also used when the child of an emulated fork reports late.
+pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
+    let shown = word.to_string_lossy();
+    let reason = io::Error::from_raw_os_error(failure.errno);
+    if matches!(failure.errno, libc::EBADF | libc::EMFILE | libc::ESRCH) {
+        return Error::cannot(format!("{shown}: cannot be started: {reason}"));
+    }
+    let found = image
+        .candidates()
+        .map(Path::new)
+        .find(|path| path.exists() && (failure.errno != libc::EACCES || !path.is_dir()));
+    let Some(path) = found.or_else(|| image.candidates().map(Path::new).find(|path| path.exists())) else {
+        return match failure.errno {
+            libc::EACCES => Error::NotExecutable(format!(
+                "{shown}: permission denied on the way to it; check the directories' x bits"
+            )),
+            _ if word.as_bytes().contains(&b'/') => Error::NotFound(format!("{shown}: no such file")),
+            _ => Error::NotFound(format!("{shown}: not found in PATH; check the image, or give the full path")),
+        };
+    };
+    let head = head(path);
+    let place = path.display();
+    Error::NotExecutable(match failure.errno {
+        libc::ENOENT => match interpreter(&head) {
+            Some(missing) => format!("{place}: its interpreter {missing} is missing in this image"),
+            None => format!("{place}: its interpreter or loader is missing in this image"),
+        },
+        libc::EACCES if path.is_dir() => format!("{place}: is a directory, not a program"),
+        libc::EACCES if !has_x_bit(path) => format!("{place}: not executable; set its x bit (chmod +x)"),
+        libc::EACCES => {
+            format!("{place}: permission denied; check its owner, its interpreter's x bit and the mount (noexec)")
+        }
+        libc::ENOEXEC if head.starts_with(b"\x7fELF") => format!("{place}: built for another machine than this one"),
+        libc::ENOEXEC if head.is_empty() => format!("{place}: is empty, not a program"),
+        libc::ENOEXEC => {
+            format!("{place}: a script without #!; give it a first line such as #!/bin/sh, or run it as: sh {place}")
+        }
+        libc::E2BIG => format!("{place}: arguments and environment are too long together ({reason})"),
+        _ => format!("{place}: cannot be executed: {reason}"),
+    })
+}
+
+/// The first bytes of a file: as much as the kernel itself looks at for `#!` (BINPRM_BUF_SIZE), and an ELF header with its table.
+fn head(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(4096).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+fn has_x_bit(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// The program that a file needs to be run: after `#!`, or in an ELF file's PT_INTERP (`elf(5)`; 64-bit little-endian, as our targets are).
+fn interpreter(head: &[u8]) -> Option<String> {
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|byte| *byte == b'\n').next()?;
+        let word = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).find(|word| !word.is_empty())?;
+        let windows = if line.ends_with(b"\r") {
+            " (the line ends in a carriage return: convert the file to Unix line ends)"
+        } else {
+            ""
+        };
+        return Some(format!("{}{windows}", String::from_utf8_lossy(word)));
+    }
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let number = |at: usize, size: usize| -> Option<usize> {
+        let bytes = head.get(at..at.checked_add(size)?)?;
+        usize::try_from(bytes.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))).ok()
+    };
+    let (table, entry, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    for index in 0..count {
+        let at = table.checked_add(entry.checked_mul(index)?)?;
+        if number(at, 4)? == 3 {
+            let (offset, size) = (number(at.checked_add(8)?, 8)?, number(at.checked_add(32)?, 8)?);
+            let text = head.get(offset..offset.checked_add(size)?)?;
+            return Some(String::from_utf8_lossy(text.split(|byte| *byte == 0).next()?).into_owned());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_meant_for_us_are_ours() {
+        let environment = |pid: &str, fds: &str, names: &str| -> Environment {
+            [("LISTEN_PID", pid), ("LISTEN_FDS", fds), ("LISTEN_FDNAMES", names)]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into()
+        };
+        for (pid, fds, names, expected) in [
+            ("7", "2", "a:b", vec!["a", "b"]),
+            ("7", "2", "a", vec!["a", "unknown"]),
+            ("7", "1", "", vec!["unknown"]),
+            ("8", "2", "a:b", vec![]),
+            ("7", "-1", "a", vec![]),
+            ("7", "99999999999", "a", vec![]),
+            ("7", "5000", "a", vec![]),
+            ("", "", "", vec![]),
+        ] {
+            assert_eq!(Activation::inherited(&environment(pid, fds, names), 7).names, expected, "{pid} {fds} {names}");
+        }
+    }
+
+    #[test]
+    fn the_interpreter_is_read_from_scripts_and_elf_files() {
+        for (head, expected) in [
+            (&b"#!/bin/sh\necho"[..], Some("/bin/sh")),
+            (b"#! /usr/bin/env python3\n", Some("/usr/bin/env")),
+            (b"#!", None),
+            (b"", None),
+            (b"\x7fELF\x02\x01", None),
+            (b"plain", None),
+        ] {
+            assert_eq!(interpreter(head).as_deref(), expected, "{head:?}");
+        }
+        assert!(interpreter(b"#!/bin/sh\r\n").unwrap().contains("carriage return"));
+        let own = head(Path::new("/proc/self/exe"));
+        if let Some(loader) = interpreter(&own) {
+            assert!(loader.starts_with('/'), "{loader}");
+        }
+        let mut broken = own;
+        for at in 0..broken.len().min(1024) {
+            broken[at] = 0xff;
+            let _ = interpreter(&broken);
+        }
+    }
+}

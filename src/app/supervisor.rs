@@ -1,0 +1,487 @@
+//! Owns what happens to the app's life: a pure machine from events to actions. Must not know how an action is done, or read a clock:
+//! every instant comes in with its event.
+
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use crate::config::{ExitMap, SignalMap};
+use crate::exit::Code;
+use crate::state::Phase;
+use crate::sys::process::End;
+use crate::sys::signal;
+
+/// How long KILL is given to work before reberth leaves all the same: only a process stuck in the kernel survives it that long.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the machine was told once.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// PID 1 never stops itself: nobody would be left to continue it.
+    pub pid1: bool,
+    /// The app was given the terminal, so a stop key stops it and not us.
+    pub has_terminal: bool,
+    pub signal_map: SignalMap,
+    pub exit_map: ExitMap,
+    /// Zero: no drain.
+    pub drain: Duration,
+    /// Zero: never KILL.
+    pub grace: Duration,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// reberth received this signal, from someone else.
+    Signal(i32),
+    /// The app was stopped by this signal.
+    AppStopped(i32),
+    /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more.
+    AppEnded { end: End, leftovers: bool, again: bool },
+    /// A child has ended, and others are still there.
+    ChildGone,
+    /// The last child has ended.
+    LastChildGone,
+    /// `deadline` has come.
+    Due,
+    /// The app was not ready within `--start-timeout`.
+    NotReadyInTime,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send the signal to the app, or its group, as the scope says.
+    Forward(i32),
+    /// KILL the app.
+    KillApp,
+    /// Send the signal to everything left of the tree.
+    SignalTree(i32),
+    /// Stop reberth itself until somebody continues it.
+    Suspend,
+    Publish(Phase),
+    /// All is over: leave with this code.
+    Finish(Code),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// The stop signal waits until then.
+    Draining {
+        until: Instant,
+        signal: i32,
+    },
+    /// The app knows that it is to stop.
+    Stopping,
+    /// The app is gone; what is left of its tree has been told.
+    Tidying,
+    /// What is left has been sent KILL.
+    Killing {
+        until: Instant,
+    },
+}
+
+/// The machine.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    policy: Policy,
+    stage: Stage,
+    /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
+    kill_at: Option<Instant>,
+    grace_begun: bool,
+    timed_out: bool,
+    stop_asked: bool,
+    code: Code,
+}
+
+/// A signal that asks a program to stop: what starts drain and grace.
+pub fn asks_to_stop(signal: i32) -> bool {
+    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
+}
+
+/// A stop signal that a program may catch.
+fn suspends(signal: i32) -> bool {
+    matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
+}
+
+impl Supervisor {
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            stage: Stage::Running,
+            kill_at: None,
+            grace_begun: false,
+            timed_out: false,
+            stop_asked: false,
+            code: Code::OK,
+        }
+    }
+
+    /// When `Event::Due` is due; `None`: only an event from outside can change anything.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Running => None,
+            Stage::Draining { until, .. } | Stage::Killing { until } => Some(until),
+            Stage::Stopping | Stage::Tidying => self.kill_at,
+        }
+    }
+
+    /// True once somebody asked the app to stop; from then on its end is no accident.
+    pub fn stop_asked(&self) -> bool {
+        self.stop_asked || self.timed_out
+    }
+
+    /// True while the app is there and nobody asked it to stop.
+    pub fn is_running(&self) -> bool {
+        self.stage == Stage::Running
+    }
+
+    /// What `event` at `now` asks for.
+    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        match event {
+            Event::Signal(received) => self.on_signal(now, received),
+            Event::AppStopped(signal) => self.on_stopped(signal),
+            Event::AppEnded { end, leftovers, again } => self.on_ended(now, end, leftovers, again),
+            Event::ChildGone => match self.stage {
+                // The killed may have forked once more before the signal reached them.
+                Stage::Killing { .. } => vec![Action::SignalTree(libc::SIGKILL)],
+                _ => Vec::new(),
+            },
+            Event::LastChildGone => match self.stage {
+                Stage::Tidying | Stage::Killing { .. } => {
+                    info!("everything the app left behind has ended");
+                    vec![Action::Finish(self.code)]
+                }
+                _ => Vec::new(),
+            },
+            Event::Due => self.on_due(now),
+            Event::NotReadyInTime => self.on_not_ready(now),
+        }
+    }
+
+    fn on_signal(&mut self, now: Instant, received: i32) -> Vec<Action> {
+        let Some(forwarded) = self.policy.signal_map.apply(received) else {
+            debug!("{} dropped, as --signal-map says", signal::name(received));
+            return Vec::new();
+        };
+        // Either side of the map counts: `TERM=USR1` is still a request to stop, and so is `HUP=TERM`.
+        let stop = asks_to_stop(received) || asks_to_stop(forwarded);
+        self.stop_asked |= stop;
+        let mut actions = match self.stage {
+            Stage::Running if stop && asks_to_stop(received) && !self.policy.drain.is_zero() => {
+                info!(
+                    "{} received: not ready from now on, the app gets {} in {:?} (--drain); a second signal ends the drain",
+                    signal::name(received),
+                    signal::name(forwarded),
+                    self.policy.drain
+                );
+                self.stage = Stage::Draining { until: now + self.policy.drain, signal: forwarded };
+                vec![Action::Publish(Phase::Draining)]
+            }
+            Stage::Running | Stage::Draining { .. } if stop => self.stop(now, received, forwarded),
+            // A repeated request reaches whoever is left.
+            Stage::Tidying | Stage::Killing { .. } if stop => vec![Action::SignalTree(forwarded)],
+            Stage::Tidying | Stage::Killing { .. } => Vec::new(),
+            Stage::Running | Stage::Draining { .. } | Stage::Stopping => {
+                debug!("{} forwarded", signal::name(forwarded));
+                vec![Action::Forward(forwarded)]
+            }
+        };
+        if suspends(received) && !self.policy.pid1 {
+            actions.push(Action::Suspend);
+        }
+        actions
+    }
+
+    /// Passes a request to stop on, and starts the grace.
+    fn stop(&mut self, now: Instant, received: i32, forwarded: i32) -> Vec<Action> {
+        let mut actions = vec![Action::Forward(forwarded)];
+        if self.stage == Stage::Running {
+            actions.insert(0, Action::Publish(Phase::Draining));
+        }
+        self.stage = Stage::Stopping;
+        self.begin_grace(now);
+        let name = signal::name(forwarded);
+        let what = if received == forwarded { name } else { format!("{} as {name}", signal::name(received)) };
+        if self.policy.grace.is_zero() {
+            info!("{what} forwarded to the app; waiting for it as long as it takes (--grace 0s)");
+        } else {
+            info!("{what} forwarded to the app; SIGKILL in {:?} (--grace)", self.policy.grace);
+        }
+        actions
+    }
+
+    fn begin_grace(&mut self, now: Instant) {
+        if !self.grace_begun {
+            self.grace_begun = true;
+            self.kill_at = (!self.policy.grace.is_zero()).then(|| now + self.policy.grace);
+        }
+    }
+
+    fn on_stopped(&self, by: i32) -> Vec<Action> {
+        // The stop key reached the app's group and not ours; stopping too is what gives the shell its prompt back.
+        let with_it = suspends(by) && self.policy.has_terminal && !self.policy.pid1;
+        if with_it { vec![Action::Suspend] } else { Vec::new() }
+    }
+
+    fn on_ended(&mut self, now: Instant, end: End, leftovers: bool, again: bool) -> Vec<Action> {
+        let own = match end {
+            End::Code(code) => Code(code),
+            End::Signal(signal) => Code::signalled(signal),
+        };
+        self.code = if self.timed_out { Code::TIMEOUT } else { Code(self.policy.exit_map.apply(own.0)) };
+        self.say_ended(end, own);
+        if !leftovers {
+            return vec![Action::Finish(self.code)];
+        }
+        let killed_already = self.grace_begun && !self.policy.grace.is_zero() && self.kill_at.is_none();
+        self.begin_grace(now);
+        self.stage = Stage::Tidying;
+        let mut actions = vec![Action::SignalTree(libc::SIGTERM)];
+        if !again {
+            actions.insert(0, Action::Publish(Phase::Exited));
+        }
+        if killed_already || self.kill_at.is_some_and(|at| at <= now) {
+            actions.extend(self.kill_tree(now));
+        } else {
+            info!("the app left processes behind: SIGTERM sent to them");
+        }
+        actions
+    }
+
+    fn say_ended(&self, end: End, own: Code) {
+        let how = match end {
+            End::Code(code) => format!("the app exited with code {code}"),
+            End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
+        };
+        if self.code == Code::OK && own == Code::OK && !self.stop_asked() {
+            // A program that did its work and ended is no news.
+            debug!("{how}");
+        } else if self.code == own {
+            info!("{how}");
+        } else {
+            info!("{how}; reberth exits with {}", self.code.0);
+        }
+    }
+
+    fn on_due(&mut self, now: Instant) -> Vec<Action> {
+        match self.stage {
+            Stage::Running => Vec::new(),
+            Stage::Draining { signal, .. } => self.stop(now, signal, signal),
+            Stage::Stopping => {
+                warn!("the app did not end within {:?} (--grace): sending SIGKILL", self.policy.grace);
+                self.kill_at = None;
+                vec![Action::KillApp]
+            }
+            Stage::Tidying => self.kill_tree(now),
+            Stage::Killing { .. } => {
+                warn!("some processes survive SIGKILL: leaving them to the kernel");
+                vec![Action::Finish(self.code)]
+            }
+        }
+    }
+
+    fn kill_tree(&mut self, now: Instant) -> Vec<Action> {
+        warn!("what the app left behind did not end within {:?} (--grace): sending SIGKILL", self.policy.grace);
+        self.kill_at = None;
+        self.stage = Stage::Killing { until: now + KILL_PATIENCE };
+        vec![Action::SignalTree(libc::SIGKILL)]
+    }
+
+    fn on_not_ready(&mut self, now: Instant) -> Vec<Action> {
+        if self.stage != Stage::Running {
+            return Vec::new();
+        }
+        self.timed_out = true;
+        // An app that stops on another signal is stopped with that one; a dropped TERM must not keep it alive here.
+        let stop = self.policy.signal_map.apply(libc::SIGTERM).unwrap_or(libc::SIGTERM);
+        self.stop(now, stop, stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: i32 = libc::SIGTERM;
+    const HUP: i32 = libc::SIGHUP;
+    const GRACE: Duration = Duration::from_secs(8);
+
+    fn policy() -> Policy {
+        Policy {
+            pid1: true,
+            has_terminal: false,
+            signal_map: SignalMap::default(),
+            exit_map: ExitMap::default(),
+            drain: Duration::ZERO,
+            grace: GRACE,
+        }
+    }
+
+    fn ended(code: u8, leftovers: bool) -> Event {
+        Event::AppEnded { end: End::Code(code), leftovers, again: false }
+    }
+
+    /// Plays events at their seconds, and compares the actions of each and the deadline after the last.
+    fn play(policy: Policy, script: &[(u64, Event, &[Action])], deadline: Option<u64>) {
+        let start = Instant::now();
+        let mut supervisor = Supervisor::new(policy);
+        for (second, event, expected) in script {
+            let now = start + Duration::from_secs(*second);
+            assert_eq!(&supervisor.on(now, *event), expected, "{event:?} at {second} s of {script:?}");
+        }
+        assert_eq!(supervisor.deadline(), deadline.map(|second| start + Duration::from_secs(second)), "{script:?}");
+    }
+
+    #[test]
+    fn an_app_that_ends_alone_ends_reberth_at_once() {
+        play(policy(), &[(5, ended(3, false), &[Action::Finish(Code(3))])], None);
+        let killed = Event::AppEnded { end: End::Signal(9), leftovers: false, again: false };
+        play(policy(), &[(5, killed, &[Action::Finish(Code(137))])], None);
+        let mapped = Policy { exit_map: ExitMap(vec![(143, 0)]), ..policy() };
+        let by_term = Event::AppEnded { end: End::Signal(TERM), leftovers: false, again: false };
+        play(mapped, &[(5, by_term, &[Action::Finish(Code(0))])], None);
+    }
+
+    #[test]
+    fn the_first_request_to_stop_starts_the_one_grace() {
+        play(
+            policy(),
+            &[
+                (0, Event::Signal(HUP), &[Action::Forward(HUP)]),
+                (1, Event::Signal(TERM), &[Action::Publish(Phase::Draining), Action::Forward(TERM)]),
+                (4, Event::Signal(TERM), &[Action::Forward(TERM)]),
+                (5, Event::Signal(HUP), &[Action::Forward(HUP)]),
+            ],
+            Some(9),
+        );
+        play(
+            policy(),
+            &[
+                (1, Event::Signal(TERM), &[Action::Publish(Phase::Draining), Action::Forward(TERM)]),
+                (3, ended(0, true), &[Action::Publish(Phase::Exited), Action::SignalTree(TERM)]),
+            ],
+            Some(9),
+        );
+    }
+
+    #[test]
+    fn the_grace_ends_in_kill_for_the_app_and_then_for_its_leftovers() {
+        let killed = Event::AppEnded { end: End::Signal(9), leftovers: true, again: false };
+        play(
+            policy(),
+            &[
+                (1, Event::Signal(TERM), &[Action::Publish(Phase::Draining), Action::Forward(TERM)]),
+                (9, Event::Due, &[Action::KillApp]),
+                (
+                    9,
+                    killed,
+                    &[Action::Publish(Phase::Exited), Action::SignalTree(TERM), Action::SignalTree(libc::SIGKILL)],
+                ),
+                (9, Event::ChildGone, &[Action::SignalTree(libc::SIGKILL)]),
+                (10, Event::LastChildGone, &[Action::Finish(Code(137))]),
+            ],
+            Some(11),
+        );
+    }
+
+    #[test]
+    fn leftovers_of_an_app_that_ended_by_itself_get_the_whole_grace() {
+        play(
+            policy(),
+            &[
+                (2, ended(7, true), &[Action::Publish(Phase::Exited), Action::SignalTree(TERM)]),
+                (3, Event::Signal(TERM), &[Action::SignalTree(TERM)]),
+                (3, Event::Signal(HUP), &[]),
+                (4, Event::ChildGone, &[]),
+                (10, Event::Due, &[Action::SignalTree(libc::SIGKILL)]),
+                (12, Event::Due, &[Action::Finish(Code(7))]),
+            ],
+            Some(12),
+        );
+    }
+
+    #[test]
+    fn a_grace_of_zero_never_kills() {
+        let patient = Policy { grace: Duration::ZERO, ..policy() };
+        play(
+            patient.clone(),
+            &[(1, Event::Signal(TERM), &[Action::Publish(Phase::Draining), Action::Forward(TERM)])],
+            None,
+        );
+        play(
+            patient,
+            &[
+                (1, ended(1, true), &[Action::Publish(Phase::Exited), Action::SignalTree(TERM)]),
+                (99, Event::LastChildGone, &[Action::Finish(Code(1))]),
+            ],
+            None,
+        );
+    }
+
+    #[test]
+    fn a_drain_holds_the_signal_back_until_its_end_or_the_second_one() {
+        let draining = Policy { drain: Duration::from_secs(20), ..policy() };
+        let begin = (1, Event::Signal(TERM), [Action::Publish(Phase::Draining)]);
+        play(draining.clone(), &[(begin.0, begin.1, &begin.2)], Some(21));
+        play(
+            draining.clone(),
+            &[(begin.0, begin.1, &begin.2), (2, Event::Signal(HUP), &[Action::Forward(HUP)])],
+            Some(21),
+        );
+        play(draining.clone(), &[(begin.0, begin.1, &begin.2), (21, Event::Due, &[Action::Forward(TERM)])], Some(29));
+        play(
+            draining.clone(),
+            &[(begin.0, begin.1, &begin.2), (3, Event::Signal(TERM), &[Action::Forward(TERM)])],
+            Some(11),
+        );
+        play(draining, &[(begin.0, begin.1, &begin.2), (4, ended(0, false), &[Action::Finish(Code(0))])], Some(21));
+    }
+
+    #[test]
+    fn the_signal_map_rewrites_and_drops() {
+        let mapped = Policy {
+            signal_map: SignalMap(vec![(TERM, Some(libc::SIGQUIT)), (HUP, None), (libc::SIGINT, Some(libc::SIGUSR1))]),
+            ..policy()
+        };
+        play(
+            mapped.clone(),
+            &[
+                (0, Event::Signal(HUP), &[]),
+                (1, Event::Signal(TERM), &[Action::Publish(Phase::Draining), Action::Forward(libc::SIGQUIT)]),
+            ],
+            Some(9),
+        );
+        play(
+            mapped,
+            &[(1, Event::Signal(libc::SIGINT), &[Action::Publish(Phase::Draining), Action::Forward(libc::SIGUSR1)])],
+            Some(9),
+        );
+    }
+
+    #[test]
+    fn only_pid_1_never_stops_itself() {
+        let tstp = libc::SIGTSTP;
+        play(policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp)])], None);
+        let below = Policy { pid1: false, ..policy() };
+        play(below.clone(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp), Action::Suspend])], None);
+        play(below.clone(), &[(0, Event::AppStopped(tstp), &[])], None);
+        let with_terminal = Policy { has_terminal: true, ..below };
+        play(with_terminal.clone(), &[(0, Event::AppStopped(tstp), &[Action::Suspend])], None);
+        play(with_terminal, &[(0, Event::AppStopped(libc::SIGSTOP), &[])], None);
+    }
+
+    #[test]
+    fn an_app_not_ready_in_time_is_stopped_and_the_code_is_124() {
+        let lenient = Policy { exit_map: ExitMap(vec![(0, 9), (124, 1)]), ..policy() };
+        play(
+            lenient,
+            &[
+                (30, Event::NotReadyInTime, &[Action::Publish(Phase::Draining), Action::Forward(TERM)]),
+                (31, ended(0, false), &[Action::Finish(Code::TIMEOUT)]),
+            ],
+            Some(38),
+        );
+    }
+}

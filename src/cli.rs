@@ -1,0 +1,442 @@
+//! Owns the command line: which words are options, which belong to the app, and the help. Must not know defaults, nor what a value
+//! means: every value stays raw text here, so that all bad ones are reported together, whatever their encoding.
+//!
+//! Only the named command's own parser is ever built: `healthcheck` must not pay for the options of `run` every few seconds.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::error::{Error as ClapError, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser};
+
+use crate::config::table;
+
+/// What `reberth --help` prints.
+pub const HELP: &str = "\
+Waits for its port, starts the app, is its init, and answers its health probes.
+
+Usage: reberth COMMAND ...
+
+Commands:
+  run          The ENTRYPOINT: claim the ports, launch the app, be its init
+  healthcheck  The HEALTHCHECK and the exec probe: one verdict, exit 0 or 1
+  who          Who holds a port, in which state, and what to do about it
+  install      Copy this very binary somewhere else
+
+Options:
+  -h, --help     Print help; 'reberth COMMAND --help' lists a command's settings
+  -V, --version  Print version
+
+In an image: ENTRYPOINT [\"/reberth\", \"run\", \"--\"]
+";
+
+/// Options of `run`, and the app's command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
+#[command(
+    name = "reberth run",
+    about = "Claim the ports, launch the app, be its init",
+    override_usage = "reberth run [OPTIONS] [--] COMMAND [ARG]...",
+    version,
+    args_override_self = true,
+    after_help = "\
+In the arguments of COMMAND, {port}, {port.NAME}, {addr}, {host}, {fd} and {fd.NAME} are replaced.
+A flag beats its variable, then PORT (for ports), the profile and the default. Durations: 250ms, 10s, 1m30s, 2h.
+Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth could not, 126 and 127 as in a shell."
+)]
+pub struct Run {
+    /// Ports to claim: [NAME=][ADDR:]PORT[/udp],...; 0 = any free port
+    #[arg(short, long, value_name = "SPECS")]
+    pub port: Option<OsString>,
+    /// prod = wait 60s, no fallback; dev = no wait, next free port; test = any free port
+    #[arg(long, value_name = "prod|dev|test")]
+    pub profile: Option<OsString>,
+    /// How long to wait for a busy port; 0s = not at all
+    #[arg(long, value_name = "DURATION|forever")]
+    pub wait: Option<OsString>,
+    /// After the wait: give up, try N (100) adjacent ports, or take any free port
+    #[arg(long, value_name = "none|next[:N]|any")]
+    pub fallback: Option<OsString>,
+    /// Pauses between tries where the kernel sends no event
+    #[arg(long, value_name = "MIN..MAX")]
+    pub backoff: Option<OsString>,
+    /// Give the app the listening socket (LISTEN_FDS); auto = when an argument uses {fd}
+    #[arg(long, value_name = "auto|on|off")]
+    pub handover: Option<OsString>,
+    /// Launch again at most N times if the app loses its port before it listens
+    #[arg(long, value_name = "N")]
+    pub relaunch: Option<OsString>,
+    /// Write the ports really used there
+    #[arg(long, value_name = "PATH")]
+    pub port_file: Option<OsString>,
+    /// Append the log there too
+    #[arg(long, value_name = "PATH")]
+    pub log_file: Option<OsString>,
+    /// off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<OsString>,
+    /// Form of the log lines on stderr
+    #[arg(long, value_name = "text|json")]
+    pub log_format: Option<OsString>,
+    /// Replace reberth by the app once the port is claimed
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub exec: Option<OsString>,
+    /// Whom a forwarded signal reaches
+    #[arg(long, value_name = "child|group")]
+    pub signal_scope: Option<OsString>,
+    /// Rewrite signals, such as TERM=QUIT; TO 0 or none drops one
+    #[arg(long, value_name = "FROM=TO,...")]
+    pub signal_map: Option<OsString>,
+    /// Rewrite the app's exit codes, such as 143=0
+    #[arg(long, value_name = "FROM=TO,...")]
+    pub exit_map: Option<OsString>,
+    /// At the first TERM: readiness fails now, the app gets the signal after this delay
+    #[arg(long, value_name = "DURATION")]
+    pub drain: Option<OsString>,
+    /// From the forwarded TERM, INT or QUIT to KILL; 0s = never kill
+    #[arg(long, value_name = "DURATION")]
+    pub grace: Option<OsString>,
+    /// Signal to get when the parent dies
+    #[arg(long, value_name = "SIG")]
+    pub parent_death_signal: Option<OsString>,
+    /// What readiness asks: /path, http://..., https://..., tcp, tcp://host:port, unix:/sock[:/path]
+    #[arg(long, value_name = "TARGET")]
+    pub health: Option<OsString>,
+    /// What liveness asks
+    #[arg(long, value_name = "TARGET")]
+    pub liveness: Option<OsString>,
+    /// Stop the app with code 124 if it is not ready within this time
+    #[arg(long, value_name = "DURATION")]
+    pub start_timeout: Option<OsString>,
+    /// Where the state file goes
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<OsString>,
+    /// The app and its arguments; everything after COMMAND is the app's own
+    #[arg(value_name = "COMMAND", num_args = 0.., trailing_var_arg = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Options of `healthcheck`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
+#[command(
+    name = "reberth healthcheck",
+    about = "Ask once whether the app is healthy: exit 0 (healthy) or 1 (anything else)",
+    override_usage = "reberth healthcheck [OPTIONS] [TARGET]",
+    version,
+    args_override_self = true,
+    after_help = "\
+Without TARGET it asks what 'reberth run' in the same container was told, on the port that it really took;
+without one beside it, REBERTH_HEALTH, REBERTH_LIVENESS, REBERTH_PORT and PORT decide."
+)]
+pub struct Healthcheck {
+    /// Which question is asked
+    #[arg(long, value_name = "readiness|liveness|startup")]
+    pub probe: Option<OsString>,
+    /// One clock over connect, request and headers
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<OsString>,
+    /// Ask again until healthy or this time is over
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<OsString>,
+    /// Pause between tries with --wait
+    #[arg(long, value_name = "DURATION")]
+    pub interval: Option<OsString>,
+    /// Status codes that are healthy, such as 200-399,418
+    #[arg(long, value_name = "LIST")]
+    pub status: Option<OsString>,
+    /// A header to send; may be repeated (the variable: a line each)
+    #[arg(long, value_name = "'K: V'", action = clap::ArgAction::Append)]
+    pub header: Vec<OsString>,
+    /// The request method
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<OsString>,
+    /// Healthy only if the first 64 KiB of the body contain this
+    #[arg(long, value_name = "TEXT")]
+    pub body_contains: Option<OsString>,
+    /// PEM bundle to trust for https
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<OsString>,
+    /// Do not verify the server's certificate
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub insecure: Option<OsString>,
+    /// The User-Agent to send
+    #[arg(long, value_name = "UA")]
+    pub user_agent: Option<OsString>,
+    /// Print nothing when healthy
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub quiet: Option<OsString>,
+    /// Where run's state file is
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<OsString>,
+    /// /path, http://..., https://..., tcp, tcp://host:port or unix:/sock[:/path]
+    #[arg(value_name = "TARGET")]
+    pub target: Option<OsString>,
+}
+
+/// Options of `who`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
+#[command(
+    name = "reberth who",
+    about = "Say who holds a port, in which state, and what to do about it",
+    override_usage = "reberth who [OPTIONS] [PORT]...",
+    version,
+    args_override_self = true,
+    after_help = "Exit codes: 0 the ports are free, 1 some port is held, 125 could not tell."
+)]
+pub struct Who {
+    /// JSON for machines
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub json: Option<OsString>,
+    /// Where run's state file is
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<OsString>,
+    /// Ports as in 'run --port'; none = list all listeners
+    #[arg(value_name = "PORT")]
+    pub ports: Vec<OsString>,
+}
+
+/// Arguments of `install`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
+#[command(
+    name = "reberth install",
+    about = "Copy this very binary to DEST (a folder gets DEST/reberth)",
+    override_usage = "reberth install DEST",
+    version
+)]
+pub struct Install {
+    /// A file, or a folder that exists
+    #[arg(value_name = "DEST")]
+    pub dest: Option<OsString>,
+}
+
+/// What a command's words were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Typed<T> {
+    /// The options, all of them understood.
+    Options(T),
+    /// A usage error: its line, and the options that were understood before it.
+    Usage(String, T),
+    /// Help or version, for stdout.
+    Print(String),
+}
+
+/// The version line, the same for every command.
+pub fn version() -> String {
+    concat!("reberth ", env!("CARGO_PKG_VERSION"), "\n").into()
+}
+
+/// Parses the words of one command; `words` are those after the command's name.
+pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -> Typed<T> {
+    if words.is_empty() {
+        return Typed::Options(T::default());
+    }
+    let error = match matches::<T>(T::command(), words) {
+        Ok(typed) => return Typed::Options(typed),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // The variables and defaults are added only now, since only now somebody reads them.
+            let full = matches::<T>(documented(T::command()), words).err().unwrap_or(error);
+            Typed::Print(full.render().to_string())
+        }
+        ErrorKind::DisplayVersion => Typed::Print(version()),
+        _ => {
+            let line = usage(&error, T::command().get_name());
+            Typed::Usage(line, matches(T::command().ignore_errors(true), words).unwrap_or_default())
+        }
+    }
+}
+
+impl Run {
+    /// Parses the words of `run`. The usual `run -- COMMAND ...` and `run COMMAND ...` have no options, so they need no parser.
+    pub fn parse(words: &[OsString]) -> Typed<Self> {
+        let command = match words.split_first() {
+            Some((first, rest)) if first == "--" => rest,
+            Some((first, _)) if !first.as_encoded_bytes().starts_with(b"-") => words,
+            _ => return parse(words),
+        };
+        Typed::Options(Self { command: command.to_vec(), ..Self::default() })
+    }
+}
+
+fn matches<T: FromArgMatches>(command: clap::Command, words: &[OsString]) -> Result<T, ClapError> {
+    let name = OsStr::new("reberth");
+    let argv = std::iter::once(name).chain(words.iter().map(OsString::as_os_str));
+    T::from_arg_matches_mut(&mut command.try_get_matches_from(argv)?)
+}
+
+/// The command with each setting's variable and default in its long help (`--help`; `-h` stays short).
+fn documented(command: clap::Command) -> clap::Command {
+    let healthcheck = command.get_name().ends_with("healthcheck");
+    command.mut_args(|arg| {
+        let setting = arg.get_long().and_then(|long| table::of_flag(long, healthcheck));
+        let Some(setting) = setting.filter(|_| arg.get_help().is_some()) else { return arg };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        arg.long_help(format!("{help}\n[{}, default: {}]", setting.variable, setting.default))
+    })
+}
+
+/// clap's message in one line: its first line and its tips, without its usage paragraph.
+fn usage(error: &ClapError, command: &str) -> String {
+    let text = error.render().to_string();
+    let mut line = String::new();
+    for part in text.lines().map(str::trim).take_while(|part| !part.starts_with("Usage:")) {
+        let (tip, part) = match part.strip_prefix("tip: ") {
+            Some(part) => (true, part),
+            None => (false, part.strip_prefix("error: ").unwrap_or(part)),
+        };
+        // "to pass '--x' as a value, use '-- --x'" would be the next mistake.
+        if part.is_empty() || part.starts_with("For more information") || tip && part.starts_with("to pass") {
+            continue;
+        }
+        line.push_str(if line.is_empty() {
+            ""
+        } else if tip {
+            "; "
+        } else {
+            " "
+        });
+        line.push_str(part);
+    }
+    format!("{line}; see '{command} --help'")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<OsString> {
+        list.iter().map(OsString::from).collect()
+    }
+
+    fn command(list: &[&str]) -> Vec<OsString> {
+        match Run::parse(&words(list)) {
+            Typed::Options(run) => run.command,
+            other => panic!("{list:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn parsers_are_sound() {
+        Run::command().debug_assert();
+        Healthcheck::command().debug_assert();
+        Who::command().debug_assert();
+        Install::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_after_the_command_is_the_apps() {
+        for (list, want) in [
+            (&["echo", "-p"][..], &["echo", "-p"][..]),
+            (&["--", "echo", "-p", "80"], &["echo", "-p", "80"]),
+            (&["-p", "80", "echo", "-p", "81"], &["echo", "-p", "81"]),
+            (&["-p80", "echo", "--wait", "1s", "--help"], &["echo", "--wait", "1s", "--help"]),
+            (&["--wait=1s", "--", "echo", "--", "x"], &["echo", "--", "x"]),
+            (&["--wait=1s", "echo", "--", "x"], &["echo", "--", "x"]),
+            (&["--wait=1s", "--", "-weird", "x"], &["-weird", "x"]),
+            (&["--wait=1s", "--", "--", "x"], &["--", "x"]),
+            (&["--exec", "true", "x"], &["true", "x"]),
+            (&["--exec=no", "true", "-V"], &["true", "-V"]),
+            (&["--wait=1s", "echo", ""], &["echo", ""]),
+            (&[], &[]),
+            (&["--"], &[]),
+        ] {
+            assert_eq!(command(list), words(want), "{list:?}");
+            // The way without the parser and the parser agree.
+            match parse::<Run>(&words(list)) {
+                Typed::Options(run) => assert_eq!(run.command, words(want), "{list:?}"),
+                other => panic!("{list:?}: {other:?}"),
+            }
+        }
+        let raw = vec![OsString::from("--wait=1s"), OsString::from("echo"), OsString::from_vec(vec![0xff, b'-'])];
+        assert!(matches!(Run::parse(&raw), Typed::Options(run) if run.command[1].as_encoded_bytes() == b"\xff-"));
+    }
+
+    #[test]
+    fn last_one_wins_and_headers_add_up() {
+        match Run::parse(&words(&["--wait", "1s", "--exec", "--wait=2s", "--exec=off", "-p", "1", "--port=2", "x"])) {
+            Typed::Options(run) => {
+                assert_eq!((run.wait, run.exec, run.port), (Some("2s".into()), Some("off".into()), Some("2".into())));
+            }
+            other => panic!("{other:?}"),
+        }
+        match parse::<Healthcheck>(&words(&["--header", "A: 1", "--quiet", "/x", "--header=B: 2", "--quiet"])) {
+            Typed::Options(check) => {
+                assert_eq!(check.header, words(&["A: 1", "B: 2"]));
+                assert_eq!((check.quiet, check.target), (Some("true".into()), Some("/x".into())));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_one_line() {
+        for (list, parts) in [
+            (&["--wiat", "1s", "x"][..], &["unexpected argument '--wiat'", "'--wait'", "see 'reberth run --help'"][..]),
+            (&["--wait"], &["a value is required for '--wait <DURATION|forever>'"]),
+            (&["-x", "x"], &["unexpected argument '-x'"]),
+            (&["--exec=", "x"], &[]),
+            (&["--a\nb", "x"], &["unexpected argument"]),
+        ] {
+            match Run::parse(&words(list)) {
+                Typed::Usage(line, _) => {
+                    assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+                    assert!(!line.contains('\n') && !line.contains("Usage:"), "{line}");
+                }
+                Typed::Options(run) => assert_eq!(run.exec, Some("".into()), "{list:?}"),
+                other => panic!("{list:?}: {other:?}"),
+            }
+        }
+        // What was understood before the error still counts, so that its own errors are reported along.
+        assert!(matches!(Run::parse(&words(&["--wait", "10", "--nope"])), Typed::Usage(_, run) if run.wait.is_some()));
+        let raw = vec![OsString::from_vec(b"--\xff".to_vec())];
+        assert!(matches!(Run::parse(&raw), Typed::Usage(..)));
+    }
+
+    #[test]
+    fn help_names_every_setting() {
+        let print = |typed| match typed {
+            Typed::Print(text) => text,
+            _ => panic!("not help"),
+        };
+        let long = print(match Run::parse(&words(&["--help"])) {
+            Typed::Print(text) => Typed::<()>::Print(text),
+            _ => panic!("not help"),
+        });
+        for setting in &table::RUN {
+            let line = format!("[{}, default: {}]", setting.variable, setting.default);
+            assert!(
+                long.contains(&format!("--{} <", setting.flag)) || setting.flag == "exec",
+                "{}: {long}",
+                setting.flag
+            );
+            assert!(long.contains(&line), "{line}: {long}");
+        }
+        assert!(
+            matches!(Run::parse(&words(&["-h"])), Typed::Print(short) if short.len() < long.len() && !short.contains("REBERTH_WAIT"))
+        );
+        match parse::<Healthcheck>(&words(&["--help"])) {
+            Typed::Print(text) => {
+                for setting in table::HEALTHCHECK.iter().chain(table::of_flag("state-dir", true)) {
+                    assert!(text.contains(&format!("[{}, default: {}]", setting.variable, setting.default)), "{text}");
+                    assert!(text.contains(&format!("--{}", setting.flag)), "{text}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(parse::<Who>(&words(&["-V"])), Typed::Print(version()));
+        assert_eq!(Run::parse(&words(&["--version"])), Typed::Print(version()));
+    }
+
+    #[test]
+    fn every_flag_has_a_setting_and_every_setting_a_flag() {
+        let flags = |command: clap::Command| -> Vec<String> {
+            command.get_arguments().filter_map(|arg| arg.get_long().map(String::from)).collect()
+        };
+        let (run, check) = (flags(Run::command()), flags(Healthcheck::command()));
+        assert_eq!(run, table::RUN.map(|setting| setting.flag));
+        let known: Vec<&str> = table::HEALTHCHECK.iter().map(|setting| setting.flag).chain(["state-dir"]).collect();
+        assert_eq!(check, known);
+    }
+}

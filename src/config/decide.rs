@@ -1,0 +1,155 @@
+//! Owns the step from words and variables to one decision: which command, with which settings, or all that is wrong with them.
+//! Pure: it sees only what it is handed.
+
+use std::ffi::OsString;
+
+use super::value::{distance, nearest, one_line, shown};
+use super::{Format, Level, Log, Mode, healthcheck, run};
+use crate::cli::{self, Typed};
+use crate::env::Environ;
+use crate::error::Error;
+
+/// Which command was named; says what a failure's exit code is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Run,
+    Healthcheck,
+    Who,
+    Install,
+    /// None, or one that does not exist.
+    None,
+}
+
+/// What reberth is to do, decided once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub command: Command,
+    pub mode: Result<Mode, Error>,
+    /// Readable even where `mode` is an error: settings errors are told in the format asked for.
+    pub log: Log,
+    /// To be logged once the log is there; one line each. Only `run` has any.
+    pub warnings: Vec<String>,
+}
+
+const NAMES: [(&str, Command); 4] = [
+    ("run", Command::Run),
+    ("healthcheck", Command::Healthcheck),
+    ("who", Command::Who),
+    ("install", Command::Install),
+];
+
+/// Decides from the arguments (the program's own name first) and the environment.
+pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
+    let environ = Environ::read(environ);
+    let (name, words) =
+        argv.get(1..).and_then(<[OsString]>::split_first).map_or((None, &[][..]), |(name, words)| (Some(name), words));
+    let command = name
+        .and_then(|name| NAMES.iter().find(|(known, _)| name == known))
+        .map_or(Command::None, |(_, command)| *command);
+    let mut log = quiet_log(&environ);
+    let mut warnings = Vec::new();
+    let mode = match command {
+        Command::Run => match cli::Run::parse(words) {
+            Typed::Print(text) => Ok(Mode::Print(text)),
+            typed => {
+                let (options, usage) = split(typed);
+                let broken = usage.is_some();
+                let (mode, decided, told) = run::decide(&options, &environ, usage);
+                (log, warnings) = (decided, told);
+                if broken {
+                    log.format = typed_format(words).unwrap_or(log.format);
+                }
+                mode
+            }
+        },
+        Command::Healthcheck => match cli::parse::<cli::Healthcheck>(words) {
+            Typed::Print(text) => Ok(Mode::Print(text)),
+            typed => {
+                let (options, usage) = split(typed);
+                healthcheck::decide(&options, &environ, usage)
+            }
+        },
+        Command::Who => match cli::parse::<cli::Who>(words) {
+            Typed::Print(text) => Ok(Mode::Print(text)),
+            typed => {
+                let (options, usage) = split(typed);
+                healthcheck::who(&options, &environ, usage)
+            }
+        },
+        Command::Install => match cli::parse::<cli::Install>(words) {
+            Typed::Print(text) => Ok(Mode::Print(text)),
+            typed => {
+                let (options, usage) = split(typed);
+                healthcheck::install(&options, usage)
+            }
+        },
+        Command::None => no_command(name, words),
+    };
+    // Once for all: some lines quote names and words of the user's as they are.
+    let one_line = |lines: Vec<String>| lines.iter().map(|line| one_line(line)).collect();
+    let mode = mode.map_err(|error| match error {
+        Error::Settings(lines) => Error::Settings(one_line(lines)),
+        other => other,
+    });
+    Decision { command, mode, log, warnings: one_line(warnings) }
+}
+
+fn split<T: Default>(typed: Typed<T>) -> (T, Option<String>) {
+    match typed {
+        Typed::Options(options) => (options, None),
+        Typed::Usage(line, options) => (options, Some(line)),
+        Typed::Print(_) => Default::default(),
+    }
+}
+
+/// The log of the commands that keep none: nothing but errors, in the format of the environment where that one is readable.
+fn quiet_log(environ: &Environ) -> Log {
+    let format = environ.run.log_format.as_deref().and_then(|text| run::format(text).ok());
+    Log { level: Level::Error, format: format.unwrap_or(Format::Text), file: None, color: !environ.no_color }
+}
+
+/// `--log-format` of a command line that the parser gave up on, wherever it stands before COMMAND.
+fn typed_format(words: &[OsString]) -> Option<Format> {
+    let mut found = None;
+    let mut words = words.iter().map(|word| word.to_str().unwrap_or_default());
+    while let Some(word) = words.next().filter(|word| *word != "--") {
+        let value = if word == "--log-format" { words.next() } else { word.strip_prefix("--log-format=") };
+        found = value.and_then(|text| run::format(text).ok()).or(found);
+    }
+    found
+}
+
+/// `reberth`, `reberth --help`, or a word that is no command.
+fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error> {
+    let fail = |line: String| Err(Error::Settings(vec![line]));
+    let Some(name) = name else {
+        let mut lines = vec!["no command given: reberth run|healthcheck|who|install ...".to_string()];
+        lines.push("usage: reberth run [OPTIONS] [--] COMMAND [ARG]...; see 'reberth --help'".into());
+        return Err(Error::Settings(lines));
+    };
+    let text = name.to_string_lossy();
+    match text.as_ref() {
+        "-h" | "--help" => return Ok(Mode::Print(cli::HELP.into())),
+        "-V" | "--version" => return Ok(Mode::Print(cli::version())),
+        "help" => {
+            // `reberth help run` is what several tools understand; it costs one line.
+            let known = words.first().filter(|word| NAMES.iter().any(|(name, _)| word == name));
+            let Some(word) = known else { return Ok(Mode::Print(cli::HELP.into())) };
+            return decide(&["reberth".into(), word.clone(), "--help".into()], &[]).mode;
+        }
+        _ => {}
+    }
+    let commands = "the commands are run, healthcheck, who and install";
+    if text.starts_with('-') {
+        return fail(format!(
+            "{}: comes before the command; {commands}: reberth run [OPTIONS] [--] COMMAND [ARG]...",
+            shown(&text)
+        ));
+    }
+    let near = nearest(&text, NAMES.iter().map(|(name, _)| *name)).filter(|near| distance(&text, near) <= 2);
+    let hint = match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("to start an app: reberth run -- {}", shown(&text)),
+    };
+    fail(format!("{}: no such command; {commands} ({hint})", shown(&text)))
+}

@@ -1,0 +1,111 @@
+//! Owns the walk over one command's settings: flag beats variable, and every bad value becomes a line that names where it came from.
+//! Must not know which settings there are.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::value::shown;
+use crate::env::Environ;
+
+/// Reads settings one by one and collects what is wrong with them.
+pub struct Reader<'a> {
+    environ: &'a Environ,
+    /// `REBERTH_` or `REBERTH_HEALTH_`: a variable is this and the flag's name in capitals.
+    prefix: &'static str,
+    pub errors: Vec<String>,
+}
+
+/// Where a setting's text stands; a flag's shadows a variable's.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    flag: Option<&'a OsString>,
+    variable: Option<&'a String>,
+}
+
+/// Both sources of one setting, as `cli` and `env` found them.
+pub fn from<'a>(flag: &'a Option<OsString>, variable: &'a Option<String>) -> Sources<'a> {
+    Sources { flag: flag.as_ref(), variable: variable.as_ref() }
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(environ: &'a Environ, prefix: &'static str) -> Self {
+        Self { environ, prefix, errors: Vec::new() }
+    }
+
+    /// The setting's value where it is set and good. A bad value is noted and counts as unset, so that the others are still read.
+    pub fn read<T>(
+        &mut self,
+        name: &str,
+        sources: Sources<'_>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        if let Some(flag) = sources.flag {
+            return match flag.to_str() {
+                Some(text) => self.checked(|| flag_label(name, flag), parse(text)),
+                None => self.bad(format!("{}: is not UTF-8", flag_label(name, flag))),
+            };
+        }
+        match (sources.variable, self.unreadable(name)) {
+            (_, Some(value)) => {
+                let label = format!("{}={}", self.variable(name), shown(&value.to_string_lossy()));
+                self.bad(format!("{label}: is not UTF-8"))
+            }
+            (Some(text), None) => {
+                let outcome = parse(text);
+                let variable = self.variable(name);
+                self.checked(|| format!("{variable}={}", shown(text)), outcome)
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// A path. From a flag any bytes but none are good; a variable is UTF-8 or a bad value, like every other variable of ours.
+    pub fn path(&mut self, name: &str, sources: Sources<'_>) -> Option<PathBuf> {
+        match sources.flag {
+            Some(flag) if flag.is_empty() => self.bad(format!("{}: must be a path", flag_label(name, flag))),
+            Some(flag) => Some(flag.into()),
+            None => self.read(name, sources, |text| Ok(text.into())),
+        }
+    }
+
+    /// How a setting is named to the user, with its value: the flag where that one decided, else the variable.
+    pub fn label(&self, name: &str, sources: Sources<'_>) -> String {
+        match (sources.flag, sources.variable) {
+            (Some(flag), _) => flag_label(name, flag),
+            (None, Some(text)) => format!("{}={}", self.variable(name), shown(text)),
+            (None, None) => format!("--{name} ({})", self.variable(name)),
+        }
+    }
+
+    /// Notes an error.
+    pub fn bad<T>(&mut self, line: String) -> Option<T> {
+        self.errors.push(line);
+        None
+    }
+
+    fn checked<T>(&mut self, label: impl FnOnce() -> String, outcome: Result<T, String>) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(reason) => self.bad(format!("{}: {reason}", label())),
+        }
+    }
+
+    /// The value of this setting's variable if it is set to something that is not UTF-8.
+    fn unreadable(&self, name: &str) -> Option<&'a OsStr> {
+        let list = &self.environ.unreadable;
+        if list.is_empty() {
+            return None;
+        }
+        let variable = self.variable(name);
+        list.iter().find(|(known, _)| *known == variable).map(|(_, value)| value.as_os_str())
+    }
+
+    fn variable(&self, name: &str) -> String {
+        let prefix = if name == "state-dir" { "REBERTH_" } else { self.prefix };
+        format!("{prefix}{}", name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+fn flag_label(name: &str, value: &OsStr) -> String {
+    format!("--{name} {}", shown(&value.to_string_lossy()))
+}

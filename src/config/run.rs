@@ -1,0 +1,254 @@
+//! Owns how `run`'s settings are decided. Must not know what they do.
+
+use std::time::Duration;
+
+use super::reader::{Reader, Sources, from};
+use super::value::{boolean, duration, number, pairs, positive, word};
+use super::{Backoff, ExitMap, Fallback, Format, Level, Log, Mode, Run, SignalScope, Wait, signal};
+use crate::app::command;
+use crate::cli;
+use crate::env::{Environ, service_link};
+use crate::error::Error;
+use crate::port::spec::{self, Spec};
+
+/// Decides `run`: the mode or all errors, the log, and the warnings to log once it is there. `usage` is what was wrong with the command
+/// line itself; then the command and whatever depends on all options together is not judged, since some options are missing.
+pub fn decide(cli: &cli::Run, environ: &Environ, usage: Option<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
+    let mut reader = Reader::new(environ, "REBERTH_");
+    let complete = usage.is_none();
+    reader.errors.extend(usage);
+    let mut warnings = environ.warnings();
+    let log = log(&mut reader, cli, environ);
+    let profile = reader.read("profile", from(&cli.profile, &environ.run.profile), profile).unwrap_or(Profile::Prod);
+    let ports = ports(&mut reader, cli, environ, &mut warnings);
+    let ports = match ports {
+        Ports::Unset if profile == Profile::Test => Some(vec![any_port()]),
+        Ports::Unset => Some(Vec::new()),
+        Ports::Set(ports) => Some(ports),
+        Ports::Bad => None,
+    };
+    let run = settings(&mut reader, cli, environ, profile);
+    let run = Run { ports: ports.clone().unwrap_or_default(), ..run };
+    if complete {
+        check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
+    }
+    let mode =
+        if reader.errors.is_empty() { Ok(Mode::Run(Box::new(run))) } else { Err(Error::Settings(reader.errors)) };
+    (mode, log, warnings)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Prod,
+    Dev,
+    Test,
+}
+
+/// The text form of `--profile`.
+pub fn profile(text: &str) -> Result<Profile, String> {
+    word(text, &[("prod", Profile::Prod), ("dev", Profile::Dev), ("test", Profile::Test)])
+}
+
+/// The port of profile `test` where none is configured: any free one.
+pub fn any_port() -> Spec {
+    Spec { name: None, addr: None, port: 0, protocol: spec::Protocol::Tcp }
+}
+
+/// The log first, and on its own: its format holds for the errors of all other settings.
+fn log(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Log {
+    let vars = &environ.run;
+    Log {
+        level: reader.read("log", from(&cli.log, &vars.log), level).unwrap_or(Level::Info),
+        format: reader.read("log-format", from(&cli.log_format, &vars.log_format), format).unwrap_or(Format::Text),
+        file: reader.path("log-file", from(&cli.log_file, &vars.log_file)),
+        color: !environ.no_color,
+    }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let words = [
+        ("off", Level::Off),
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+        ("trace", Level::Trace),
+    ];
+    word(text, &words)
+}
+
+/// The text form of `--log-format`.
+pub fn format(text: &str) -> Result<Format, String> {
+    word(text, &[("text", Format::Text), ("json", Format::Json)])
+}
+
+/// What the port settings came to.
+enum Ports {
+    Unset,
+    Set(Vec<Spec>),
+    Bad,
+}
+
+/// `--port`, `REBERTH_PORT`, `PORT`, in this order; a Kubernetes service link in a variable counts as unset, with a warning.
+fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, warnings: &mut Vec<String>) -> Ports {
+    let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
+    if cli.port.is_some() {
+        return outcome(reader.read("port", from(&cli.port, &None), spec::list));
+    }
+    let mut linked = |name: &str, text: &str| {
+        let linked = service_link(text);
+        if linked {
+            warnings.push(format!(
+                "{name}={text}: a Kubernetes service link, not a port, ignored; enableServiceLinks: false in the pod spec keeps it out"
+            ));
+        }
+        linked
+    };
+    let own = environ.run.port.as_deref().is_some_and(|text| linked("REBERTH_PORT", text));
+    let unreadable = environ.unreadable.iter().any(|(name, _)| *name == "REBERTH_PORT");
+    if !own && (environ.run.port.is_some() || unreadable) {
+        return outcome(reader.read("port", from(&None, &environ.run.port), spec::list));
+    }
+    match &environ.port {
+        Some(text) if !linked("PORT", text) => outcome(plain_port(text).map_or_else(|line| reader.bad(line), Some)),
+        _ => Ports::Unset,
+    }
+}
+
+/// `PORT`, in the grammar of `--port`; the error names it.
+pub fn plain_port(text: &str) -> Result<Vec<Spec>, String> {
+    spec::list(text).map_err(|reason| format!("PORT={}: {reason}", super::value::shown(text)))
+}
+
+fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile: Profile) -> Run {
+    let vars = &environ.run;
+    let (profile_wait, profile_fallback) = match profile {
+        Profile::Dev => (Duration::ZERO, Fallback::Next(100)),
+        Profile::Prod | Profile::Test => (Duration::from_secs(60), Fallback::None),
+    };
+    let backoff_default = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) };
+    let scopes = [("child", SignalScope::Child), ("group", SignalScope::Group)];
+    let scope = |text: &str| word(text, &scopes);
+    let relaunch = |text: &str| number(text, 0, u32::MAX);
+    let handover = reader.read("handover", from(&cli.handover, &vars.handover), handover).unwrap_or(None);
+    Run {
+        ports: Vec::new(),
+        wait: reader.read("wait", from(&cli.wait, &vars.wait), wait).unwrap_or(Wait::For(profile_wait)),
+        fallback: reader.read("fallback", from(&cli.fallback, &vars.fallback), fallback).unwrap_or(profile_fallback),
+        backoff: reader.read("backoff", from(&cli.backoff, &vars.backoff), backoff).unwrap_or(backoff_default),
+        handover: handover.unwrap_or_else(|| command::wants_fd(&cli.command)),
+        relaunch: reader.read("relaunch", from(&cli.relaunch, &vars.relaunch), relaunch).unwrap_or(3),
+        port_file: reader.path("port-file", from(&cli.port_file, &vars.port_file)),
+        exec: reader.read("exec", from(&cli.exec, &vars.exec), boolean).unwrap_or(false),
+        signal_scope: reader
+            .read("signal-scope", from(&cli.signal_scope, &vars.signal_scope), scope)
+            .unwrap_or(SignalScope::Child),
+        signal_map: reader.read("signal-map", from(&cli.signal_map, &vars.signal_map), signal::map).unwrap_or_default(),
+        exit_map: reader.read("exit-map", from(&cli.exit_map, &vars.exit_map), exit_map).unwrap_or_default(),
+        drain: reader.read("drain", from(&cli.drain, &vars.drain), duration).unwrap_or_default(),
+        grace: reader.read("grace", from(&cli.grace, &vars.grace), duration).unwrap_or(Duration::from_secs(8)),
+        parent_death_signal: reader
+            .read("parent-death-signal", from(&cli.parent_death_signal, &vars.parent_death_signal), death_signal)
+            .flatten(),
+        health: reader.read("health", from(&cli.health, &vars.health), str::parse),
+        liveness: reader.read("liveness", from(&cli.liveness, &vars.liveness), str::parse),
+        start_timeout: reader
+            .read("start-timeout", from(&cli.start_timeout, &vars.start_timeout), start_timeout)
+            .flatten(),
+        state_dir: reader.path("state-dir", from(&cli.state_dir, &vars.state_dir)),
+        command: cli.command.clone(),
+    }
+}
+
+fn wait(text: &str) -> Result<Wait, String> {
+    if text.eq_ignore_ascii_case("forever") {
+        return Ok(Wait::Forever);
+    }
+    duration(text).map(Wait::For).map_err(|reason| format!("{reason}; or forever"))
+}
+
+fn fallback(text: &str) -> Result<Fallback, String> {
+    let form = "must be none, next, next:N with N from 1 to 65535, or any";
+    match text.to_ascii_lowercase().as_str() {
+        "none" => Ok(Fallback::None),
+        "any" => Ok(Fallback::Any),
+        "next" => Ok(Fallback::Next(100)),
+        other => other
+            .strip_prefix("next:")
+            .and_then(|count| number(count, 1, 65535).ok())
+            .and_then(|count| u16::try_from(count).ok())
+            .map(Fallback::Next)
+            .ok_or_else(|| form.into()),
+    }
+}
+
+fn backoff(text: &str) -> Result<Backoff, String> {
+    let form = "must be MIN..MAX such as 10ms..1s, MIN more than zero and not more than MAX";
+    let (min, max) = text.split_once("..").ok_or(form)?;
+    let (min, max) =
+        positive(min).and_then(|min| Ok((min, positive(max)?))).map_err(|reason| format!("{form}: {reason}"))?;
+    if min <= max { Ok(Backoff { min, max }) } else { Err(form.into()) }
+}
+
+/// `None`: auto.
+fn handover(text: &str) -> Result<Option<bool>, String> {
+    word(text, &[("auto", None), ("on", Some(true)), ("off", Some(false))])
+}
+
+fn exit_map(text: &str) -> Result<ExitMap, String> {
+    let code = |text: &str| number(text, 0, 255).map(|code| u8::try_from(code).unwrap_or(u8::MAX));
+    pairs(text, "an exit map is FROM=TO,... with codes from 0 to 255, such as 143=0", code, code).map(ExitMap)
+}
+
+fn death_signal(text: &str) -> Result<Option<i32>, String> {
+    if text.eq_ignore_ascii_case("none") { Ok(None) } else { signal::signal(text).map(Some) }
+}
+
+/// `off` and `0` switch it off, so that a flag can beat a variable.
+fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    duration(text).map(|time| Some(time).filter(|time| !time.is_zero())).map_err(|reason| format!("{reason}; or off"))
+}
+
+/// What several settings must agree on. With bad ports nothing is said about them: whether there is one is not known.
+fn check(
+    reader: &mut Reader<'_>,
+    cli: &cli::Run,
+    environ: &Environ,
+    run: &Run,
+    ports_known: bool,
+    warnings: &mut Vec<String>,
+) {
+    let vars = &environ.run;
+    if run.command.is_empty() {
+        reader.errors.push(
+            "run: a COMMAND is missing: reberth run [OPTIONS] [--] COMMAND [ARG]...; see 'reberth run --help'".into(),
+        );
+    }
+    if !ports_known {
+        return;
+    }
+    reader.errors.extend(command::check(&run.command, &run.ports, run.handover));
+    let targets: [(&str, _, Sources<'_>); 2] = [
+        ("health", &run.health, from(&cli.health, &vars.health)),
+        ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),
+    ];
+    for (name, target, sources) in targets {
+        if run.ports.is_empty() && target.as_ref().is_some_and(crate::health::target::Target::needs_port) {
+            let label = reader.label(name, sources);
+            warnings.push(format!(
+                "{label}: asks the primary port, and no port is configured: set --port, REBERTH_PORT or PORT, or a full URL"
+            ));
+        }
+    }
+    let asked = run.health.as_ref().is_some_and(|target| !target.needs_port());
+    let health_bad = run.health.is_none() && (cli.health.is_some() || vars.health.is_some());
+    if run.start_timeout.is_some() && run.ports.is_empty() && !asked && !health_bad {
+        let label = reader.label("start-timeout", from(&cli.start_timeout, &vars.start_timeout));
+        reader.errors.push(format!(
+            "{label}: nothing tells when the app is ready: set a port (--port, REBERTH_PORT) or a full health target (--health http://…)"
+        ));
+    }
+}

@@ -1,0 +1,69 @@
+//! Owns the names and defaults of all settings, once: help, the known `REBERTH_*` names and the test that compares README with code
+//! read them here. Must not know types or how a value is read.
+
+/// One setting: its long flag, its variable and its default as the user reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Without the dashes.
+    pub flag: &'static str,
+    pub variable: &'static str,
+    pub default: &'static str,
+}
+
+const fn setting(flag: &'static str, variable: &'static str, default: &'static str) -> Setting {
+    Setting { flag, variable, default }
+}
+
+/// The settings of `run`, in the order of its help.
+pub static RUN: [Setting; 22] = [
+    setting("port", "REBERTH_PORT", "PORT, else none"),
+    setting("profile", "REBERTH_PROFILE", "prod"),
+    setting("wait", "REBERTH_WAIT", "60s"),
+    setting("fallback", "REBERTH_FALLBACK", "none"),
+    setting("backoff", "REBERTH_BACKOFF", "10ms..1s"),
+    setting("handover", "REBERTH_HANDOVER", "auto"),
+    setting("relaunch", "REBERTH_RELAUNCH", "3"),
+    setting("port-file", "REBERTH_PORT_FILE", "none"),
+    setting("log-file", "REBERTH_LOG_FILE", "none"),
+    setting("log", "REBERTH_LOG", "info"),
+    setting("log-format", "REBERTH_LOG_FORMAT", "text"),
+    setting("exec", "REBERTH_EXEC", "off"),
+    setting("signal-scope", "REBERTH_SIGNAL_SCOPE", "child"),
+    setting("signal-map", "REBERTH_SIGNAL_MAP", "none"),
+    setting("exit-map", "REBERTH_EXIT_MAP", "none"),
+    setting("drain", "REBERTH_DRAIN", "0s"),
+    setting("grace", "REBERTH_GRACE", "8s"),
+    setting("parent-death-signal", "REBERTH_PARENT_DEATH_SIGNAL", "none"),
+    setting("health", "REBERTH_HEALTH", "/"),
+    setting("liveness", "REBERTH_LIVENESS", "as --health"),
+    setting("start-timeout", "REBERTH_START_TIMEOUT", "off"),
+    setting("state-dir", "REBERTH_STATE_DIR", "first that works: /run, /dev/shm, /tmp"),
+];
+
+/// The settings of `healthcheck`, in the order of its help. It takes `--state-dir` too, with `run`'s variable.
+pub static HEALTHCHECK: [Setting; 12] = [
+    setting("probe", "REBERTH_HEALTH_PROBE", "readiness"),
+    setting("timeout", "REBERTH_HEALTH_TIMEOUT", "900ms"),
+    setting("wait", "REBERTH_HEALTH_WAIT", "0s"),
+    setting("interval", "REBERTH_HEALTH_INTERVAL", "250ms"),
+    setting("status", "REBERTH_HEALTH_STATUS", "200-399"),
+    setting("header", "REBERTH_HEALTH_HEADER", "none"),
+    setting("method", "REBERTH_HEALTH_METHOD", "GET"),
+    setting("body-contains", "REBERTH_HEALTH_BODY_CONTAINS", "none"),
+    setting("ca", "REBERTH_HEALTH_CA", "the system's store"),
+    setting("insecure", "REBERTH_HEALTH_INSECURE", "off"),
+    setting("user-agent", "REBERTH_HEALTH_USER_AGENT", concat!("reberth/", env!("CARGO_PKG_VERSION"))),
+    setting("quiet", "REBERTH_HEALTH_QUIET", "off"),
+];
+
+/// Every variable that any command of reberth knows.
+pub fn variables() -> impl Iterator<Item = &'static str> {
+    RUN.iter().chain(&HEALTHCHECK).map(|setting| setting.variable)
+}
+
+/// The setting behind a flag of `run` (`healthcheck` false) or of `healthcheck` (true); `who` shares `run`'s.
+pub fn of_flag(flag: &str, healthcheck: bool) -> Option<&'static Setting> {
+    let own: &'static [Setting] = if healthcheck { &HEALTHCHECK } else { &RUN };
+    let shared = || RUN.iter().filter(|setting| setting.flag == "state-dir");
+    own.iter().chain(shared()).find(|setting| setting.flag == flag)
+}

@@ -1,0 +1,228 @@
+//! Owns the environment as reberth reads it: the known `REBERTH_*` variables through envy into the same shape as the flags, `PORT` and
+//! `NO_COLOR`. Must not know defaults, nor what a value means. Everything else in the environment is never looked at.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use serde::Deserialize;
+
+use crate::config::table;
+use crate::config::value::nearest;
+
+const PREFIX: &str = "REBERTH_";
+const HEALTH_PREFIX: &str = "HEALTH_";
+
+/// `REBERTH_*` of `run`: the raw text of each variable that is set and not empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Run {
+    pub port: Option<String>,
+    pub profile: Option<String>,
+    pub wait: Option<String>,
+    pub fallback: Option<String>,
+    pub backoff: Option<String>,
+    pub handover: Option<String>,
+    pub relaunch: Option<String>,
+    pub port_file: Option<String>,
+    pub log_file: Option<String>,
+    pub log: Option<String>,
+    pub log_format: Option<String>,
+    pub exec: Option<String>,
+    pub signal_scope: Option<String>,
+    pub signal_map: Option<String>,
+    pub exit_map: Option<String>,
+    pub drain: Option<String>,
+    pub grace: Option<String>,
+    pub parent_death_signal: Option<String>,
+    pub health: Option<String>,
+    pub liveness: Option<String>,
+    pub start_timeout: Option<String>,
+    pub state_dir: Option<String>,
+}
+
+/// `REBERTH_HEALTH_*` of `healthcheck`, likewise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Healthcheck {
+    pub probe: Option<String>,
+    pub timeout: Option<String>,
+    pub wait: Option<String>,
+    pub interval: Option<String>,
+    pub status: Option<String>,
+    pub header: Option<String>,
+    pub method: Option<String>,
+    pub body_contains: Option<String>,
+    pub ca: Option<String>,
+    pub insecure: Option<String>,
+    pub user_agent: Option<String>,
+    pub quiet: Option<String>,
+}
+
+/// What reberth takes from the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environ {
+    pub run: Run,
+    pub healthcheck: Healthcheck,
+    pub port: Option<String>,
+    /// `NO_COLOR` is set and not empty (no-color.org).
+    pub no_color: bool,
+    /// Known variables whose value is not UTF-8: bad values where they are used.
+    pub unreadable: Vec<(&'static str, OsString)>,
+    /// Names under `REBERTH_` that no command knows, with their values.
+    unknown: Vec<(String, String)>,
+}
+
+impl Environ {
+    /// Sorts out the variables reberth knows. Of a name that is there twice the first one counts, as in `getenv(3)`; an empty value
+    /// counts as unset.
+    pub fn read(environ: &[(OsString, OsString)]) -> Self {
+        let mut found = Self::default();
+        let (mut run, mut healthcheck) = (Vec::new(), Vec::new());
+        let mut seen: Vec<&str> = Vec::new();
+        for (name, value) in environ {
+            // The cheap test first: a pod easily has hundreds of service-link variables, and none of them is reberth's business.
+            let ours = name.as_bytes().starts_with(PREFIX.as_bytes()) || name == "PORT" || name == "NO_COLOR";
+            let Some(name) = name.to_str().filter(|name| ours && !seen.contains(name)) else { continue };
+            seen.push(name);
+            if value.is_empty() {
+                continue;
+            }
+            match (name, value.to_str()) {
+                ("PORT", text) => found.port = text.map(Into::into),
+                ("NO_COLOR", _) => found.no_color = true,
+                (name, text) => match (table::variables().find(|known| *known == name), text) {
+                    (Some(_), Some(text)) => {
+                        let name = name.strip_prefix(PREFIX).unwrap_or(name);
+                        match name.strip_prefix(HEALTH_PREFIX) {
+                            Some(name) => healthcheck.push((name.into(), text.into())),
+                            None => run.push((name.into(), text.into())),
+                        }
+                    }
+                    (Some(known), None) => found.unreadable.push((known, value.clone())),
+                    (None, Some(text)) => found.unknown.push((name.into(), text.into())),
+                    (None, None) => {}
+                },
+            }
+        }
+        // Neither can fail: every field is an optional string, and every name comes once.
+        found.run = envy::from_iter(run).unwrap_or_default();
+        found.healthcheck = envy::from_iter(healthcheck).unwrap_or_default();
+        found
+    }
+
+    /// One warning for each unknown `REBERTH_*` name, with the nearest known one. What Kubernetes sets for a Service whose name begins
+    /// with `reberth` is one warning for all of it.
+    pub fn warnings(&self) -> Vec<String> {
+        let (links, typos): (Vec<_>, Vec<_>) =
+            self.unknown.iter().partition(|(name, value)| service_link_name(name) || service_link(value));
+        let mut warnings: Vec<String> = typos
+            .iter()
+            .map(|(name, _)| match nearest(name, table::variables()) {
+                Some(near) => format!("{name}: unknown setting, ignored (did you mean {near}?)"),
+                None => format!("{name}: unknown setting, ignored"),
+            })
+            .collect();
+        if let Some((first, _)) = links.first() {
+            let others = if links.len() > 1 { format!(" and {} more", links.len() - 1) } else { String::new() };
+            warnings.push(format!(
+                "{first}{others}: set by Kubernetes for a Service named reberth…, ignored; \
+                 enableServiceLinks: false in the pod spec keeps them out"
+            ));
+        }
+        warnings
+    }
+}
+
+/// Whether a value is what Kubernetes puts into `<SERVICE>_PORT`: `scheme://ip:port`.
+/// Source: kubelet, pkg/kubelet/envvars (`makeLinkVariables`).
+pub fn service_link(value: &str) -> bool {
+    value.split_once("://").is_some_and(|(scheme, address)| {
+        !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && address.parse::<std::net::SocketAddr>().is_ok()
+    })
+}
+
+/// The rest of the family: `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT_80_TCP[_ADDR|_PORT|_PROTO]`.
+fn service_link_name(name: &str) -> bool {
+    let numbered = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| numbered(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn pairs(list: &[(&str, &[u8])]) -> Vec<(OsString, OsString)> {
+        list.iter().map(|(name, value)| (OsString::from(name), OsString::from_vec(value.to_vec()))).collect()
+    }
+
+    #[test]
+    fn every_known_variable_has_a_field() {
+        for known in table::variables() {
+            let found = Environ::read(&pairs(&[(known, b"x")]));
+            let text = format!("{:?} {:?}", found.run, found.healthcheck);
+            assert_eq!(text.matches("Some(\"x\")").count(), 1, "{known}: {text}");
+            assert_eq!(found.warnings(), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn first_of_twins_empty_and_case() {
+        let found = Environ::read(&pairs(&[
+            ("REBERTH_WAIT", b"1s"),
+            ("REBERTH_WAIT", b"2s"),
+            ("REBERTH_GRACE", b""),
+            ("REBERTH_GRACE", b"3s"),
+            ("reberth_log", b"debug"),
+            ("PORT", b"80"),
+            ("NO_COLOR", b""),
+        ]));
+        assert_eq!(found.run, Run { wait: Some("1s".into()), ..Run::default() });
+        assert_eq!((found.port.as_deref(), found.no_color), (Some("80"), false));
+    }
+
+    #[test]
+    fn unreadable_values() {
+        let found = Environ::read(&pairs(&[
+            ("REBERTH_WAIT", b"\xff"),
+            ("REBERTH_NOPE", b"\xff"),
+            ("OTHER", b"\xff"),
+            ("PORT", b"\xff"),
+        ]));
+        assert_eq!(found.unreadable.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["REBERTH_WAIT"]);
+        assert_eq!((found.port, found.unknown.len()), (None, 0));
+    }
+
+    #[test]
+    fn unknown_names_and_service_links() {
+        let found = Environ::read(&pairs(&[
+            ("REBERTH_WIAT", b"1s"),
+            ("REBERTH_HEALTH_TIMOUT", b"1s"),
+            ("REBERTH_EMPTY", b""),
+            ("REBERTH_SERVICE_HOST", b"10.0.0.1"),
+            ("REBERTH_SERVICE_PORT_HTTP", b"80"),
+            ("REBERTH_PORT_80_TCP_ADDR", b"10.0.0.1"),
+            ("REBERTH_WEB_PORT", b"tcp://10.0.0.1:80"),
+        ]));
+        let warnings = found.warnings();
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[0].contains("REBERTH_WIAT") && warnings[0].contains("REBERTH_WAIT?"));
+        assert!(warnings[1].contains("REBERTH_HEALTH_TIMEOUT?"));
+        assert!(warnings[2].contains("and 3 more") && warnings[2].contains("enableServiceLinks: false"));
+        for (value, want) in [
+            ("tcp://10.0.0.1:80", true),
+            ("udp://[fd00::1]:53", true),
+            ("tcp://10.0.0.1", false),
+            ("tcp://host:80", false),
+            ("http://10.0.0.1:80/", false),
+            ("://10.0.0.1:80", false),
+            ("8080", false),
+        ] {
+            assert_eq!(service_link(value), want, "{value}");
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Owns the log: one line per event on stderr, and in `--log-file` too, as text or JSON. Must not know what is logged.
+//!
+//! The log of PID 1 must never fail, panic or block: a closed stderr, a full disk or a pipe that nobody reads costs lines, not the
+//! container.
+
+use std::fmt::{self, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::value::one_line;
+use crate::config::{self, Format, Level};
+use crate::error::Error;
+
+const TARGET: &str = "reberth";
+
+static SINK: OnceLock<Sink> = OnceLock::new();
+
+/// Starts the log; a second call changes nothing. Fails (125) if the log file cannot be opened: then nothing is launched, since
+/// whoever asked for a file counts on it.
+pub fn init(log: &config::Log) -> Result<(), Error> {
+    let file = log.file.as_ref().map(|path| open(path)).transpose().map_err(|error| {
+        let path = log.file.as_deref().unwrap_or(std::path::Path::new("")).display();
+        Error::cannot(format!(
+            "--log-file (REBERTH_LOG_FILE) {path}: cannot be appended to: {}; give a file in a folder that uid {} can write to",
+            reason(&error),
+            nix::unistd::geteuid()
+        ))
+    })?;
+    let sink = SINK.get_or_init(|| Sink::new(log, file));
+    let level = match log.level {
+        Level::Off => return Ok(()),
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .event_format(Lines(log.format))
+        .with_writer(move || sink)
+        .finish();
+    // Fails only if a subscriber is there already, and then that one stays.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
+}
+
+/// The log file's descriptor, for whoever closes everything else.
+pub fn descriptor() -> Option<BorrowedFd<'static>> {
+    SINK.get().and_then(|sink| sink.file.as_ref()).map(AsFd::as_fd)
+}
+
+/// Tells errors that no level silences, a line each, whether or not the log was started. The log file gets them too if it can be opened.
+pub fn settings_error(log: &config::Log, lines: &[String]) {
+    let own;
+    let sink = match SINK.get() {
+        Some(sink) => sink,
+        None => {
+            own = Sink::new(log, log.file.as_ref().and_then(|path| open(path).ok()));
+            &own
+        }
+    };
+    for line in lines {
+        sink.line(&render(log.format, now(), "ERROR", line, Vec::new()));
+    }
+}
+
+/// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
+fn open(path: &std::path::Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// The kernel's words without Rust's `(os error N)`.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// Where lines go.
+struct Sink {
+    file: Option<File>,
+    format: Format,
+    color: bool,
+    /// Lines that stderr did not take since the last one it took.
+    dropped: AtomicU64,
+    /// The last line was cut short: the next one starts on a line of its own.
+    torn: AtomicBool,
+}
+
+impl Sink {
+    fn new(log: &config::Log, file: Option<File>) -> Self {
+        let color = log.color && log.format == Format::Text && io::stderr().is_terminal();
+        Self { file, format: log.format, color, dropped: AtomicU64::new(0), torn: AtomicBool::new(false) }
+    }
+
+    fn line(&self, line: &str) {
+        if let Some(file) = &self.file {
+            // A full disk or a pipe without a reader costs the line.
+            let _ = (&mut &*file).write(line.as_bytes());
+        }
+        self.stderr(line);
+    }
+
+    /// One write(2) of the whole line, or none. What was dropped before is told first, in the same write.
+    fn stderr(&self, line: &str) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        let mut text = String::new();
+        if self.torn.load(Ordering::Relaxed) {
+            text.push('\n');
+        }
+        if dropped > 0 {
+            let note = format!("{dropped} log lines dropped: stderr did not take them");
+            text.push_str(&self.colored(&render(self.format, now(), "WARN", &note, Vec::new())));
+        }
+        text.push_str(&self.colored(line));
+        match put(io::stderr().as_fd(), text.as_bytes()) {
+            written if written == text.len() => {
+                self.dropped.store(0, Ordering::Relaxed);
+                self.torn.store(false, Ordering::Relaxed);
+            }
+            written => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.torn.fetch_or(written > 0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Colours the two first words of a text line, the time and the level, on a terminal.
+    fn colored(&self, line: &str) -> String {
+        let mut words = line.splitn(3, ' ');
+        match (self.color, words.next(), words.next(), words.next()) {
+            (true, Some(time), Some(level), Some(rest)) => {
+                let color = match level {
+                    "ERROR" => 31,
+                    "WARN" => 33,
+                    "INFO" => 32,
+                    "DEBUG" => 34,
+                    _ => 35,
+                };
+                format!("\x1b[2m{time}\x1b[0m \x1b[{color}m{level}\x1b[0m {rest}")
+            }
+            _ => line.into(),
+        }
+    }
+}
+
+/// Writes what `fd` takes without waiting; how many bytes that were. A pipe with room for one page takes PIPE_BUF bytes at once
+/// (pipe(7)), so a longer line goes in such pieces with a look before each.
+fn put(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    for piece in bytes.chunks(libc::PIPE_BUF) {
+        let mut ready = [PollFd::new(fd, PollFlags::POLLOUT)];
+        let looked = poll(&mut ready, PollTimeout::ZERO);
+        let [ready] = ready;
+        // POLLERR is a pipe without a reader: a write would only bring SIGPIPE. POLLNVAL is a closed descriptor.
+        if looked != Ok(1) || ready.revents() != Some(PollFlags::POLLOUT) {
+            break;
+        }
+        let taken = nix::unistd::write(fd, piece).unwrap_or(0);
+        written += taken;
+        if taken < piece.len() {
+            break;
+        }
+    }
+    written
+}
+
+impl Write for &Sink {
+    /// Never fails: the subscriber would report it by eprintln!, which panics on a closed stderr.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Formats an event as one line.
+struct Lines(Format);
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        writer.write_str(&render(self.0, now(), event.metadata().level().as_str(), &fields.message, fields.rest))
+    }
+}
+
+/// The fields of one event, the message apart.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::String(text)) => self.message = text,
+            (name, value) => self.rest.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}").into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value.into());
+    }
+}
+
+/// Milliseconds since 1970, 0 where the clock says it is earlier.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
+}
+
+/// One line with its newline: `TIME LEVEL reberth: message key=value`, or one JSON object with the fields beside the message.
+fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(&'static str, Value)>) -> String {
+    let time = timestamp(millis);
+    if format == Format::Json {
+        let head = [("timestamp", time.as_str()), ("level", level), ("target", TARGET), ("message", message)];
+        let mut line = String::from("{");
+        for (name, value) in head {
+            // A JSON value's text form is JSON. Written one by one, they stay in the order in which people read them.
+            let _ = write!(line, "\"{name}\":{},", Value::from(value));
+        }
+        for (name, value) in fields {
+            // A field must not hide what every line has.
+            let taken = if head.iter().any(|(head, _)| *head == name) { "_" } else { "" };
+            let _ = write!(line, "{}:{value},", Value::from(format!("{name}{taken}")));
+        }
+        line.pop();
+        line.push_str("}\n");
+        return line;
+    }
+    let mut line = format!("{time} {level} {TARGET}: ");
+    line.push_str(&one_line(message));
+    for (name, value) in fields {
+        line.push(' ');
+        line.push_str(name);
+        line.push('=');
+        match value {
+            Value::String(text) if text.is_empty() || text.contains([' ', '"', '=']) => {
+                line.push('"');
+                line.push_str(&one_line(&text.replace('\\', "\\\\").replace('"', "\\\"")));
+                line.push('"');
+            }
+            Value::String(text) => line.push_str(&one_line(&text)),
+            other => line.push_str(&other.to_string()),
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// `2026-11-22T09:27:05.123Z`, UTC, proleptic Gregorian. The days are counted in years that begin in March, so that the leap day is the
+/// last (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
+fn timestamp(millis: u64) -> String {
+    let (days, day_millis) = (millis / 86_400_000 + 719_468, millis % 86_400_000);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, january) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + january;
+    let (seconds, millis) = (day_millis / 1000, day_millis % 1000);
+    let mut text = String::with_capacity(24);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn timestamps() {
+        // date -u -d @N +%FT%T
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (951_782_399, "2000-02-28T23:59:59.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (951_868_800, "2000-03-01T00:00:00.007Z"),
+            (1_709_164_800, "2024-02-29T00:00:00.007Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.007Z"),
+            (1_795_339_625, "2026-11-22T09:27:05.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(timestamp(seconds * 1000 + 7), want);
+        }
+        assert!(timestamp(u64::MAX).ends_with('Z'));
+    }
+
+    #[test]
+    fn lines() {
+        let fields = || {
+            vec![
+                ("port", Value::from(8080)),
+                ("exec", Value::from(true)),
+                ("command", Value::from("a b\n\"c\" \\")),
+                ("plain", Value::from("x\x1by")),
+                ("level", Value::from("y")),
+                ("empty", Value::from("")),
+            ]
+        };
+        assert_eq!(
+            render(Format::Text, 0, "INFO", "port\nfree", fields()),
+            "1970-01-01T00:00:00.000Z INFO reberth: port\\nfree port=8080 exec=true command=\"a b\\n\\\"c\\\" \\\\\" \
+             plain=x\\u{1b}y level=y empty=\"\"\n"
+        );
+        let json = render(Format::Json, 0, "INFO", "port\nfree", fields());
+        assert_eq!(json.matches('\n').count(), 1);
+        let object: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(object["timestamp"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            (&object["level"], &object["target"], &object["message"]),
+            (&"INFO".into(), &"reberth".into(), &"port\nfree".into())
+        );
+        assert_eq!((&object["port"], &object["exec"], &object["level_"]), (&8080.into(), &true.into(), &"y".into()));
+    }
+
+    #[test]
+    fn color_only_where_it_is_welcome() {
+        let sink = |color| Sink { file: None, format: Format::Text, color, dropped: 0.into(), torn: false.into() };
+        let line = "T WARN reberth: x y\n";
+        assert_eq!(sink(false).colored(line), line);
+        assert_eq!(sink(true).colored(line), "\x1b[2mT\x1b[0m \x1b[33mWARN\x1b[0m reberth: x y\n");
+    }
+
+    #[test]
+    fn a_full_pipe_takes_nothing_and_a_closed_one_neither() {
+        let (reader, writer): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
+        let line = [b'x'; 1000];
+        let mut lines = 0;
+        while put(writer.as_fd(), &line) == line.len() {
+            lines += 1;
+        }
+        // The write end is blocking, so that the loop ended at all is the proof. The pipe's 64 KiB hold at least this much.
+        assert!(lines >= 60, "{lines}");
+        let mut reader = File::from(reader);
+        reader.read_exact(&mut vec![0; lines * line.len()]).unwrap();
+        assert_eq!(put(writer.as_fd(), &[b'y'; 10_000]), 10_000);
+        drop(reader);
+        assert_eq!(put(writer.as_fd(), &line), 0);
+    }
+}

@@ -1,0 +1,296 @@
+//! Owns the state file: what `run` publishes about itself, and the words it is written in. `believe` is its reader.
+//! Must not know policy: which phase comes when is the init's affair, what a phase means for a probe is `health::phase`'s.
+//!
+//! A HEALTHCHECK and an exec probe see the container's configured environment, never what PID 1 exported, so the port really
+//! taken can only travel by a file. Its name holds the writer's mount namespace, because the containers of a pod share `/dev/shm`,
+//! and its pid, because a developer's machine runs several.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::port::spec::{Protocol, Spec};
+
+mod believe;
+mod identity;
+
+pub use believe::{Found, believe};
+use identity::Writer;
+
+/// Where the state file goes when nothing else was asked: the first that works.
+pub const DEFAULT_DIRS: [&str; 3] = ["/run", "/dev/shm", "/tmp"];
+
+/// The form of the file. A reader believes no other.
+const FORMAT: u32 = 1;
+
+/// Where `run` stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// A port is still busy (again, after a relaunch).
+    Waiting,
+    /// The app is launched, not ready yet.
+    Starting,
+    Ready,
+    /// A first TERM, INT or QUIT has come.
+    Draining,
+    /// The app is gone; leftovers may still be ended.
+    Exited,
+    /// reberth has replaced itself by the app (`--exec`): nobody reports any phase after this one.
+    Exec,
+}
+
+impl Phase {
+    /// The word in the file and in a verdict line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Exited => "exited",
+            Self::Exec => "exec",
+        }
+    }
+}
+
+/// A port of `run`: what was asked and what was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortState {
+    pub name: Option<String>,
+    /// `None`: the wildcard on both families.
+    pub addr: Option<IpAddr>,
+    /// The port of the settings; 0: any free port.
+    pub asked: u16,
+    /// The port really taken; 0 while it is not known yet.
+    pub port: u16,
+    #[serde(with = "ProtocolWord")]
+    pub protocol: Protocol,
+}
+
+impl PortState {
+    /// What `spec` asked for, taken on `port` (0: not known yet).
+    pub fn new(spec: &Spec, port: u16) -> Self {
+        Self { name: spec.name.clone(), addr: spec.addr, asked: spec.port, port, protocol: spec.protocol }
+    }
+}
+
+/// `port::spec` knows no file format, so its words stand here.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Protocol", rename_all = "lowercase")]
+enum ProtocolWord {
+    Tcp,
+    Udp,
+}
+
+/// What `run` publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    pub phase: Phase,
+    /// In the order asked; the first is the primary.
+    pub ports: Vec<PortState>,
+    /// `--health` as typed, if `run` was told one.
+    pub health: Option<String>,
+    /// `--liveness` as typed, likewise.
+    pub liveness: Option<String>,
+    /// The app's pid in the writer's PID namespace, once it is launched.
+    pub app_pid: Option<i32>,
+}
+
+/// The whole file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<S> {
+    format: u32,
+    /// The version of reberth that wrote it; for people only.
+    version: String,
+    writer: Writer,
+    state: S,
+}
+
+/// The writing side, held by `run`. It keeps no descriptor between two writes, and its paths are absolute, so it survives `chdir("/")`.
+#[derive(Debug)]
+pub struct Publisher {
+    /// `None`: there is no place to publish in, and `run` goes on without.
+    place: Option<Place>,
+    warning: Option<String>,
+    /// One line about a write that fails after the start, not one a phase.
+    complained: bool,
+}
+
+#[derive(Debug)]
+struct Place {
+    writer: Writer,
+    path: PathBuf,
+    beside: PathBuf,
+}
+
+impl Publisher {
+    /// Finds the place and publishes `first` there: only a real write tells whether a directory can be written.
+    ///
+    /// `dir` is `--state-dir`; relative to the working directory of now. With `None` the first of [`DEFAULT_DIRS`] that works is taken;
+    /// if none does, the publisher is an idle one and [`Publisher::warning`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Cannot`] (125) when an explicit `dir` cannot be written.
+    pub fn open(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
+        let writer = Writer::this();
+        if let Some(dir) = dir {
+            let opened = writer.and_then(|writer| Place::open(&std::path::absolute(dir)?, writer, first));
+            return match opened {
+                Ok(place) => Ok(Self { place: Some(place), warning: None, complained: false }),
+                Err(error) => Err(Error::cannot(format!(
+                    "--state-dir (REBERTH_STATE_DIR) {:?}: the state file cannot be written there: {}; \
+                     name an existing directory that uid {} can write, or leave it out",
+                    dir,
+                    reason(&error),
+                    nix::unistd::geteuid(),
+                ))),
+            };
+        }
+        let mut tried = Vec::new();
+        match writer {
+            Ok(writer) => {
+                for dir in DEFAULT_DIRS {
+                    match Place::open(Path::new(dir), writer.clone(), first) {
+                        Ok(place) => return Ok(Self { place: Some(place), warning: None, complained: false }),
+                        Err(error) => tried.push(format!("{dir}: {}", reason(&error))),
+                    }
+                }
+            }
+            Err(error) => tried.push(format!("/proc: {}", reason(&error))),
+        }
+        let warning = format!(
+            "no state file: {}; healthcheck goes by its settings alone; mount a small tmpfs and name it with --state-dir \
+             (REBERTH_STATE_DIR)",
+            tried.join(", ")
+        );
+        Ok(Self { place: None, warning: Some(warning), complained: false })
+    }
+
+    /// The one line to log when no default directory works.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// The state file, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.place.as_ref().map(|place| place.path.as_path())
+    }
+
+    /// Publishes `state`, complete or not at all. After the launch nothing bails out, so this has no error: the first failure is a
+    /// line to log as a warning, later ones are silent until a write succeeds again.
+    #[must_use = "the line is to be logged"]
+    pub fn publish(&mut self, state: &State) -> Option<String> {
+        let place = self.place.as_ref()?;
+        match place.write(state) {
+            Ok(()) => {
+                self.complained = false;
+                None
+            }
+            Err(_) if self.complained => None,
+            Err(error) => {
+                self.complained = true;
+                Some(format!(
+                    "state file {}: phase {} cannot be written: {}; healthcheck still sees the phase before it",
+                    place.path.display(),
+                    state.phase.name(),
+                    reason(&error)
+                ))
+            }
+        }
+    }
+
+    /// Removes the file at a clean end. Nothing can be done about a failure, and a reader sees that the writer is gone.
+    pub fn remove(&self) {
+        if let Some(place) = &self.place {
+            let _ = fs::remove_file(&place.path);
+        }
+    }
+}
+
+impl Place {
+    fn open(dir: &Path, writer: Writer, first: &State) -> io::Result<Self> {
+        let path = dir.join(file_name(writer.mount_namespace, writer.pid));
+        let mut beside: OsString = path.clone().into();
+        beside.push(".new");
+        let place = Self { writer, path, beside: beside.into() };
+        place.write(first)?;
+        Ok(place)
+    }
+
+    fn write(&self, state: &State) -> io::Result<()> {
+        let document = Document {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            writer: self.writer.clone(),
+            state,
+        };
+        let mut text = serde_json::to_vec(&document)?;
+        text.push(b'\n');
+        match self.replace(&text) {
+            // A full disk has no room for a second file, but the room of the first one is ours already.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                self.overwrite(&mut text).map_err(|_| error)
+            }
+            other => other,
+        }
+    }
+
+    fn replace(&self, text: &[u8]) -> io::Result<()> {
+        let mut file = match self.create() {
+            // Left by a writer that was killed between its write and its rename, with our name: container restarts reuse both numbers.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&self.beside)?;
+                self.create()?
+            }
+            other => other?,
+        };
+        let written = file
+            .write_all(text)
+            // A tight umask would hide the file from a healthcheck that runs as another user.
+            .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
+            .and_then(|()| fs::rename(&self.beside, &self.path));
+        if written.is_err() {
+            let _ = fs::remove_file(&self.beside);
+        }
+        written
+    }
+
+    /// `create_new` is O_EXCL: it never follows a symbolic link that somebody laid in `/tmp`. std adds O_CLOEXEC.
+    fn create(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(0o644).open(&self.beside)
+    }
+
+    /// One `write` over the old text, padded with blanks to its length, so that a reader sees the one or the other.
+    fn overwrite(&self, text: &mut Vec<u8>) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path)?;
+        let old = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(believe::MAX_SIZE);
+        text.resize(text.len().max(old), b' ');
+        file.write_all(text)
+    }
+}
+
+/// `reberth-<inode of the mount namespace>-<pid>.json`
+fn file_name(mount_namespace: u64, pid: i32) -> String {
+    format!("reberth-{mount_namespace}-{pid}.json")
+}
+
+/// The system's words for an error, without Rust's "(os error 13)".
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

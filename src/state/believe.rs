@@ -1,0 +1,197 @@
+//! Owns whom a reader of state files believes. Must not know what follows from a phase, nor how a file is written.
+//!
+//! The file decides about healthy or not, and stands in directories that others may write, so nothing in it is taken on trust.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::identity::{Life, Namespaces, Writer};
+use super::{DEFAULT_DIRS, Document, FORMAT, State, file_name, reason};
+use crate::port::spec::Spec;
+
+/// A state file is some hundred bytes; whatever is larger was not written by `run`. Bytes.
+pub(super) const MAX_SIZE: usize = 64 * 1024;
+
+/// How many names are looked at in one directory: somebody may fill `/tmp` with our names to keep us busy.
+const MAX_NAMES: usize = 4096;
+
+/// What the state files of this container say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A live `run` of this container, pid `pid`.
+    Believed { state: State, pid: i32, path: PathBuf },
+    /// A `run` of this container that ended without taking its leave: fail.
+    Dead { path: PathBuf, pid: i32, why: &'static str },
+    /// There is a file, but nobody to believe: settings decide, and the verdict names it.
+    NotBelieved { path: PathBuf, why: String },
+    /// No file at all.
+    Nothing,
+}
+
+impl Found {
+    /// How much a finding counts against another: a live writer beats dead ones, and those beat what cannot be believed.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::NotBelieved { .. } => 1,
+            Self::Dead { .. } => 2,
+            Self::Believed { .. } => 3,
+        }
+    }
+}
+
+/// What is known about one file.
+struct Look {
+    found: Found,
+    start_time: u64,
+}
+
+/// Reads the state of the `run` beside us: from `dir` (`--state-dir`), else from the default directories.
+///
+/// PID 1 is asked first and alone where it is a `run`. Of several live writers the one whose ports as asked are `asked` is taken,
+/// else the youngest.
+pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
+    let dirs: Vec<&Path> = dir.map_or_else(|| DEFAULT_DIRS.iter().map(Path::new).collect(), |dir| vec![dir]);
+    let mine = match Namespaces::mine() {
+        Ok(mine) => mine,
+        Err(error) => {
+            let why = format!("one's own namespaces cannot be told: {}", reason(&error));
+            return Found::NotBelieved { path: PathBuf::from("/proc/self/ns"), why };
+        }
+    };
+    let mut best = Look { found: Found::Nothing, start_time: 0 };
+    for dir in &dirs {
+        best = better(best, look(&dir.join(file_name(mine.mount, 1)), mine), asked);
+        if matches!(best.found, Found::Believed { .. }) {
+            return best.found;
+        }
+    }
+    for dir in &dirs {
+        for path in others(dir, mine) {
+            best = better(best, look(&path, mine), asked);
+        }
+    }
+    best.found
+}
+
+fn better(one: Look, other: Look, asked: &[Spec]) -> Look {
+    let weight = |look: &Look| {
+        let fits = match &look.found {
+            Found::Believed { state, .. } => !asked.is_empty() && fits(state, asked),
+            _ => false,
+        };
+        (look.found.rank(), fits, look.start_time)
+    };
+    if weight(&other) > weight(&one) { other } else { one }
+}
+
+/// Whether `state` is of a `run` that was asked for these ports.
+fn fits(state: &State, asked: &[Spec]) -> bool {
+    state.ports.len() == asked.len()
+        && state
+            .ports
+            .iter()
+            .zip(asked)
+            .all(|(port, spec)| port.asked == spec.port && port.addr == spec.addr && port.protocol == spec.protocol)
+}
+
+/// The state files in `dir` but PID 1's. Those that bear another mount namespace are of another container: one of them is enough, to be named.
+fn others(dir: &Path, mine: Namespaces) -> Vec<PathBuf> {
+    let own = format!("reberth-{}-", mine.mount);
+    let first = file_name(mine.mount, 1);
+    let mut found = Vec::new();
+    let mut foreign = None;
+    let Ok(entries) = fs::read_dir(dir) else { return found };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if !name.starts_with("reberth-") || !name.ends_with(".json") || name == first {
+            continue;
+        }
+        if !name.starts_with(&own) {
+            foreign = foreign.or_else(|| Some(dir.join(name)));
+        } else if found.len() < MAX_NAMES {
+            found.push(dir.join(name));
+        }
+    }
+    found.extend(foreign);
+    found
+}
+
+fn look(path: &Path, mine: Namespaces) -> Look {
+    let not = |why: String| Look { found: Found::NotBelieved { path: path.to_owned(), why }, start_time: 0 };
+    let document = match read(path) {
+        Ok(Some(document)) => document,
+        Ok(None) => return Look { found: Found::Nothing, start_time: 0 },
+        Err(why) => return not(why),
+    };
+    let Document { writer, state, .. } = document;
+    if (writer.mount_namespace, writer.pid_namespace) != (mine.mount, mine.pid) {
+        return not("it is of another container (namespace)".to_owned());
+    }
+    let found = match judge(&writer) {
+        Ok(None) => Found::Believed { state, pid: writer.pid, path: path.to_owned() },
+        Ok(Some(why)) => Found::Dead { path: path.to_owned(), pid: writer.pid, why },
+        Err(why) => return not(why),
+    };
+    Look { found, start_time: writer.start_time }
+}
+
+fn judge(writer: &Writer) -> Result<Option<&'static str>, String> {
+    if writer.pid < 1 {
+        return Err(format!("it names pid {} as its writer", writer.pid));
+    }
+    match writer.life() {
+        Life::Alive => Ok(None),
+        Life::Dead(why) => Ok(Some(why)),
+        Life::Unknown => Err(format!("/proc hides its writer, pid {}", writer.pid)),
+    }
+}
+
+/// The text of a state file that only root or oneself could have written; `None`: no such file.
+fn read(path: &Path) -> Result<Option<Document<State>>, String> {
+    // O_NONBLOCK, because opening a FIFO would wait for its writer for ever.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+                Some(libc::ELOOP) => Err("it is a symbolic link".to_owned()),
+                Some(libc::ENXIO) => Err("it is not a regular file".to_owned()),
+                _ => Err(reason(&error)),
+            };
+        }
+    };
+    let meta = file.metadata().map_err(|error| reason(&error))?;
+    if !meta.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(format!("it belongs to uid {}, neither root nor oneself", meta.uid()));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(format!("others can write it (mode {:04o})", meta.mode() & 0o7777));
+    }
+    if meta.len() > MAX_SIZE as u64 {
+        return Err(format!("it has {} bytes, more than {MAX_SIZE}", meta.len()));
+    }
+    let mut text = Vec::with_capacity(1024);
+    // The size may change under us, the limit may not.
+    let size: io::Result<usize> = file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text);
+    size.map_err(|error| reason(&error))?;
+    parse(&text).map(Some)
+}
+
+fn parse(text: &[u8]) -> Result<Document<State>, String> {
+    match serde_json::from_slice::<Document<State>>(text) {
+        Ok(document) if document.format == FORMAT => Ok(document),
+        Ok(document) => {
+            Err(format!("it has format {}, not {FORMAT} (written by reberth {})", document.format, document.version))
+        }
+        // serde_json quotes what it found; what stands in a file we do not trust is not repeated.
+        Err(error) => Err(format!("it is damaged at line {} column {}", error.line(), error.column())),
+    }
+}

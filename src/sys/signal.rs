@@ -1,0 +1,166 @@
+//! Owns signals: what was inherited, the block, and the one descriptor they are read from. Must not know what a signal means to the app.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A set of signals as the kernel sees it: bit n-1 is signal n, 1 to 64 (`sigprocmask(2)`).
+///
+/// The C library's `sigset_t` functions are not used: musl's leave out signals 32 to 34, which then could neither be blocked nor forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mask(pub u64);
+
+impl Mask {
+    pub const NONE: Self = Self(0);
+    pub const ALL: Self = Self(u64::MAX);
+}
+
+/// Bytes in the kernel's signal set.
+const MASK_SIZE: usize = mem::size_of::<u64>();
+
+/// What the Rust runtime changes before `main` runs, seen by [`save_sigpipe`] before that.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Runs from `.init_array`, before the Rust runtime sets SIGPIPE to ignored: afterwards nobody can tell what the app would have got.
+extern "C" fn save_sigpipe() {
+    SIGPIPE_WAS_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+}
+
+// SAFETY: `.init_array` holds pointers to functions that the C start-up code calls once, before `main`; this one only asks the kernel
+// and stores an atomic, so it needs nothing that is not set up yet.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static SAVE_SIGPIPE: extern "C" fn() = save_sigpipe;
+
+/// True if `signal` is ignored in this process (`sigaction(2)`); false where the kernel does not say.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: an all-zero sigaction is a valid value to be overwritten.
+    let mut now: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: a null new action only queries; `now` is writable and lives through the call.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
+/// Sets `signal` to ignored or to its default action. Async-signal-safe.
+pub fn set_ignored(signal: i32, ignored: bool) {
+    let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: SIG_IGN and SIG_DFL are valid for every signal but KILL and STOP, for which the call fails harmlessly.
+    unsafe { libc::signal(signal, action) };
+}
+
+/// What reberth was started with, and what the app must therefore be started with.
+#[derive(Debug, Clone, Copy)]
+pub struct Inherited {
+    mask: Mask,
+    sigpipe_ignored: bool,
+    sigchld_ignored: bool,
+}
+
+impl Inherited {
+    /// Gives the calling process the original dispositions and then the original mask. Async-signal-safe: for the child, before exec.
+    pub fn restore(&self) {
+        set_ignored(libc::SIGPIPE, self.sigpipe_ignored);
+        set_ignored(libc::SIGCHLD, self.sigchld_ignored);
+        // The mask comes last: a pending signal must meet the original disposition.
+        let _ = set_mask(self.mask);
+    }
+}
+
+/// Replaces the signal mask and returns the one before (`rt_sigprocmask(2)`). Async-signal-safe.
+fn set_mask(mask: Mask) -> io::Result<Mask> {
+    let mut before = 0_u64;
+    // SAFETY: both pointers are to 8-byte sets, as the size argument says, and live through the call.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask.0, &mut before, MASK_SIZE) };
+    if done == 0 { Ok(Mask(before)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Unblocks everything and lets every signal act by default again: for a child of ours that is to die like any other program.
+pub fn set_plain() {
+    set_ignored(libc::SIGPIPE, false);
+    let _ = set_mask(Mask::NONE);
+}
+
+/// One signal, as read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Signal number, 1 to 64.
+    pub signal: i32,
+    /// Pid of the sender in our PID namespace; 0 for the kernel or a sender outside.
+    pub sender: u32,
+}
+
+/// All signals, blocked and readable from one descriptor (`signalfd(2)`).
+#[derive(Debug)]
+pub struct Signals {
+    fd: OwnedFd,
+    inherited: Inherited,
+}
+
+impl Signals {
+    /// Blocks every signal and opens the descriptor. SIGCHLD goes back to its default action: ignored, as some starters leave it, the
+    /// kernel would reap the app and `waitpid` would never see its code. A hardware fault of our own still kills: the kernel does not
+    /// let those be blocked.
+    ///
+    /// # Errors
+    /// Those of `rt_sigprocmask(2)` and `signalfd(2)`; EMFILE is the likely one.
+    pub fn block() -> io::Result<Self> {
+        let mask = set_mask(Mask::ALL)?;
+        let sigchld_ignored = is_ignored(libc::SIGCHLD);
+        if sigchld_ignored {
+            set_ignored(libc::SIGCHLD, false);
+        }
+        let inherited =
+            Inherited { mask, sigpipe_ignored: SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed), sigchld_ignored };
+        let all = Mask::ALL.0;
+        // SAFETY: -1 asks for a new descriptor; the set is 8 bytes, as the size says, and lives through the call.
+        let fd =
+            unsafe { libc::syscall(libc::SYS_signalfd4, -1, &all, MASK_SIZE, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let fd = i32::try_from(fd).unwrap_or(-1);
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            inherited.restore();
+            return Err(error);
+        }
+        // SAFETY: the kernel just gave this descriptor to us alone.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, inherited })
+    }
+
+    /// What the app must be given back.
+    pub fn inherited(&self) -> Inherited {
+        self.inherited
+    }
+
+    /// The next pending signal; `None` when there is none, or when the kernel would not say.
+    pub fn next(&self) -> Option<Received> {
+        // SAFETY: all-zero is a valid signalfd_siginfo: it is plain integers.
+        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
+        let size = mem::size_of_val(&info);
+        // SAFETY: the buffer is exactly one siginfo and lives through the call.
+        let read = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), size) };
+        if usize::try_from(read) != Ok(size) {
+            return None;
+        }
+        Some(Received { signal: i32::try_from(info.ssi_signo).ok()?, sender: info.ssi_pid })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// True while `signal` is pending for this process (`rt_sigpending(2)`).
+pub fn is_pending(signal: i32) -> bool {
+    let mut set = 0_u64;
+    // SAFETY: the set is 8 bytes, as the size says, and lives through the call.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigpending, &mut set, MASK_SIZE) };
+    done == 0 && u32::try_from(signal - 1).is_ok_and(|bit| set.checked_shr(bit).unwrap_or(0) & 1 == 1)
+}
+
+/// The usual name of a signal (`SIGTERM`), or `signal N` for the real-time ones.
+pub fn name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |known| known.to_string())
+}
