@@ -46,6 +46,7 @@ struct Line {
 
 impl From<Holder> for Line {
     fn from(holder: Holder) -> Self {
+        let seconds_left = holder.seconds_left();
         Self {
             pid: holder.pid,
             command: holder.command,
@@ -55,8 +56,7 @@ impl From<Holder> for Line {
             state: holder.state.name(),
             address: Some(holder.address.to_string()),
             since: holder.since.map(holder::timestamp),
-            // Rounded up: after this many seconds it is over.
-            seconds_left: holder.left.map(|left| left.as_secs() + u64::from(left.subsec_nanos() > 0)),
+            seconds_left,
             hidden: holder.hidden,
         }
     }
