@@ -13,3 +13,4 @@ pub mod log;
 pub mod port;
 pub mod state;
 pub mod sys;
+pub mod who;

@@ -1,50 +1,80 @@
 //! Owns the map of the straight line, and the exit. Must not know how anything works.
+//!
+//! argv, environ → settings → mode → run, healthcheck, who or install → exit code.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use reberth::config::{Command, Mode, decide};
+use reberth::app::launch::Environment;
+use reberth::config::{Command, Decision, decide};
+use reberth::config::{Log, Mode, Run};
+use reberth::error::Error;
 use reberth::exit::Code;
-use reberth::{health, install};
+use reberth::sys::signal::Signals;
+use reberth::{app, health, install, log, who};
 
 fn main() -> ExitCode {
-    let argv: Vec<OsString> = std::env::args_os().collect();
-    let environ: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    let decision = decide(&argv, &environ);
-    let code = match decision.mode {
-        Ok(Mode::Healthcheck(terms)) => {
-            let said = health::run(&terms);
-            said.errors.iter().for_each(|line| complain(line));
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let environment: Environment = std::env::vars_os().collect();
+    let decision = decide(&arguments, &environment);
+    ExitCode::from(perform(decision, &environment))
+}
+
+/// Does what was decided.
+fn perform(decision: Decision, environment: &Environment) -> Code {
+    match decision.mode {
+        Ok(Mode::Run(settings)) => run(&settings, &decision.log, &decision.warnings, environment),
+        Ok(Mode::Healthcheck(settings)) => {
+            let said = health::run(&settings);
+            if !said.errors.is_empty() {
+                log::settings_error(&decision.log, &said.errors);
+            }
             print(&said.line);
             said.code
         }
-        Ok(Mode::Install(dest)) => match install::run(&dest) {
-            Ok(_) => Code::OK,
-            Err(error) => {
-                error.lines().iter().for_each(|line| complain(line));
-                error.code()
-            }
-        },
-        Ok(Mode::Print(text)) => {
-            print(&text);
-            Code::OK
+        Ok(Mode::Who(settings)) => who::run(&settings).unwrap_or_else(|error| refuse(&decision.log, &error)),
+        Ok(Mode::Install(destination)) => {
+            install::run(&destination).map_or_else(|error| refuse(&decision.log, &error), |_| Code::OK)
         }
-        Ok(_) => Code::CANNOT,
-        Err(error) => {
-            error.lines().iter().for_each(|line| complain(line));
-            if decision.command == Command::Healthcheck { Code::NO } else { error.code() }
+        Ok(Mode::Print(text)) => print(&text),
+        // Docker reserves every code of a HEALTHCHECK but 0 and 1.
+        Err(error) if decision.command == Command::Healthcheck => {
+            refuse(&decision.log, &error);
+            Code::NO
         }
+        Err(error) => refuse(&decision.log, &error),
+    }
+}
+
+fn run(settings: &Run, log: &Log, warnings: &[String], environment: &Environment) -> Code {
+    // Signals first: from here on none is lost, and TERM ends even a start that has not begun to wait.
+    let signals = match Signals::block() {
+        Ok(signals) => signals,
+        Err(error) => return refuse(log, &Error::cannot(format!("signals cannot be read: {error}"))),
     };
-    ExitCode::from(code)
+    if let Err(error) = log::init(log) {
+        return refuse(log, &error);
+    }
+    for line in warnings {
+        tracing::warn!("{line}");
+    }
+    app::run::run(settings, environment, &signals).unwrap_or_else(|error| {
+        for line in error.lines() {
+            tracing::error!("{line}");
+        }
+        error.code()
+    })
 }
 
-/// Nothing can be done where nobody reads any more; the code still tells.
-fn print(text: &str) {
+/// Says why reberth could not, whatever the log's level, and gives the code for it.
+fn refuse(log: &Log, error: &Error) -> Code {
+    log::settings_error(log, error.lines());
+    error.code()
+}
+
+/// What was asked for goes to stdout; a reader that has gone away is no failure.
+fn print(text: &str) -> Code {
     let _ = std::io::stdout().write_all(text.as_bytes());
-    let _ = std::io::stdout().flush();
-}
-
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "reberth: {line}");
+    Code::OK
 }

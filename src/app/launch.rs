@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::sys::process::{self, ExecFailure, FIRST_PASSED, Image, Setup, Started};
@@ -59,11 +60,35 @@ pub struct Launch<'a> {
     pub directory: Option<&'a Path>,
 }
 
+/// A launched app.
+pub struct App {
+    started: Started,
+    image: Image,
+    word: OsString,
+    launched: Instant,
+}
+
+impl App {
+    pub fn pid(&self) -> i32 {
+        self.started.pid
+    }
+
+    /// When it was started.
+    pub fn launched(&self) -> Instant {
+        self.launched
+    }
+
+    /// Set once the app has ended, if it was never executed: where an emulator turns vfork into fork, that is told only then.
+    pub fn late_failure(&self) -> Option<Error> {
+        self.started.failure().map(|failure| explain(&self.image, &self.word, failure))
+    }
+}
+
 /// Starts the app as a child: own process group, the terminal if there is one, TERM when reberth dies.
 ///
 /// # Errors
 /// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor.
-pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<Started, Error> {
+pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Error> {
     let word = launch.command.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = prepare(launch)?;
     let descriptors: Vec<RawFd> = raised.iter().map(AsRawFd::as_raw_fd).collect();
@@ -83,7 +108,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<Started,
         ))
     })?;
     match started.failure() {
-        None => Ok(started),
+        None => Ok(App { started, image, word: word.to_owned(), launched: Instant::now() }),
         Some(failure) => Err(explain(&image, word, failure)),
     }
 }

@@ -255,7 +255,10 @@ impl Supervisor {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
-        if self.code == own {
+        if self.code == Code::OK && own == Code::OK && !self.stop_asked() {
+            // A program that did its work and ended is no news.
+            debug!("{how}");
+        } else if self.code == own {
             info!("{how}");
         } else {
             info!("{how}; reberth exits with {}", self.code.0);

@@ -1,10 +1,11 @@
 //! Owns the health probe: what is asked, how, and what the phase of `run` allows. Must not know supervision.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::Healthcheck;
 use crate::exit::Code;
-use crate::state::{self, Found};
+use crate::state::{self, Found, State};
 
 pub mod decide;
 pub mod phase;
@@ -80,4 +81,17 @@ fn attempt(terms: &Healthcheck, timeout: Duration) -> Verdict {
 
 fn look(terms: &Healthcheck) -> Found {
     state::believe(terms.state_dir.as_deref(), &terms.ports)
+}
+
+/// Asks once what readiness asks, for `run` itself: `state` is its own, so there is none to be believed.
+///
+/// # Errors
+/// Why the app is not healthy, on one line.
+pub fn ask_once(terms: &Healthcheck, state: State) -> Result<(), String> {
+    let found = || Found::Believed { state, path: PathBuf::new(), pid: 0 };
+    match decide(terms, found) {
+        Plan::Told { healthy: true, .. } => Ok(()),
+        Plan::Told { reason, .. } | Plan::NeedsSettings { reason } => Err(reason),
+        Plan::Ask { question, .. } => probe::ask(&question, terms, terms.timeout).outcome.map(drop),
+    }
 }

@@ -1,3 +1,10 @@
 //! Owns ports: what to claim, how to claim it, and who holds it. Must not know the app or HTTP.
 
+pub mod advice;
+pub mod attempt;
+pub mod claim;
+pub mod file;
+pub mod holder;
+pub mod range;
 pub mod spec;
+pub mod watch;

@@ -66,3 +66,16 @@ pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut one = [PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
     nix::poll::poll(&mut one, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
+
+/// A pipe, both ends close-on-exec: (read, write).
+///
+/// # Errors
+/// EMFILE, ENFILE.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
+}
+
+/// The inode behind `fd`, which is the number in `socket:[N]` and in the kernel's socket tables.
+pub fn inode(fd: &OwnedFd) -> Option<u64> {
+    nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino)
+}

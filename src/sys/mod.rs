@@ -3,6 +3,8 @@
 
 pub mod descriptor;
 pub mod lookup;
+pub mod netlink;
+pub mod pidfd;
 pub mod process;
 pub mod signal;
 pub mod terminal;

@@ -1,0 +1,346 @@
+//! Owns the sight of an app coming up: on which port, how long it took, and whether that is where it was told to be. Must not know
+//! what follows for the app.
+//!
+//! The kernel sends no event when a socket begins to listen, so this looks, quickly at first and then ever more rarely, and ends:
+//! an app that is up, or will never be, costs no wake-up.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::takeup::{self, TakeUp};
+use crate::health::target::Target;
+use crate::port::holder::{self, Listener};
+use crate::port::spec::{Protocol, Spec};
+use crate::sys::descriptor;
+use crate::sys::process::{self, End};
+
+/// Pauses between looks: doubling from the first to the second while the app is this young, then slower, then never again.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const YOUNG_PAUSE: Duration = Duration::from_millis(250);
+const YOUNG: Duration = Duration::from_secs(10);
+const GROWN_PAUSE: Duration = Duration::from_secs(1);
+const GROWN: Duration = Duration::from_secs(120);
+const OLD_PAUSE: Duration = Duration::from_secs(10);
+const OLD: Duration = Duration::from_secs(1800);
+/// An app that opens other ports first gets this long to open the one it was told before that is called a mistake.
+const ELSEWHERE_PATIENCE: Duration = Duration::from_secs(2);
+/// An app that was given the socket and cannot be seen waiting on it is believed to after this long.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a look has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    Nothing,
+    /// The app has become ready just now.
+    Ready,
+}
+
+/// Asks a health target once and says why it is not healthy. Runs in a child of its own, so it may block.
+pub type Ask = Box<dyn Fn() -> Result<(), String>>;
+
+/// What arrival is watched for.
+pub struct Expected {
+    /// The ports really taken, in the order asked. Empty: an app that runs has come up.
+    pub ports: Vec<Spec>,
+    /// The inode of the primary's listening socket, if the app was given it.
+    pub handed_over: Option<u64>,
+    /// The health target, if one is set, and how to ask it.
+    pub health: Option<(Target, Ask)>,
+    /// A `--start-timeout` is on its way, so looking never gets rare.
+    pub impatient: bool,
+}
+
+/// The watch over one launch.
+pub struct Arrival {
+    expected: Expected,
+    launched: Instant,
+    pause: Duration,
+    next: Option<Instant>,
+    listened: bool,
+    elsewhere_since: Option<Instant>,
+    said_elsewhere: bool,
+    asking: Option<Asking>,
+    answer: Option<String>,
+    up: bool,
+}
+
+/// A question on its way: the child that asks, and the pipe its answer comes through.
+struct Asking {
+    pid: i32,
+    answer: OwnedFd,
+}
+
+impl Arrival {
+    /// Begins to watch an app launched at `now`. With neither port nor target there is nothing to wait for.
+    pub fn begin(expected: Expected, now: Instant) -> Self {
+        let up = expected.ports.is_empty() && expected.health.is_none();
+        Self {
+            expected,
+            launched: now,
+            pause: FIRST_PAUSE,
+            next: (!up).then(|| now + FIRST_PAUSE),
+            listened: false,
+            elsewhere_since: None,
+            said_elsewhere: false,
+            asking: None,
+            answer: None,
+            up,
+        }
+    }
+
+    /// True if there is nothing to wait for: running is ready.
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// When the next look is due; `None`: never again.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// True once the app has been seen listening on its port.
+    pub fn has_listened(&self) -> bool {
+        self.listened
+    }
+
+    /// No more looks.
+    pub fn give_up(&mut self) {
+        self.next = None;
+        self.stop_asking();
+    }
+
+    /// The app is gone: a last question is pointless.
+    pub fn app_ended(&mut self) {
+        self.give_up();
+    }
+
+    fn stop_asking(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            let _ = process::send(asking.pid, libc::SIGKILL);
+        }
+    }
+
+    /// Looks once at the app with pid `app`.
+    pub fn look(&mut self, now: Instant, app: i32) -> Seen {
+        self.schedule(now);
+        if !self.listened && self.watches_a_port() {
+            self.look_for_listener(now, app);
+        }
+        if self.up || !self.may_be_ready() {
+            return Seen::Nothing;
+        }
+        if self.expected.health.is_none() {
+            return self.ready(now);
+        }
+        self.ask();
+        Seen::Nothing
+    }
+
+    fn watches_a_port(&self) -> bool {
+        self.primary().is_some()
+    }
+
+    /// The first TCP port: the one whose listener tells that the app is there. UDP has no such moment.
+    fn primary(&self) -> Option<&Spec> {
+        self.expected.ports.iter().find(|spec| spec.protocol == Protocol::Tcp)
+    }
+
+    /// A target on the app's own port is asked once somebody listens there, any other at once.
+    fn may_be_ready(&self) -> bool {
+        let on_port = matches!(&self.expected.health, None | Some((Target::Path(_) | Target::Tcp, _)));
+        self.listened || !on_port || !self.watches_a_port()
+    }
+
+    fn schedule(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.launched);
+        let cap = match age {
+            _ if age < YOUNG || self.expected.impatient => YOUNG_PAUSE,
+            _ if age < GROWN => GROWN_PAUSE,
+            _ => OLD_PAUSE,
+        };
+        self.pause = (self.pause * 2).min(cap);
+        if age >= GROWN && cap == OLD_PAUSE && self.pause < OLD_PAUSE {
+            self.pause = OLD_PAUSE;
+        }
+        self.next = (age < OLD || self.expected.impatient).then(|| now + self.pause);
+        if self.next.is_none() {
+            warn!("the app has not come up in {} minutes: no longer looking for it", OLD.as_secs() / 60);
+        }
+    }
+
+    fn look_for_listener(&mut self, now: Instant, app: i32) {
+        let Some(primary) = self.primary().cloned() else { return };
+        if let Some(inode) = self.expected.handed_over {
+            return self.look_for_take_up(now, app, &primary, inode);
+        }
+        // Whoever listens there is found with one cheap question; whose it is costs a walk through /proc.
+        if holder::listening(primary.port).is_ok_and(|found| found.is_empty()) && self.pause < YOUNG_PAUSE {
+            return;
+        }
+        let pids = tree(app);
+        let listeners = holder::listeners(&pids).unwrap_or_default();
+        let here: Vec<&Listener> = listeners.iter().filter(|found| found.port == primary.port).collect();
+        if !here.is_empty() {
+            self.listened = true;
+            if primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
+                warn!(
+                    "the app listens on loopback only ({}): unreachable from outside the container; make it bind 0.0.0.0",
+                    show(
+                        here.first().map_or(primary.port.into(), |found| found.port.into()),
+                        here.iter().map(|found| found.addr)
+                    )
+                );
+            }
+            return;
+        }
+        self.look_elsewhere(now, &primary, &listeners);
+    }
+
+    /// The socket listens since the claim; what is looked for is the app waiting on it.
+    fn look_for_take_up(&mut self, now: Instant, app: i32, primary: &Spec, inode: u64) {
+        let pids = tree(app);
+        let seen = takeup::look(&pids, inode);
+        if seen == TakeUp::Waits {
+            self.listened = true;
+            return;
+        }
+        let listeners = holder::listeners(&pids).unwrap_or_default();
+        self.look_elsewhere(now, primary, &listeners);
+        let patient = now.saturating_duration_since(self.launched) < TAKE_UP_PATIENCE;
+        if patient || self.said_elsewhere {
+            return;
+        }
+        match (seen, holder::accept_queue(primary.port, inode)) {
+            (TakeUp::Closed, _) => {
+                self.said_elsewhere = true;
+                warn!(
+                    "the app has closed the socket it was given for port {}: clients are refused; make it take the descriptor \
+                     ({{fd}}, LISTEN_FDS), or leave --handover off",
+                    primary.port
+                );
+            }
+            (_, Some(queue)) if queue > 0 => {
+                self.said_elsewhere = true;
+                warn!(
+                    "{queue} clients wait on port {} and the app accepts none of them: it ignores the socket it was given; make it \
+                     take the descriptor ({{fd}}, LISTEN_FDS), or leave --handover off",
+                    primary.port
+                );
+            }
+            // It may wait in a way that cannot be seen from outside, and nobody has been kept waiting.
+            _ => self.listened = true,
+        }
+    }
+
+    fn look_elsewhere(&mut self, now: Instant, primary: &Spec, listeners: &[Listener]) {
+        let told: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
+        let others: Vec<&Listener> = listeners.iter().filter(|found| !told.contains(&found.port)).collect();
+        let Some(first) = others.first() else {
+            self.elsewhere_since = None;
+            return;
+        };
+        let since = *self.elsewhere_since.get_or_insert(now);
+        if self.said_elsewhere || now.saturating_duration_since(since) < ELSEWHERE_PATIENCE {
+            return;
+        }
+        self.said_elsewhere = true;
+        let place = std::net::SocketAddr::new(first.addr, first.port);
+        let loopback = if first.addr.is_loopback() {
+            ", and on loopback only: unreachable from outside the container"
+        } else {
+            ""
+        };
+        let ignored = if self.expected.handed_over.is_some() {
+            " and ignores the socket it was given (LISTEN_FDS, {fd})"
+        } else {
+            ""
+        };
+        warn!(
+            "the app listens on {place}, not on port {} as it was told{ignored}{loopback}; make it take PORT from its environment, \
+             or write {{port}} into its arguments, and bind 0.0.0.0",
+            primary.port
+        );
+    }
+
+    fn ready(&mut self, now: Instant) -> Seen {
+        self.up = true;
+        self.next = None;
+        let took = now.saturating_duration_since(self.launched);
+        match self.primary() {
+            Some(primary) => info!("the app is ready on port {} after {} ms", primary.port, took.as_millis()),
+            None => info!("the app is ready after {} ms", took.as_millis()),
+        }
+        Seen::Ready
+    }
+
+    /// Sends a child to ask the health target, unless one is still out.
+    fn ask(&mut self) {
+        let Some((_, ask)) = &self.expected.health else { return };
+        if self.asking.is_some() {
+            return;
+        }
+        let Ok((read, write)) = descriptor::pipe() else { return };
+        let asked = process::fork_off(|| match ask() {
+            Ok(()) => 0,
+            Err(reason) => {
+                let _ = nix::unistd::write(&write, reason.get(..reason.len().min(1024)).unwrap_or_default().as_bytes());
+                1
+            }
+        });
+        if let Ok(pid) = asked {
+            self.asking = Some(Asking { pid, answer: read });
+        }
+    }
+
+    /// A child of ours has ended: perhaps the one that asked.
+    pub fn probed(&mut self, now: Instant, pid: i32, end: End) -> Seen {
+        let Some(asking) = self.asking.take_if(|asking| asking.pid == pid) else { return Seen::Nothing };
+        if end == End::Code(0) {
+            return if self.up { Seen::Nothing } else { self.ready(now) };
+        }
+        let mut text = [0; 1024];
+        let length = nix::unistd::read(&asking.answer, &mut text).unwrap_or(0);
+        self.answer = Some(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned());
+        Seen::Nothing
+    }
+
+    /// The diagnosis of an app that is not ready in time, a line each.
+    pub fn why_not_ready(&self, app: i32) -> Vec<String> {
+        let took = self.launched.elapsed().as_secs_f32();
+        let mut lines = vec![format!(
+            "the app (pid {app}) is not ready {took:.1} s after its launch (--start-timeout): stopping it"
+        )];
+        let listeners = holder::listeners(&tree(app)).unwrap_or_default();
+        if let Some(primary) = self.primary().filter(|_| !self.listened) {
+            let ports: Vec<u16> = listeners.iter().map(|found| found.port).collect();
+            lines.push(match listeners.first() {
+                None => format!("it listens nowhere; it was told port {} (PORT, {{port}})", primary.port),
+                Some(first) => format!(
+                    "it was told port {} and listens on {} instead: make it take PORT from its environment or {{port}} from its arguments",
+                    primary.port,
+                    show(ports.first().copied().unwrap_or_default().into(), [first.addr])
+                ),
+            });
+        }
+        if let (Some((target, _)), Some(answer)) = (&self.expected.health, &self.answer) {
+            lines.push(format!("its health target {target} answered last: {answer}"));
+        }
+        lines
+    }
+}
+
+/// The app and everything below us.
+fn tree(app: i32) -> Vec<i32> {
+    let mut pids = vec![app];
+    pids.extend(process::descendants());
+    pids
+}
+
+/// `127.0.0.1:80, [::1]:80`
+fn show(port: u32, addresses: impl IntoIterator<Item = IpAddr>) -> String {
+    let port = u16::try_from(port).unwrap_or_default();
+    addresses.into_iter().map(|addr| std::net::SocketAddr::new(addr, port).to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,64 @@
+//! Owns the race for a port that the app binds by itself: whether somebody else took it between our probe and the app's own bind.
+//! Must not know what follows from a lost one.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::arrival::Arrival;
+use crate::port::attempt::{Attempt, Tried};
+use crate::port::spec::Spec;
+use crate::port::watch::Destroyed;
+use crate::sys::process::{self, End};
+
+/// An app that ended later than this after its launch did not fail for want of a port.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// The watch over the ports from just before the launch until the app listens, or the window is over.
+pub struct Contest {
+    specs: Vec<Spec>,
+    ends_at: Instant,
+    /// Sockets that go away on our ports: another waiter's probe is there for microseconds, and only its end can be seen.
+    events: Option<Destroyed>,
+    /// Cookies of our own probes, whose end the kernel may tell after the subscription has begun.
+    own: Vec<u64>,
+    somebody_was_there: bool,
+}
+
+impl Contest {
+    /// Begins to watch the ports that were really taken; `own` are the cookies of our probes' sockets on them.
+    pub fn begin(specs: Vec<Spec>, own: Vec<u64>, now: Instant) -> Self {
+        let ports: Vec<_> = specs.iter().map(|spec| (spec.port, spec.protocol)).collect();
+        // Refused netlink only narrows the sight to the moment after the app's end.
+        let events = Destroyed::open(&ports).ok();
+        Self { specs, ends_at: now + WINDOW, events, own, somebody_was_there: false }
+    }
+
+    pub fn ends_at(&self) -> Instant {
+        self.ends_at
+    }
+
+    /// The descriptor to poll along.
+    pub fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes the events that have come. One that falls into the app's own end is the app's own socket going with it.
+    pub fn hear(&mut self, app: i32) {
+        let Some(drained) = self.events.as_ref().and_then(|events| events.drain().ok()) else { return };
+        let others = drained.events.iter().any(|event| !self.own.contains(&event.cookie));
+        if (others || drained.lost) && !process::is_ending(app) {
+            self.somebody_was_there = true;
+        }
+    }
+
+    /// True if the app, which ended with `end`, lost the race: it never listened, and somebody else holds a port of ours now or did
+    /// since the launch. An app that ended with 0 has done what it wanted.
+    pub fn lost(&self, now: Instant, end: End, arrival: &Arrival) -> bool {
+        let failed = end != End::Code(0);
+        failed && now < self.ends_at && !arrival.has_listened() && (self.somebody_was_there || self.somebody_is_there())
+    }
+
+    fn somebody_is_there(&self) -> bool {
+        self.specs.iter().any(|spec| matches!(Attempt::new(spec, false).bind(), Tried::Busy))
+    }
+}

@@ -1,0 +1,281 @@
+//! Owns the loop that every wait of a running app is: signals, ended children, deadlines; and the doing of what the supervisor asks
+//! for. Must not know policy: it decides nothing that `supervisor`, `arrival` and `contest` can decide.
+//!
+//! After the launch nothing here fails: what cannot be done is logged, and the app goes on.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags};
+use tracing::{info, warn};
+
+use super::arrival::{Arrival, Seen};
+use super::contest::Contest;
+use super::supervisor::{Action, Event, Supervisor};
+use crate::config::SignalScope;
+use crate::exit::Code;
+use crate::state::{Phase, Publisher, State};
+use crate::sys::descriptor;
+use crate::sys::process::{self, End, Reaped};
+use crate::sys::signal::{self, Signals};
+use crate::sys::terminal::Terminal;
+
+/// One launched app, until it is gone.
+pub struct Init<'a> {
+    pub app: i32,
+    pub scope: SignalScope,
+    pub signals: &'a Signals,
+    pub publisher: &'a mut Publisher,
+    pub state: State,
+    /// Given to the app at its start.
+    pub terminal: Option<Terminal>,
+    pub supervisor: Supervisor,
+    pub arrival: Arrival,
+    /// The race for the port, while it may still be lost.
+    pub contest: Option<Contest>,
+    /// When `--start-timeout` ends; `None` once the app is ready.
+    pub ready_by: Option<Instant>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    pub code: Code,
+    /// The app's own end, for a late look at why.
+    pub app: Option<End>,
+    /// It lost its port to somebody else and may be launched again.
+    pub again: bool,
+}
+
+impl Init<'_> {
+    /// Looks after the app until it and everything it left behind is gone.
+    pub fn run(mut self) -> Ending {
+        let mut ending = Ending { code: Code::OK, app: None, again: false };
+        loop {
+            self.sleep();
+            let now = Instant::now();
+            let mut finish = self.hear(now);
+            self.hear_contest(now);
+            // Signals come before children: a CONT must be passed on before a stop that it has ended is looked at.
+            finish = self.reap(now, &mut ending).or(finish);
+            finish = self.keep_deadlines(now).or(finish);
+            if let Some(code) = finish {
+                ending.code = code;
+                if let Some(terminal) = self.terminal {
+                    terminal.take_back();
+                }
+                return ending;
+            }
+        }
+    }
+
+    /// Sleeps until a signal, an event of the port or a deadline; with neither, as long as the app runs.
+    fn sleep(&self) {
+        let deadline = [
+            self.supervisor.deadline(),
+            self.arrival.next_look(),
+            self.ready_by,
+            self.contest.as_ref().map(Contest::ends_at),
+        ];
+        let deadline = deadline.into_iter().flatten().min();
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            self.contest.as_ref().and_then(Contest::events).map(|events| PollFd::new(events, PollFlags::POLLIN)),
+        );
+        descriptor::wait_readable(&mut fds, deadline);
+    }
+
+    /// Reads what signals have come, and passes them to the supervisor.
+    fn hear(&mut self, now: Instant) -> Option<Code> {
+        let mut finish = None;
+        while let Some(received) = self.signals.next() {
+            // A write of ours to a closed pipe sends us SIGPIPE, and one past a size limit SIGXFSZ; neither is the app's affair.
+            let own = i32::try_from(received.sender) == Ok(process::pid());
+            if received.signal == libc::SIGCHLD || own {
+                continue;
+            }
+            finish = self.on(now, Event::Signal(received.signal)).or(finish);
+        }
+        if self.supervisor.stop_asked() {
+            self.give_up_waiting();
+        }
+        finish
+    }
+
+    /// Somebody wants the app gone: whether it comes up, and who took its port, is of no interest any more.
+    fn give_up_waiting(&mut self) {
+        self.contest = None;
+        self.ready_by = None;
+        self.arrival.give_up();
+    }
+
+    fn hear_contest(&mut self, now: Instant) {
+        let Some(contest) = &mut self.contest else { return };
+        contest.hear(self.app);
+        if contest.ends_at() <= now || self.arrival.has_listened() {
+            self.end_contest();
+        }
+    }
+
+    /// From here on the app is not launched again, so nothing need be kept for it.
+    fn end_contest(&mut self) {
+        if self.contest.take().is_some() {
+            descriptor::close_inherited();
+        }
+    }
+
+    /// Reaps all that has ended.
+    fn reap(&mut self, now: Instant, ending: &mut Ending) -> Option<Code> {
+        let mut app_ended = None;
+        let mut others_ended = false;
+        let none_left = loop {
+            match process::reap() {
+                Reaped::Ended(pid, end) if pid == self.app && ending.app.is_none() => app_ended = Some(end),
+                Reaped::Ended(pid, end) => {
+                    others_ended = true;
+                    self.probed(now, pid, end);
+                }
+                Reaped::Stopped(pid, by) if pid == self.app => {
+                    self.on(now, Event::AppStopped(by));
+                }
+                Reaped::Stopped(..) => {}
+                Reaped::Nothing => break false,
+                Reaped::NoChildren => break true,
+            }
+        };
+        if let Some(end) = app_ended {
+            ending.app = Some(end);
+            self.arrival.app_ended();
+            ending.again = self.contest.as_ref().is_some_and(|contest| contest.lost(now, end, &self.arrival));
+            self.give_up_waiting();
+            return self.on(now, Event::AppEnded { end, leftovers: !none_left, again: ending.again });
+        }
+        // Until the app ends, whoever else does is only reaped.
+        ending.app?;
+        if none_left {
+            return self.on(now, Event::LastChildGone);
+        }
+        if others_ended { self.on(now, Event::ChildGone) } else { None }
+    }
+
+    fn probed(&mut self, now: Instant, pid: i32, end: End) {
+        let seen = self.arrival.probed(now, pid, end);
+        self.arrived(seen);
+    }
+
+    fn keep_deadlines(&mut self, now: Instant) -> Option<Code> {
+        if self.arrival.next_look().is_some_and(|at| at <= now) {
+            let seen = self.arrival.look(now, self.app);
+            self.arrived(seen);
+        }
+        if self.ready_by.is_some_and(|at| at <= now) {
+            self.ready_by = None;
+            for line in self.arrival.why_not_ready(self.app) {
+                warn!("{line}");
+            }
+            let finish = self.on(now, Event::NotReadyInTime);
+            self.give_up_waiting();
+            return finish;
+        }
+        if self.supervisor.deadline().is_some_and(|at| at <= now) {
+            return self.on(now, Event::Due);
+        }
+        None
+    }
+
+    fn arrived(&mut self, seen: Seen) {
+        if seen == Seen::Ready && self.supervisor.is_running() {
+            self.ready_by = None;
+            self.publish(Phase::Ready);
+        }
+    }
+
+    /// Lets the supervisor decide, and does what it says.
+    fn on(&mut self, now: Instant, event: Event) -> Option<Code> {
+        let mut finish = None;
+        for action in self.supervisor.on(now, event) {
+            match action {
+                Action::Forward(signal) => self.forward(signal),
+                Action::KillApp => self.send_to_app(libc::SIGKILL),
+                Action::SignalTree(signal) => signal_tree(self.app, signal),
+                Action::Suspend => self.suspend(),
+                Action::Publish(phase) => self.publish(phase),
+                Action::Finish(code) => finish = Some(code),
+            }
+        }
+        finish
+    }
+
+    fn forward(&self, signal: i32) {
+        let Some(terminal) = self.terminal.filter(|_| signal == libc::SIGCONT) else {
+            return self.send_to_app(signal);
+        };
+        // `fg` in the shell above gave the foreground to our group; the app needs it before it runs on, and all of its group does.
+        if terminal.is_ours() {
+            terminal.give_to(self.app);
+        }
+        let _ = process::send(-self.app, signal);
+    }
+
+    fn send_to_app(&self, signal: i32) {
+        let target = match self.scope {
+            SignalScope::Child => self.app,
+            SignalScope::Group => -self.app,
+        };
+        // ESRCH: it has just ended, which is its SIGCHLD's to say. EPERM: it has become another user and we may not.
+        if let Err(error) = process::send(target, signal)
+            && error.raw_os_error() == Some(libc::EPERM)
+        {
+            warn!(
+                "{} cannot be sent to the app (pid {}): {error}; it runs as another user",
+                signal::name(signal),
+                self.app
+            );
+        }
+    }
+
+    /// Stops reberth itself. A CONT that came meanwhile is pending in our blocked set and must not be slept through.
+    fn suspend(&self) {
+        if !signal::is_pending(libc::SIGCONT) {
+            let _ = process::send(process::pid(), libc::SIGSTOP);
+        }
+    }
+
+    fn publish(&mut self, phase: Phase) {
+        self.state.phase = phase;
+        if let Some(line) = self.publisher.publish(&self.state) {
+            warn!("{line}");
+        }
+    }
+}
+
+/// Sends `signal` to all that is left of the app's tree. PID 1 reaches everybody in its namespace with one call that no fork escapes;
+/// off PID 1 the tree is read from /proc, or without one the app's process group has to do.
+fn signal_tree(app: i32, signal: i32) {
+    let send = |target: i32| {
+        let _ = process::send(target, signal);
+        // A stopped process takes no TERM until it is continued.
+        if signal != libc::SIGKILL {
+            let _ = process::send(target, libc::SIGCONT);
+        }
+    };
+    if process::pid() == 1 {
+        return send(-1);
+    }
+    let tree = process::descendants();
+    if tree.is_empty() {
+        return send(-app);
+    }
+    info!("ending what the app left behind: {} to pid {}", signal::name(signal), join(&tree));
+    tree.into_iter().for_each(send);
+}
+
+/// `1, 2, 3`, shortened where it gets long.
+fn join(pids: &[i32]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = pids.iter().take(SHOWN).map(i32::to_string).collect::<Vec<_>>().join(", ");
+    if pids.len() > SHOWN {
+        text.push_str(&format!(" and {} more", pids.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,352 @@
+//! Owns `reberth run` as the list of its steps: claim, publish, launch, look after, and again if the port was lost. Must not know how
+//! any of them is done.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tracing::{debug, info, warn};
+
+use super::arrival::{Arrival, Ask, Expected};
+use super::command::{self, Listen, Place};
+use super::contest::Contest;
+use super::init::{Ending, Init};
+use super::launch::{self, Activation, Environment, Launch};
+use super::supervisor::{Policy, Supervisor};
+use crate::config::{self, Mode, Run};
+use crate::error::Error;
+use crate::exit::Code;
+use crate::health;
+use crate::port::claim::{self, Claim, Hear, Stop};
+use crate::port::file;
+use crate::port::spec::{Protocol, Spec};
+use crate::state::{Phase, PortState, Publisher, State};
+use crate::sys::descriptor;
+use crate::sys::process::{self, Reaped};
+use crate::sys::signal::{self, Signals};
+use crate::sys::terminal::Terminal;
+
+/// Claims the ports, launches the app and looks after it. Returns the code to exit with.
+///
+/// # Errors
+/// Everything that keeps the app from being started; after the launch there are none.
+pub fn run(config: &Run, environment: &Environment, signals: &Signals) -> Result<Code, Error> {
+    let mut session = Session::begin(config, environment, signals)?;
+    let result = session.live();
+    // A state file without its writer would be a dead one to every probe; a clean end leaves none. With --exec the app inherits it.
+    session.publisher.remove();
+    result
+}
+
+/// What lasts longer than one launch.
+struct Session<'a> {
+    config: &'a Run,
+    environment: &'a Environment,
+    signals: &'a Signals,
+    activation: Activation,
+    publisher: Publisher,
+    port_file: Option<PathBuf>,
+    /// Where reberth was started: where the app starts, the second time as well.
+    directory: PathBuf,
+    launches: u32,
+}
+
+impl<'a> Session<'a> {
+    fn begin(config: &'a Run, environment: &'a Environment, signals: &'a Signals) -> Result<Self, Error> {
+        if process::pid() != 1 && !config.exec && process::become_subreaper().is_err() {
+            warn!("this kernel has no subreaper: orphans of the app are left to PID 1");
+        }
+        if let Some(signal) = config.parent_death_signal {
+            process::set_parent_death_signal(signal)
+                .map_err(|error| Error::cannot(format!("--parent-death-signal {}: {error}", signal::name(signal))))?;
+        }
+        let port_file = config.port_file.as_deref().map(file::check).transpose()?;
+        let phase = if config.ports.is_empty() { Phase::Starting } else { Phase::Waiting };
+        let publisher = Publisher::open(config.state_dir.as_deref(), &state(config, phase, &[]))?;
+        if let Some(line) = publisher.warning() {
+            warn!("{line}");
+        }
+        Ok(Self {
+            config,
+            environment,
+            signals,
+            activation: Activation::inherited(environment, process::pid()),
+            publisher,
+            port_file,
+            directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            launches: 0,
+        })
+    }
+
+    /// Launches, and launches again as long as the app loses its port to somebody else.
+    fn live(&mut self) -> Result<Code, Error> {
+        loop {
+            let claims = match self.claim()? {
+                ControlFlow::Continue(claims) => claims,
+                ControlFlow::Break(code) => return Ok(code),
+            };
+            if self.config.exec {
+                return Err(self.replace(claims));
+            }
+            let ending = self.launch(claims)?;
+            if !ending.again {
+                return Ok(ending.code);
+            }
+            warn!(
+                "the app lost its port to somebody else before it listened: waiting for it and launching again ({} of {}, --relaunch)",
+                self.launches, self.config.relaunch
+            );
+        }
+    }
+
+    fn claim(&mut self) -> Result<ControlFlow<Code, Vec<Claim>>, Error> {
+        let config = self.config;
+        if config.ports.is_empty() {
+            return Ok(ControlFlow::Continue(Vec::new()));
+        }
+        if self.launches > 0 {
+            self.publish(Phase::Waiting, &[]);
+        }
+        let policy = claim::Policy {
+            wait: config.wait,
+            fallback: config.fallback,
+            backoff: config.backoff,
+            listen: config.handover,
+        };
+        match claim::claim(&config.ports, &policy, &mut Waiting { signals: self.signals }) {
+            Ok(claims) => Ok(ControlFlow::Continue(claims)),
+            Err(Stop::Ended(code)) => Ok(ControlFlow::Break(code)),
+            Err(Stop::Error(error)) => Err(error),
+        }
+    }
+
+    /// Tells everybody who may ask which ports were taken: file, log and state; the environment and the arguments follow.
+    fn announce(&mut self, claims: &[Claim], phase: Phase) -> Result<(), Error> {
+        if let Some(path) = &self.port_file {
+            let lines = claims.iter().map(|claim| (claim.spec.name.as_deref(), claim.port));
+            file::write(path, lines)?;
+        }
+        for claim in claims {
+            let name = claim.spec.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
+            info!(
+                "port {}{}{name} claimed",
+                claim.port,
+                match claim.spec.protocol {
+                    Protocol::Tcp => "",
+                    Protocol::Udp => "/udp",
+                }
+            );
+        }
+        if !claims.is_empty() || phase == Phase::Exec {
+            self.publish(phase, claims);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, phase: Phase, claims: &[Claim]) {
+        if let Some(line) = self.publisher.publish(&state(self.config, phase, claims)) {
+            warn!("{line}");
+        }
+    }
+
+    /// The app's arguments and environment for these claims.
+    fn dress(&self, claims: &[Claim]) -> (Vec<std::ffi::OsString>, Environment, bool) {
+        let first = process::FIRST_PASSED + i32::try_from(self.activation.names.len()).unwrap_or(0);
+        let places: Vec<Place> = claims
+            .iter()
+            .zip(first..)
+            .map(|(claim, fd)| Place {
+                name: claim.spec.name.clone(),
+                addr: claim.spec.addr,
+                port: claim.port,
+                fd: self.config.handover.then_some(fd),
+            })
+            .collect();
+        let passes = self.config.handover && !claims.is_empty();
+        let listen = passes.then(|| {
+            let asked =
+                claims.iter().map(|claim| claim.spec.name.clone().unwrap_or_else(|| claim.spec.port.to_string()));
+            Listen { names: self.activation.names.iter().cloned().chain(asked).collect() }
+        });
+        let environment = command::environment(self.environment, &places, listen.as_ref()).entries;
+        (command::expand(&self.config.command, &places), environment, passes || !self.activation.names.is_empty())
+    }
+
+    /// The descriptors the app gets at 3, 4, …: what a service manager passed to us, then our own.
+    fn descriptors(&self, claims: &[Claim]) -> Vec<i32> {
+        if !self.config.handover || claims.is_empty() {
+            return Vec::new();
+        }
+        self.activation.descriptors().chain(claims.iter().map(|claim| claim.socket.as_raw_fd())).collect()
+    }
+
+    /// `--exec`: returns only if it failed.
+    fn replace(&mut self, claims: Vec<Claim>) -> Error {
+        if let Err(error) = self.announce(&claims, Phase::Exec) {
+            return error;
+        }
+        let (words, environment, patch_pid) = self.dress(&claims);
+        let descriptors = self.descriptors(&claims);
+        let kept = self.config.handover.then_some(claims);
+        let error = launch::replace(&Launch {
+            command: &words,
+            environment: &environment,
+            inherited: self.signals.inherited(),
+            descriptors: &descriptors,
+            patch_pid,
+            directory: None,
+        });
+        drop(kept);
+        error
+    }
+
+    fn launch(&mut self, claims: Vec<Claim>) -> Result<Ending, Error> {
+        self.announce(&claims, Phase::Starting)?;
+        let (words, environment, patch_pid) = self.dress(&claims);
+        let descriptors = self.descriptors(&claims);
+        let taken: Vec<Spec> = claims.iter().map(|claim| claim.spec.with_port(claim.port)).collect();
+        let state = state(self.config, Phase::Starting, &claims);
+        let cookies = claims.iter().map(|claim| claim.cookie).collect();
+        let inode = claims
+            .iter()
+            .find(|claim| claim.spec.protocol == Protocol::Tcp)
+            .and_then(|claim| descriptor::inode(&claim.socket));
+        // An app that binds by itself must find the port free; one that is handed the socket must never find it closed.
+        let kept = self.config.handover.then_some(claims);
+        let now = Instant::now();
+        let may_relaunch = !self.config.handover && !taken.is_empty() && self.launches < self.config.relaunch;
+        let contest = may_relaunch.then(|| Contest::begin(taken.clone(), cookies, now));
+        let terminal = Terminal::in_foreground();
+        let directory = (self.launches > 0).then_some(self.directory.as_path());
+        let app = launch::start(
+            &Launch {
+                command: &words,
+                environment: &environment,
+                inherited: self.signals.inherited(),
+                descriptors: &descriptors,
+                patch_pid,
+                directory,
+            },
+            terminal,
+        )?;
+        drop(kept);
+        debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
+        self.launches += 1;
+        leave_no_trace(contest.is_some());
+        let ending = self.supervise(&app, terminal, (taken, inode.filter(|_| self.config.handover)), state, contest);
+        app.late_failure().map_or(Ok(ending), Err)
+    }
+
+    fn supervise(
+        &mut self,
+        app: &launch::App,
+        terminal: Option<Terminal>,
+        (taken, inode): (Vec<Spec>, Option<u64>),
+        mut state: State,
+        contest: Option<Contest>,
+    ) -> Ending {
+        let config = self.config;
+        let launched = app.launched();
+        state.app_pid = Some(app.pid());
+        let health = config.health.clone().map(|target| (target, ask(self.environment, &state)));
+        let expected = Expected { ports: taken, handed_over: inode, health, impatient: config.start_timeout.is_some() };
+        let arrival = Arrival::begin(expected, launched);
+        if arrival.is_up() {
+            state.phase = Phase::Ready;
+        }
+        if let Some(line) = self.publisher.publish(&state) {
+            warn!("{line}");
+        }
+        let policy = Policy {
+            pid1: process::pid() == 1,
+            has_terminal: terminal.is_some(),
+            signal_map: config.signal_map.clone(),
+            exit_map: config.exit_map.clone(),
+            drain: config.drain,
+            grace: config.grace,
+        };
+        Init {
+            app: app.pid(),
+            scope: config.signal_scope,
+            signals: self.signals,
+            publisher: &mut self.publisher,
+            state,
+            terminal,
+            supervisor: Supervisor::new(policy),
+            ready_by: config.start_timeout.filter(|_| !arrival.is_up()).map(|limit| launched + limit),
+            arrival,
+            contest,
+        }
+        .run()
+    }
+}
+
+/// Lets go of what was inherited: the working directory at once, and the descriptors unless the app may be launched once more.
+fn leave_no_trace(may_relaunch: bool) {
+    let _ = std::env::set_current_dir("/");
+    if !may_relaunch {
+        descriptor::close_inherited();
+    }
+}
+
+fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {
+    let ports = if claims.is_empty() {
+        // A port is known before it is claimed, unless any free one will do.
+        config.ports.iter().map(|spec| PortState::new(spec, spec.port)).collect()
+    } else {
+        claims.iter().map(|claim| PortState::new(&claim.spec, claim.port)).collect()
+    };
+    State {
+        phase,
+        ports,
+        health: config.health.as_ref().map(ToString::to_string),
+        liveness: config.liveness.as_ref().map(ToString::to_string),
+        app_pid: None,
+    }
+}
+
+/// How readiness is asked from here: as a HEALTHCHECK without arguments would in this environment. Bad values in it are told by that
+/// one; here they only keep the app from being called ready.
+fn ask(environment: &Environment, state: &State) -> Ask {
+    let words = ["reberth".into(), "healthcheck".into()];
+    let terms = match config::decide(&words, environment).mode {
+        Ok(Mode::Healthcheck(terms)) => Ok(terms),
+        Ok(_) => Err(String::new()),
+        Err(error) => Err(error.lines().join("; ")),
+    };
+    let state = State { phase: Phase::Ready, ..state.clone() };
+    Box::new(move || terms.as_ref().map_err(Clone::clone).and_then(|terms| health::ask_once(terms, state.clone())))
+}
+
+/// The wait for the port as the signals hear it: no app is there yet to forward them to.
+struct Waiting<'a> {
+    signals: &'a Signals,
+}
+
+impl Hear for Waiting<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+
+    fn heard(&mut self) -> ControlFlow<Stop> {
+        while let Some(received) = self.signals.next() {
+            match received.signal {
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP => {
+                    info!(
+                        "{} received while waiting for the port: the app is not started",
+                        signal::name(received.signal)
+                    );
+                    return ControlFlow::Break(Stop::Ended(Code::signalled(received.signal)));
+                }
+                // PID 1 inherits orphans from the first moment on.
+                libc::SIGCHLD => while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {},
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if process::pid() != 1 => {
+                    let _ = process::send(process::pid(), libc::SIGSTOP);
+                }
+                other => debug!("{} ignored: there is no app yet", signal::name(other)),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}

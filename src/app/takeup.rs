@@ -1,0 +1,114 @@
+//! Owns the sight of an app taking up a socket that it was handed. Must not know what is said about one that does not.
+//!
+//! A handed-over socket listens from the claim on, so "it listens" says nothing about the app. What says something: the socket is in an
+//! epoll set, or a thread waits in `accept`, `poll` or `select` while the app has it open.
+
+use std::fs;
+use std::path::Path;
+
+/// What can be seen of a handed-over socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeUp {
+    /// Somebody in the tree waits for connections on it.
+    Waits,
+    /// The tree has it open and does nothing with it that could be seen.
+    Holds,
+    /// Nobody in the tree has it open any more.
+    Closed,
+    /// The tree's descriptors are not ours to see.
+    Unseen,
+}
+
+/// Looks at the descriptors and threads of `pids` (`proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`).
+pub fn look(pids: &[i32], inode: u64) -> TakeUp {
+    let mut seen = TakeUp::Closed;
+    for pid in pids {
+        let root = format!("/proc/{pid}");
+        let root = Path::new(&root);
+        let Some(descriptors) = descriptors(root) else {
+            seen = if seen == TakeUp::Closed && root.exists() { TakeUp::Unseen } else { seen };
+            continue;
+        };
+        let socket = format!("socket:[{inode}]");
+        let held: Vec<u32> = descriptors.iter().filter(|(_, link)| *link == socket).map(|(fd, _)| *fd).collect();
+        if held.is_empty() {
+            continue;
+        }
+        seen = TakeUp::Holds;
+        let polled = descriptors
+            .iter()
+            .filter(|(_, link)| link == "anon_inode:[eventpoll]")
+            .any(|(fd, _)| polls(root, *fd, &held));
+        if polled || waits(root, &held) {
+            return TakeUp::Waits;
+        }
+    }
+    seen
+}
+
+/// Number and target of every open descriptor; `None` if they cannot be seen.
+fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
+    let entries = fs::read_dir(root.join("fd")).ok()?;
+    let all = entries.flatten().filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        Some((number, target.to_string_lossy().into_owned()))
+    });
+    Some(all.collect())
+}
+
+/// True if the epoll set behind `epoll` watches one of `held`.
+fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
+    let info = fs::read_to_string(root.join("fdinfo").join(epoll.to_string())).unwrap_or_default();
+    let mut watched =
+        info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_ascii_whitespace().next()?.parse().ok());
+    watched.any(|fd| held.contains(&fd))
+}
+
+/// True if a thread is in `accept` on one of `held`, or in a call that waits for several descriptors.
+fn waits(root: &Path, held: &[u32]) -> bool {
+    let Ok(threads) = fs::read_dir(root.join("task")) else { return false };
+    threads.flatten().any(|thread| {
+        let text = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+        let mut words = text.split_ascii_whitespace();
+        let call = words.next().and_then(|word| word.parse::<i64>().ok());
+        let first = words.next().and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+        call.is_some_and(|call| {
+            let accepts =
+                [libc::SYS_accept, libc::SYS_accept4].contains(&call) && first.is_some_and(|fd| held.contains(&fd));
+            accepts || SEVERAL.contains(&call)
+        })
+    })
+}
+
+/// The calls that wait for several descriptors at once; newer machines have only the `p` variants.
+#[cfg(target_arch = "x86_64")]
+const SEVERAL: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_select, libc::SYS_pselect6];
+#[cfg(not(target_arch = "x86_64"))]
+const SEVERAL: [i64; 2] = [libc::SYS_ppoll, libc::SYS_pselect6];
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test may have threads
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_socket_is_closed_held_or_waited_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
+        let inode = fs::metadata(format!("/proc/self/fd/{fd}")).unwrap().ino();
+        let own = [i32::try_from(std::process::id()).unwrap()];
+        assert_eq!(look(&own, u64::MAX), TakeUp::Closed);
+        assert_ne!(look(&own, inode), TakeUp::Closed);
+        let port = listener.local_addr().unwrap();
+        let accepting = std::thread::spawn(move || listener.accept().map(drop));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while look(&own, inode) != TakeUp::Waits {
+            assert!(std::time::Instant::now() < deadline, "a thread in accept is never seen");
+        }
+        std::net::TcpStream::connect(port).unwrap();
+        accepting.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,446 @@
+//! Owns the policy of claiming: which port first, when to wait, when to fall back, when to give up. Must not know the app or HTTP.
+
+use std::net::IpAddr;
+use std::ops::{ControlFlow, RangeInclusive};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::attempt::{Attempt, Tried};
+use super::holder::{self, Depth, Look, State};
+use super::spec::{Protocol, Spec};
+use super::watch::{Pauses, Watch};
+use super::{advice, range};
+use crate::config::{Backoff, Fallback, Wait};
+use crate::error::Error;
+use crate::exit::Code;
+
+/// How ports are claimed. Nothing here picks a default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// One budget for all ports.
+    pub wait: Wait,
+    pub fallback: Fallback,
+    pub backoff: Backoff,
+    /// True: the claimed socket listens and is handed over. False: the app binds by itself, and nothing of ours listens meanwhile.
+    pub listen: bool,
+}
+
+/// A port that is ours for as long as `socket` is open.
+#[derive(Debug)]
+pub struct Claim {
+    /// As asked: its port may be 0, or busy.
+    pub spec: Spec,
+    /// The port really claimed.
+    pub port: u16,
+    /// What the socket is bound to: `[::]` that answers IPv4 too for a wildcard, or `0.0.0.0` where the host has no IPv6.
+    pub addr: IpAddr,
+    /// Close-on-exec, blocking; listening if the policy said so.
+    pub socket: OwnedFd,
+    /// The socket's name in destroy events: the end of this very socket is no news.
+    pub cookie: u64,
+    /// How long the claim took.
+    pub waited: Duration,
+    /// How often the kernel was asked.
+    pub tries: u32,
+}
+
+/// Why claiming ended without the ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// It failed: bad, forbidden or busy ports.
+    Error(Error),
+    /// The caller heard something that ends the wait, such as TERM; the code to end with.
+    Ended(Code),
+}
+
+/// The caller's ear: what it needs to hear while a port is waited for.
+pub trait Hear {
+    /// Readable when there is something to hear, such as a signalfd.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Called when `fd` is readable. Must take what made it readable, or the wait spins. `Break` ends the claim at once.
+    fn heard(&mut self) -> ControlFlow<Stop>;
+    /// A busy port is now waited for. Called once for each.
+    fn wait_started(&mut self, _spec: &Spec) {}
+}
+
+/// Between two log lines about the same wait.
+const REPORT: Duration = Duration::from_secs(10);
+/// So many events in vain between two ticks of the net are a storm: resets of a busy server look like the end of a listener.
+const STORM: u32 = 32;
+/// The pause between two tries in a storm.
+const SHELTER: Duration = Duration::from_millis(10);
+/// Between an event that did not help and the look that finds out why.
+const RECHECK: Duration = Duration::from_millis(50);
+/// A TIME_WAIT's timer runs a little later than it says.
+const LATE: Duration = Duration::from_millis(20);
+/// How often the kernel may choose a port in vain.
+const OFFERS: usize = 16;
+
+/// Claims every port of `specs`, or none: waits for busy ones within the budget, falls back if told to.
+///
+/// The claims come in the order asked, but are made in ascending order of port, so that two instances never hold one each and wait
+/// for the other.
+///
+/// # Errors
+/// [`Stop::Error`]: `Cannot` for a port that can never be bound (at once, even if another is merely busy), `PortBusy` when the
+/// time is over. [`Stop::Ended`]: the caller said so.
+pub fn claim(specs: &[Spec], policy: &Policy, hear: &mut dyn Hear) -> Result<Vec<Claim>, Stop> {
+    let mut claiming = Claiming::new(specs, *policy)?;
+    claiming.try_all()?;
+    for position in claiming.order.clone() {
+        claiming.settle(position, hear)?;
+    }
+    claiming.into_claims()
+}
+
+/// The ports on their way to being claims.
+struct Claiming<'a> {
+    specs: &'a [Spec],
+    policy: Policy,
+    /// Positions in `specs`, in the order they are claimed.
+    order: Vec<usize>,
+    attempts: Vec<Attempt>,
+    waited: Vec<Duration>,
+    started: Instant,
+}
+
+impl<'a> Claiming<'a> {
+    fn new(specs: &'a [Spec], policy: Policy) -> Result<Self, Stop> {
+        let clashes = clashes(specs);
+        if !clashes.is_empty() {
+            return Err(Stop::Error(Error::Settings(clashes)));
+        }
+        let attempts = specs.iter().map(|spec| Attempt::new(spec, v6_only(spec, specs))).collect();
+        let waited = vec![Duration::ZERO; specs.len()];
+        Ok(Self { specs, policy, order: ascending(specs), attempts, waited, started: Instant::now() })
+    }
+
+    /// One bind of everything, so that a port that can never be had fails before another is waited for. What lies above the first
+    /// busy one is let go again: it would be held while we wait for a lower one.
+    fn try_all(&mut self) -> Result<(), Stop> {
+        let mut never = Vec::new();
+        let mut busy = false;
+        for position in &self.order {
+            let (Some(attempt), Some(spec)) = (self.attempts.get_mut(*position), self.specs.get(*position)) else {
+                continue;
+            };
+            match attempt.bind() {
+                Tried::Ours if busy => attempt.release(),
+                Tried::Ours => {}
+                Tried::Busy => busy = true,
+                Tried::Never(error) => never.push(advice::never(spec, &error)),
+            }
+        }
+        if never.is_empty() { Ok(()) } else { Err(Stop::Error(Error::Cannot(never))) }
+    }
+
+    /// Makes the port at `position` ours, by waiting or falling back if it must be.
+    fn settle(&mut self, position: usize, hear: &mut dyn Hear) -> Result<(), Stop> {
+        let policy = self.policy;
+        let end = match policy.wait {
+            Wait::Forever => None,
+            Wait::For(budget) => self.started.checked_add(budget),
+        };
+        let (Some(attempt), Some(spec)) = (self.attempts.get_mut(position), self.specs.get(position)) else {
+            return Ok(());
+        };
+        let mut waiting = Waiting { spec, attempt, policy, end, started: Instant::now() };
+        let ours = waiting.acquire()? || (waiting.has_time() && waiting.wait(hear)?);
+        if let Some(waited) = self.waited.get_mut(position) {
+            *waited = waiting.started.elapsed();
+        }
+        if ours || self.fall_back(position)? { Ok(()) } else { Err(self.give_up(position)) }
+    }
+
+    fn fall_back(&mut self, position: usize) -> Result<bool, Stop> {
+        let Some(spec) = self.specs.get(position) else { return Ok(false) };
+        let avoid = self.avoid(spec.protocol);
+        let v6_only = v6_only(spec, self.specs);
+        let listen = self.policy.listen;
+        let found = match self.policy.fallback {
+            Fallback::None => None,
+            // Above "any port" there is none.
+            _ if spec.port == 0 => None,
+            Fallback::Next(count) => next_ports(spec.port, count, &avoid, &range::reserved())
+                .map(|port| Attempt::new(&spec.with_port(port), v6_only))
+                .find_map(|mut attempt| matches!(acquire(&mut attempt, listen), Tried::Ours).then_some(attempt)),
+            Fallback::Any => any_port(spec, v6_only, listen, &avoid),
+        };
+        let Some(found) = found else { return Ok(false) };
+        let told = if self.policy.fallback == Fallback::Any { "any" } else { "next" };
+        let (what, port) = (advice::label(spec), found.port().unwrap_or_default());
+        tracing::warn!(port, "{what} is still busy: falling back to port {port} (--fallback {told})");
+        if let Some(attempt) = self.attempts.get_mut(position) {
+            *attempt = found;
+        }
+        Ok(true)
+    }
+
+    /// The ports of this protocol that a fallback must not take: those that specs name, and those already claimed.
+    fn avoid(&self, protocol: Protocol) -> Vec<u16> {
+        let same = self.specs.iter().zip(&self.attempts).filter(|(spec, _)| spec.protocol == protocol);
+        same.flat_map(|(spec, attempt)| [Some(spec.port), attempt.port()]).flatten().collect()
+    }
+
+    /// The diagnosis: the port that could not be had, and every later one that is busy too.
+    fn give_up(&mut self, position: usize) -> Stop {
+        let mut lines = Vec::new();
+        for other in self.order.iter().skip_while(|other| **other != position) {
+            let (Some(attempt), Some(spec)) = (self.attempts.get_mut(*other), self.specs.get(*other)) else { continue };
+            if *other == position || matches!(attempt.bind(), Tried::Busy) {
+                attempt.release();
+                let look = holder::look(spec, Depth::Programs);
+                lines.extend(advice::busy(spec, &look, self.policy.wait, self.policy.fallback));
+            }
+        }
+        Stop::Error(Error::PortBusy(lines))
+    }
+
+    fn into_claims(self) -> Result<Vec<Claim>, Stop> {
+        let parts = self.specs.iter().zip(self.attempts).zip(self.waited);
+        let claims = parts.map(|((spec, attempt), waited)| {
+            let tries = attempt.tries;
+            let (address, socket, cookie) = attempt.into_socket()?;
+            Some(Claim { spec: spec.clone(), port: address.port(), addr: address.ip(), socket, cookie, waited, tries })
+        });
+        claims
+            .collect::<Option<Vec<Claim>>>()
+            .ok_or_else(|| Stop::Error(Error::cannot("a claimed socket has no address: start again")))
+    }
+}
+
+/// A port of the kernel's choice that no spec names. Those it offers in vain are held until it has offered another one.
+fn any_port(spec: &Spec, v6_only: bool, listen: bool, avoid: &[u16]) -> Option<Attempt> {
+    let mut vain: Vec<Attempt> = Vec::new();
+    while vain.len() <= avoid.len().saturating_add(OFFERS) {
+        let mut attempt = Attempt::new(&spec.with_port(0), v6_only);
+        match acquire(&mut attempt, listen) {
+            Tried::Ours if attempt.port().is_some_and(|port| !avoid.contains(&port)) => return Some(attempt),
+            Tried::Ours | Tried::Busy => vain.push(attempt),
+            Tried::Never(_) => return None,
+        }
+    }
+    None
+}
+
+fn acquire(attempt: &mut Attempt, listen: bool) -> Tried {
+    if listen { attempt.listen() } else { attempt.bind() }
+}
+
+/// One busy port and the time there is for it.
+struct Waiting<'a> {
+    spec: &'a Spec,
+    attempt: &'a mut Attempt,
+    policy: Policy,
+    /// `None`: for ever.
+    end: Option<Instant>,
+    started: Instant,
+}
+
+impl Waiting<'_> {
+    fn acquire(&mut self) -> Result<bool, Stop> {
+        match acquire(self.attempt, self.policy.listen) {
+            Tried::Ours => Ok(true),
+            Tried::Busy => Ok(false),
+            Tried::Never(error) => Err(Stop::Error(Error::Cannot(vec![advice::never(self.spec, &error)]))),
+        }
+    }
+
+    fn has_time(&self) -> bool {
+        self.end.is_none_or(|end| Instant::now() < end)
+    }
+
+    /// True: the port is ours. False: the time is over.
+    fn wait(&mut self, hear: &mut dyn Hear) -> Result<bool, Stop> {
+        // Subscribe first and try again then: what was freed in between would wake nobody.
+        let mut watch = Watch::open(self.spec.port, self.spec.protocol);
+        if self.acquire()? {
+            return Ok(true);
+        }
+        hear.wait_started(self.spec);
+        let mut pauses = Pauses::new(self.policy.backoff);
+        let mut look = self.report(&mut watch, true);
+        let now = Instant::now();
+        let mut net = now + pauses.next(watch.hears());
+        let mut report = now + REPORT;
+        let mut recheck = look.time_wait().map(|left| now + left + LATE);
+        let mut vain = 0u32;
+        while self.has_time() {
+            let until = [Some(net), Some(report), recheck, self.end].into_iter().flatten().min().unwrap_or(net);
+            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
+                vain = 0;
+            }
+            let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
+            if wake.heard
+                && let ControlFlow::Break(stop) = hear.heard()
+            {
+                return Err(stop);
+            }
+            // Nothing between the event and the try: this is the reaction time.
+            if self.acquire()? {
+                let (what, took) = (advice::label(self.spec), advice::human(self.started.elapsed()));
+                tracing::info!(port = self.spec.port, "{what} is ours after {took}");
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now >= net {
+                net = now + pauses.next(watch.hears());
+                vain = 0;
+            }
+            if wake.event {
+                vain += 1;
+                recheck = Some(recheck.map_or(now + RECHECK, |at| at.min(now + RECHECK)));
+            }
+            if now >= report {
+                look = self.report(&mut watch, false);
+                report = now + REPORT;
+            } else if recheck.is_some_and(|at| now >= at) {
+                look = holder::look(self.spec, Depth::Sockets);
+                watch.count_connections(look.only_connections());
+            } else {
+                continue;
+            }
+            recheck = look.time_wait().map(|left| Instant::now() + left + LATE);
+        }
+        Ok(false)
+    }
+
+    /// Finds out who has the port, follows them, and says so.
+    fn report(&self, watch: &mut Watch, first: bool) -> Look {
+        let look = holder::look(self.spec, Depth::Programs);
+        watch.follow(look.pids());
+        watch.count_connections(look.only_connections());
+        let (what, port) = (advice::label(self.spec), self.spec.port);
+        let limit = match self.end {
+            Some(end) => format!("for up to {}", advice::human(end.saturating_duration_since(Instant::now()))),
+            None => "for ever".to_owned(),
+        };
+        if first {
+            tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
+            let ephemeral = range::local().contains(&port);
+            if ephemeral && look.holders.iter().any(|holder| holder.state == State::Client) {
+                tracing::warn!(
+                    port,
+                    "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
+                    take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
+                );
+            } else if ephemeral {
+                tracing::debug!(
+                    port,
+                    "{what} lies in net.ipv4.ip_local_port_range: any outgoing connection may take it"
+                );
+            }
+        } else {
+            let waited = advice::human(self.started.elapsed());
+            tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
+        }
+        look
+    }
+}
+
+fn cannot_poll(error: std::io::Error) -> Stop {
+    Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {error}")))
+}
+
+/// Ascending by port, protocol and address; port 0 last, so that the kernel cannot choose a port that another spec names.
+fn ascending(specs: &[Spec]) -> Vec<usize> {
+    let mut order: Vec<(bool, u16, Protocol, Option<IpAddr>, usize)> = specs
+        .iter()
+        .enumerate()
+        .map(|(position, spec)| (spec.port == 0, spec.port, spec.protocol, spec.addr, position))
+        .collect();
+    order.sort_unstable();
+    order.into_iter().map(|(.., position)| position).collect()
+}
+
+/// An explicit `[::]` answers IPv4 too, as everywhere, unless an IPv4 address is named for the same port.
+fn v6_only(spec: &Spec, specs: &[Spec]) -> bool {
+    let same = |other: &&Spec| other.port == spec.port && other.protocol == spec.protocol;
+    matches!(spec.addr, Some(IpAddr::V6(addr)) if addr.is_unspecified())
+        && specs.iter().filter(same).any(|other| matches!(other.addr, Some(IpAddr::V4(_))))
+}
+
+/// Specs that exclude each other: waiting for oneself would never end.
+fn clashes(specs: &[Spec]) -> Vec<String> {
+    let reach = |spec: &Spec| {
+        holder::sockets::reach(spec.addr.unwrap_or(std::net::Ipv6Addr::UNSPECIFIED.into()), v6_only(spec, specs))
+    };
+    let pairs = specs
+        .iter()
+        .enumerate()
+        .flat_map(|(position, one)| specs.iter().skip(position + 1).map(move |other| (one, other)));
+    let clashing = pairs.filter(|(one, other)| {
+        let same = one.port == other.port && one.port != 0 && one.protocol == other.protocol;
+        same && holder::sockets::overlap(reach(one), reach(other))
+    });
+    let line = |(one, other): (&Spec, &Spec)| {
+        format!(
+            "--port: {} and {} exclude each other, since one includes the other's address: name only one of them",
+            advice::label(one),
+            advice::label(other)
+        )
+    };
+    clashing.map(line).collect()
+}
+
+/// The candidates of `next:count`, nearest first.
+fn next_ports<'a>(
+    asked: u16,
+    count: u16,
+    avoid: &'a [u16],
+    reserved: &'a [RangeInclusive<u16>],
+) -> impl Iterator<Item = u16> + 'a {
+    let above = asked.checked_add(1).map(|first| first..=asked.saturating_add(count));
+    let above = above.into_iter().flatten();
+    above.filter(|port| !avoid.contains(port) && !reserved.iter().any(|range| range.contains(port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Protocol, Spec, ascending, clashes, next_ports, v6_only};
+
+    fn spec(addr: &str, port: u16) -> Spec {
+        let addr = (!addr.is_empty()).then(|| addr.parse().unwrap());
+        Spec { name: None, addr, port, protocol: Protocol::Tcp }
+    }
+
+    #[test]
+    fn claims_go_up() {
+        let udp = Spec { protocol: Protocol::Udp, ..spec("", 80) };
+        let specs = [spec("", 0), spec("", 9000), spec("127.0.0.1", 80), udp, spec("", 443)];
+        assert_eq!(ascending(&specs), [2, 3, 4, 1, 0]);
+    }
+
+    #[test]
+    fn the_next_ports() {
+        let next = |asked, count, avoid: &[u16]| next_ports(asked, count, avoid, &[8083..=8084]).collect::<Vec<u16>>();
+        assert_eq!(next(8080, 3, &[]), [8081, 8082]);
+        assert_eq!(next(8080, 6, &[8081]), [8082, 8085, 8086]);
+        assert_eq!(next(65533, 100, &[]), [65534, 65535]);
+        assert!(next(65535, 100, &[]).is_empty());
+    }
+
+    #[test]
+    fn specs_that_exclude_each_other() {
+        let table = [
+            (spec("", 80), spec("127.0.0.1", 80), 1),
+            (spec("0.0.0.0", 80), spec("127.0.0.1", 80), 1),
+            (spec("", 80), spec("::1", 80), 1),
+            (spec("0.0.0.0", 80), spec("::", 80), 0),
+            (spec("127.0.0.1", 80), spec("127.0.0.2", 80), 0),
+            (spec("", 80), spec("", 81), 0),
+            (spec("", 0), spec("", 0), 0),
+            (spec("", 80), Spec { protocol: Protocol::Udp, ..spec("", 80) }, 0),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!(clashes(&[one.clone(), other.clone()]).len(), expected, "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_alone_answers_ipv4_too() {
+        let all = [spec("::", 80), spec("0.0.0.0", 80), spec("::", 81), spec("", 82)];
+        let only: Vec<bool> = all.iter().map(|spec| v6_only(spec, &all)).collect();
+        assert_eq!(only, [true, false, false, false]);
+    }
+}

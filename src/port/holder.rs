@@ -1,0 +1,306 @@
+//! Owns who has a port: sockets matched to programs, each with its state, degraded in honest steps. Must not know what is done about it.
+
+pub mod processes;
+pub mod sockets;
+mod words;
+
+pub use words::timestamp;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::port::spec::{Protocol, Spec};
+use crate::sys::netlink::{self, Row};
+
+/// What a holder's socket is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    Listening,
+    /// Bound, and it does not listen (TCP); every unconnected UDP socket.
+    Bound,
+    /// An outgoing connection that the kernel gave this port.
+    Client,
+    /// A connection that a server left behind, or a connected UDP socket.
+    Established,
+    FinWait,
+    CloseWait,
+    TimeWait,
+}
+
+impl State {
+    /// In the kernel's capitals where it is a state of a connection.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::Bound => "bound",
+            Self::Client => "client connection",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::TimeWait => "TIME_WAIT",
+        }
+    }
+
+    /// `None` for a handshake that has not ended: it is its listener's.
+    fn of(row: &Row, protocol: Protocol) -> Option<Self> {
+        match (protocol, row.state) {
+            (_, 7 | 13) => Some(Self::Bound),
+            (Protocol::Udp, _) => Some(Self::Established),
+            (_, 1) => Some(Self::Established),
+            (_, 2) => Some(Self::Client),
+            (_, 4 | 5 | 11) => Some(Self::FinWait),
+            (_, 6) => Some(Self::TimeWait),
+            (_, 8 | 9) => Some(Self::CloseWait),
+            (_, 10) => Some(Self::Listening),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits for peers rather than talks to one.
+    pub fn has_no_peer(self) -> bool {
+        matches!(self, Self::Listening | Self::Bound)
+    }
+}
+
+/// One program (or nobody) that has a port, with all its sockets there that are in the same state. Unknown is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub port: u16,
+    pub protocol: Protocol,
+    pub pid: Option<i32>,
+    pub command: Option<String>,
+    pub uid: Option<u32>,
+    pub user: Option<String>,
+    /// The container's id, 64 hexadecimal digits.
+    pub container: Option<String>,
+    pub state: State,
+    /// The local address the socket is bound to.
+    pub address: IpAddr,
+    /// How many sockets, at least 1.
+    pub sockets: usize,
+    /// Start of the program, in seconds since 1970.
+    pub since: Option<u64>,
+    /// TIME_WAIT only: the longest of them.
+    pub left: Option<Duration>,
+    /// Why there is no pid, in words.
+    pub hidden: Option<String>,
+}
+
+impl Holder {
+    /// TIME_WAIT only: after this many seconds it is over.
+    pub fn seconds_left(&self) -> Option<u64> {
+        self.left.map(|left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+    }
+}
+
+/// What a look at a port found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Listening first; connections of a listener that is listed are left out.
+    pub holders: Vec<Holder>,
+    /// Connections of the listeners in `holders`.
+    pub connections: usize,
+    /// Why this may not be the whole truth, in words.
+    pub incomplete: Option<&'static str>,
+}
+
+impl Look {
+    /// The pids known, each once.
+    pub fn pids(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = self.holders.iter().filter_map(|holder| holder.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Nobody listens or has it bound: connections are all there is.
+    pub fn only_connections(&self) -> bool {
+        !self.holders.is_empty() && self.holders.iter().all(|holder| !holder.state.has_no_peer())
+    }
+
+    /// How long the last TIME_WAIT takes, where nothing else holds the port: a timed wait, and no event will tell its end.
+    pub fn time_wait(&self) -> Option<Duration> {
+        let all = !self.holders.is_empty() && self.holders.iter().all(|holder| holder.state == State::TimeWait);
+        self.holders.iter().filter_map(|holder| holder.left).max().filter(|_| all)
+    }
+}
+
+/// How far a look goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The kernel's list of sockets only: microseconds.
+    Sockets,
+    /// Programs too: milliseconds, once per message.
+    Programs,
+}
+
+/// Who has the port of `spec`, or an address of it that excludes the one asked for.
+pub fn look(spec: &Spec, depth: Depth) -> Look {
+    match sockets::list(spec.protocol, netlink::ALL, spec.port) {
+        Ok((rows, incomplete)) => {
+            let asked = sockets::reach_of(spec);
+            let reaches = |row: &Row| sockets::overlap(asked, sockets::reach(row.local, row.v6_only == Some(true)));
+            let rows = rows.into_iter().filter(reaches).collect();
+            Look { incomplete, ..name(rows, spec.protocol, depth) }
+        }
+        Err(_) => Look { incomplete: Some("neither netlink nor /proc/net can be read here"), ..Look::default() },
+    }
+}
+
+/// Every listener of this network namespace: TCP, and UDP sockets without a peer.
+///
+/// # Errors
+/// Neither netlink nor `/proc/net` can be read.
+pub fn everybody() -> io::Result<Look> {
+    let (tcp, incomplete) = sockets::list(Protocol::Tcp, netlink::LISTEN, 0)?;
+    let (udp, _) = sockets::list(Protocol::Udp, 1 << 7, 0)?;
+    let mut all = name(tcp, Protocol::Tcp, Depth::Programs);
+    all.holders.extend(name(udp, Protocol::Udp, Depth::Programs).holders);
+    all.holders.sort_by_key(|holder| (holder.port, holder.protocol, holder.address, holder.pid));
+    Ok(Look { incomplete, ..all })
+}
+
+fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth) -> Look {
+    let mut seen: Vec<(State, Row)> =
+        rows.into_iter().filter_map(|row| Some((State::of(&row, protocol)?, row))).collect();
+    let listener = seen.iter().any(|(state, _)| *state == State::Listening);
+    let all = seen.len();
+    if listener {
+        // They are the listener's, and go with it; there may be very many.
+        seen.retain(|(state, _)| state.has_no_peer());
+    } else {
+        mark_clients(&mut seen);
+    }
+    let connections = all - seen.len();
+    let holders = match depth {
+        Depth::Sockets => group(seen, protocol, &processes::Search::default()),
+        Depth::Programs => {
+            let inodes: HashSet<u64> = seen.iter().map(|(_, row)| row.inode).filter(|inode| *inode != 0).collect();
+            let mut holders = group(seen, protocol, &processes::search(&inodes));
+            describe(&mut holders);
+            holders
+        }
+    };
+    Look { holders, connections, incomplete: None }
+}
+
+/// A connection on a port nobody listens on is a client's if it leads to a port that does not look like a client's own.
+fn mark_clients(seen: &mut [(State, Row)]) {
+    let range = crate::port::range::local();
+    let mut servers: Option<HashSet<u16>> = None;
+    for (state, row) in seen {
+        let connected = matches!(state, State::Established | State::CloseWait | State::FinWait);
+        if !connected || !range.contains(&row.local_port) {
+            continue;
+        }
+        // Both ends in the kernel's range: a local server may still have taken one of its ports.
+        let listens = || listening(0).unwrap_or_default().into_iter().map(|listener| listener.port).collect();
+        if !range.contains(&row.peer_port) || servers.get_or_insert_with(listens).contains(&row.peer_port) {
+            *state = State::Client;
+        }
+    }
+}
+
+/// What makes sockets one line: state, port, pid, uid, and for those without a peer the address.
+type Same = (State, u16, Option<i32>, Option<u32>, Option<IpAddr>);
+
+fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search) -> Vec<Holder> {
+    let own = nix::unistd::geteuid().as_raw();
+    let mut groups: BTreeMap<Same, Holder> = BTreeMap::new();
+    for (state, row) in seen {
+        let pids =
+            search.pids.get(&row.inode).map_or_else(|| vec![None], |pids| pids.iter().copied().map(Some).collect());
+        for pid in pids {
+            let uid = (row.inode != 0).then_some(row.uid);
+            // Connections of one program are one line, whatever the address; listeners are a line each.
+            let apart = state.has_no_peer().then_some(row.local);
+            let new = || Holder {
+                port: row.local_port,
+                protocol,
+                pid,
+                command: None,
+                uid,
+                user: None,
+                container: None,
+                state,
+                address: row.local,
+                sockets: 0,
+                since: None,
+                left: None,
+                hidden: words::hidden(pid, &row, state, search, own),
+            };
+            let holder = groups.entry((state, row.local_port, pid, uid, apart)).or_insert_with(new);
+            holder.sockets += 1;
+            if state == State::TimeWait {
+                holder.left = holder.left.max(Some(row.expires));
+            }
+        }
+    }
+    groups.into_values().collect()
+}
+
+fn describe(holders: &mut [Holder]) {
+    let mut facts: HashMap<i32, processes::Facts> = HashMap::new();
+    for holder in holders {
+        if let Some(pid) = holder.pid {
+            let known = facts.entry(pid).or_insert_with(|| processes::facts(pid)).clone();
+            holder.command = known.command;
+            holder.uid = known.uid.or(holder.uid);
+            holder.container = known.container;
+            holder.since = known.since;
+        }
+        holder.user = holder.uid.and_then(processes::user);
+    }
+}
+
+/// A listening TCP socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// `::` that is not `v6_only` answers IPv4 too.
+    pub addr: IpAddr,
+    pub port: u16,
+    pub inode: u64,
+    pub v6_only: bool,
+    /// Connections that wait to be accepted.
+    pub queue: u32,
+}
+
+impl From<Row> for Listener {
+    fn from(row: Row) -> Self {
+        Self {
+            addr: row.local,
+            port: row.local_port,
+            inode: row.inode,
+            v6_only: row.v6_only == Some(true),
+            queue: row.receive_queue,
+        }
+    }
+}
+
+/// The listening TCP sockets on `port` (0: on any), whoever has them. Microseconds.
+///
+/// # Errors
+/// Neither netlink nor `/proc/net` can be read.
+pub fn listening(port: u16) -> io::Result<Vec<Listener>> {
+    let (rows, _) = sockets::list(Protocol::Tcp, netlink::LISTEN, port)?;
+    Ok(rows.into_iter().map(Listener::from).collect())
+}
+
+/// The listening TCP sockets that any of `pids` has open. Pids whose descriptors cannot be seen count as having none.
+///
+/// # Errors
+/// Neither netlink nor `/proc/net` can be read.
+pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
+    let all = listening(0)?;
+    let wanted: HashSet<u64> = all.iter().map(|listener| listener.inode).collect();
+    let sockets: HashSet<u64> =
+        pids.iter().filter_map(|pid| processes::sockets_of(*pid, Some(&wanted)).ok()).flatten().collect();
+    Ok(all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect())
+}
+
+/// How many connections wait to be accepted on the listening socket `inode`; `None`: it is not listening (any more).
+pub fn accept_queue(port: u16, inode: u64) -> Option<u32> {
+    listening(port).ok()?.into_iter().find(|listener| listener.inode == inode).map(|listener| listener.queue)
+}

@@ -1,0 +1,167 @@
+//! Owns what `/proc` says about those who hold a socket: which pids, what they are called, whose they are. Must not know ports.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use nix::fcntl::readlinkat;
+
+/// Who has which socket open, as far as we may see.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// Inode to pids, in the order of the pids.
+    pub pids: HashMap<u64, Vec<i32>>,
+    /// Owners of programs whose descriptors we may not see.
+    pub refused: HashSet<u32>,
+    /// False: there is no `/proc` to look into.
+    pub looked: bool,
+}
+
+/// Looks through every visible program's descriptors for these socket inodes. Costs milliseconds for hundreds of programs: for a
+/// message, never between an event and a try.
+pub fn search(inodes: &HashSet<u64>) -> Search {
+    let mut found = Search::default();
+    let Ok(entries) = fs::read_dir("/proc") else { return found };
+    let mut pids: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    found.looked = !pids.is_empty();
+    if inodes.is_empty() {
+        return found;
+    }
+    pids.sort_unstable();
+    for pid in pids {
+        match sockets_of(pid, Some(inodes)) {
+            Ok(mine) => mine.into_iter().for_each(|inode| found.pids.entry(inode).or_default().push(pid)),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                found.refused.extend(fs::metadata(format!("/proc/{pid}")).map(|entry| entry.uid()));
+            }
+            // It ended while we looked.
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+/// The inodes of the sockets that `pid` has open; with `wanted`, only those of them.
+///
+/// # Errors
+/// The program is gone, or its descriptors are not ours to see.
+pub fn sockets_of(pid: i32, wanted: Option<&HashSet<u64>>) -> std::io::Result<HashSet<u64>> {
+    let path = format!("/proc/{pid}/fd");
+    let directory = fs::File::open(&path)?;
+    let mut found = HashSet::new();
+    for entry in fs::read_dir(&path)?.flatten() {
+        let Ok(target) = readlinkat(directory.as_fd(), entry.file_name().as_os_str()) else { continue };
+        let inode = target.as_bytes().strip_prefix(b"socket:[").and_then(|rest| rest.strip_suffix(b"]"));
+        let inode = inode.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        let Some(inode) = inode.filter(|inode| wanted.is_none_or(|wanted| wanted.contains(inode))) else { continue };
+        found.insert(inode);
+        // Programs with very many descriptors open the listening one early.
+        if wanted.is_some_and(|wanted| wanted.len() == found.len()) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// What is worth saying about a program.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Its command line, on one line, or its name in brackets where it has none.
+    pub command: Option<String>,
+    /// Its effective uid.
+    pub uid: Option<u32>,
+    pub container: Option<String>,
+    /// When it started, in seconds since 1970.
+    pub since: Option<u64>,
+}
+
+/// Reads them; whatever cannot be read is `None`.
+pub fn facts(pid: i32) -> Facts {
+    let read = |name: &str| {
+        fs::read(format!("/proc/{pid}/{name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let status = read("status").unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let name = || field("Name:").map(|name| format!("[{name}]"));
+    Facts {
+        command: read("cmdline").map(|line| one_line(&line)).filter(|line| !line.is_empty()).or_else(name),
+        uid: field("Uid:").and_then(|uids| uids.split_ascii_whitespace().nth(1)?.parse().ok()),
+        container: read("cgroup").as_deref().and_then(container),
+        since: read("stat").as_deref().and_then(started),
+    }
+}
+
+/// Arguments end in NUL; a control character would break the line it is printed on.
+fn one_line(arguments: &str) -> String {
+    arguments.trim_end_matches('\0').chars().map(|c| if c.is_control() { ' ' } else { c }).take(4096).collect()
+}
+
+/// The container's id in `/proc/PID/cgroup`: 64 hexadecimal digits, whatever the engine wraps around them. The last one counts, since
+/// a container in a container (kind, Docker in Docker) is named by both.
+fn container(cgroup: &str) -> Option<String> {
+    let mut runs = cgroup.split(|c: char| !c.is_ascii_hexdigit());
+    runs.rfind(|run| run.len() == 64).map(str::to_owned)
+}
+
+/// Field 22 of `/proc/PID/stat` counts ticks (USER_HZ, 100 a second) since boot; the name in field 2 may hold anything, `)` included.
+fn started(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks: u64 = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let boot = fs::read_to_string("/proc/stat").ok()?;
+    let boot: u64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(boot.saturating_add(ticks / 100))
+}
+
+/// The name of `uid` in `/etc/passwd`: a static binary has no NSS, and needs none to name a neighbour.
+pub fn user(uid: u32) -> Option<String> {
+    let passwd = fs::read("/etc/passwd").ok()?;
+    name_in(&String::from_utf8_lossy(&passwd), uid)
+}
+
+fn name_in(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{container, name_in, one_line};
+
+    #[test]
+    fn container_ids_of_every_engine() {
+        let id = "0123456789abcdef".repeat(4);
+        let inner = "f".repeat(64);
+        let table = [
+            (format!("0::/system.slice/docker-{id}.scope\n"), Some(&id)),
+            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{id}\n"), Some(&id)),
+            (format!("0::/kubepods.slice/kubepods-pod1234.slice/cri-containerd-{id}.scope\n"), Some(&id)),
+            (format!("0::/machine.slice/libpod-{id}.scope/container\n"), Some(&id)),
+            (format!("0::/docker/{id}/kubelet/{inner}\n"), Some(&inner)),
+            ("0::/\n".to_owned(), None),
+            ("0::/user.slice/user-1000.slice\n".to_owned(), None),
+        ];
+        for (cgroup, expected) in table {
+            assert_eq!(container(&cgroup).as_ref(), expected, "{cgroup}");
+        }
+    }
+
+    #[test]
+    fn command_lines_stay_on_one_line() {
+        assert_eq!(one_line("python3\0-c\0a\nb\0"), "python3 -c a b");
+        assert_eq!(one_line(""), "");
+    }
+
+    #[test]
+    fn users_by_uid() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\n:x:7:\nwww-data:x:33:33::/:/bin/false\n";
+        assert_eq!(name_in(passwd, 33).as_deref(), Some("www-data"));
+        assert_eq!(name_in(passwd, 0).as_deref(), Some("root"));
+        assert_eq!(name_in(passwd, 7), None);
+        assert_eq!(name_in(passwd, 1), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! Owns how a holder is put into words. Must not know how it was found.
+
+use std::fmt;
+
+use super::processes::Search;
+use super::{Holder, Look, State};
+use crate::port::spec::Protocol;
+use crate::sys::netlink::Row;
+
+/// More than this of a command line helps nobody in a log.
+const COMMAND: usize = 160;
+
+/// Why no pid is known for this socket; `None` where it is, or where there can be none.
+pub fn hidden(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u32) -> Option<String> {
+    if pid.is_some() || state == State::TimeWait {
+        return None;
+    }
+    Some(match row.inode {
+        0 if state.has_no_peer() => "a socket of the kernel itself, or of a file system".to_owned(),
+        0 => "closed by its program, the kernel still ends the connection".to_owned(),
+        _ if !search.looked => "pid unknown: /proc was not searched".to_owned(),
+        _ if search.refused.contains(&row.uid) && row.uid == own => {
+            "pid hidden: the program is not dumpable".to_owned()
+        }
+        _ if search.refused.contains(&row.uid) || (row.uid != own && !search.refused.is_empty()) => {
+            "pid hidden: another user".to_owned()
+        }
+        _ => "in another PID namespace or container".to_owned(),
+    })
+}
+
+impl fmt::Display for Holder {
+    /// One line: who, whose, where, in which state.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pid, self.state) {
+            (Some(pid), _) => write!(f, "pid {pid}")?,
+            (None, State::TimeWait) => f.write_str("nobody")?,
+            (None, _) => write!(f, "no visible pid ({})", self.hidden.as_deref().unwrap_or("unknown"))?,
+        }
+        if let Some(command) = &self.command {
+            let short: String = command.chars().take(COMMAND).collect();
+            write!(f, " `{short}{}`", if short.len() < command.len() { "…" } else { "" })?;
+        }
+        match (&self.user, self.uid) {
+            (Some(user), Some(uid)) => write!(f, ", uid {uid} ({user})")?,
+            (None, Some(uid)) => write!(f, ", uid {uid}")?,
+            _ => {}
+        }
+        if let Some(container) = &self.container {
+            write!(f, ", container {}", container.get(..12).unwrap_or(container))?;
+        }
+        write!(f, ", ")?;
+        self.doing(f)
+    }
+}
+
+impl Holder {
+    fn doing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let many = if self.sockets == 1 { "a connection".to_owned() } else { format!("{} connections", self.sockets) };
+        match (self.state, self.protocol) {
+            (State::Listening, _) => write!(f, "listening on {}", self.at()),
+            (State::Bound, Protocol::Tcp) => write!(f, "bound to {}, not listening", self.at()),
+            (State::Bound, Protocol::Udp) => write!(f, "bound to {}", self.at()),
+            (State::Client, _) => write!(f, "a client connection: {many} to elsewhere that the kernel gave this port"),
+            (State::TimeWait, _) => {
+                let left = self.seconds_left().unwrap_or_default();
+                write!(f, "TIME_WAIT, {left}s left: {many} of a server that has ended")
+            }
+            (State::Established | State::CloseWait | State::FinWait, _) => {
+                write!(f, "{}: {many} left by a server that no longer listens", self.state.name())
+            }
+        }
+    }
+
+    fn at(&self) -> std::net::SocketAddr {
+        std::net::SocketAddr::new(self.address, self.port)
+    }
+}
+
+impl fmt::Display for Look {
+    /// The holders after one another, for one line of a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.holders.is_empty() {
+            return f.write_str(self.incomplete.unwrap_or("a holder that is not visible from here"));
+        }
+        for (position, holder) in self.holders.iter().take(4).enumerate() {
+            write!(f, "{}{holder}", if position == 0 { "" } else { "; " })?;
+        }
+        match self.holders.len() {
+            0..=4 => Ok(()),
+            more => write!(f, "; and {} more", more - 4),
+        }
+    }
+}
+
+/// RFC 3339 in UTC, of seconds since 1970. The calendar is Howard Hinnant's `civil_from_days`.
+pub fn timestamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::timestamp;
+
+    #[test]
+    fn timestamps() {
+        let table = [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_600, "2025-01-01T00:00:00Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+        ];
+        for (seconds, expected) in table {
+            assert_eq!(timestamp(seconds), expected);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Owns the kernel's settings about port numbers, read fresh each time. Must not know who asks.
+
+use std::fs;
+use std::ops::RangeInclusive;
+
+fn read(name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()
+}
+
+/// `ip_local_port_range`: the ports the kernel gives to outgoing connections. Its default where it cannot be read.
+pub fn local() -> RangeInclusive<u16> {
+    let text = read("ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_ascii_whitespace().filter_map(|number| number.parse().ok());
+    let (low, high) = (numbers.next().unwrap_or(32768), numbers.next().unwrap_or(60999));
+    low..=high
+}
+
+/// `ip_local_reserved_ports`: ports somebody keeps for a service of their own.
+pub fn reserved() -> Vec<RangeInclusive<u16>> {
+    ranges(&read("ip_local_reserved_ports").unwrap_or_default())
+}
+
+/// `ip_unprivileged_port_start`: below it, a bind needs CAP_NET_BIND_SERVICE.
+pub fn unprivileged_from() -> u16 {
+    read("ip_unprivileged_port_start").and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// `8080,9148-9150`
+fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
+    let parts = text.trim().split(',').filter_map(|part| {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        Some(low.trim().parse().ok()?..=high.trim().parse().ok()?)
+    });
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ranges;
+
+    #[test]
+    fn reserved_ports_as_the_kernel_writes_them() {
+        assert_eq!(ranges("8080,9148-9150\n"), [8080..=8080, 9148..=9150]);
+        assert_eq!(ranges("\n"), []);
+    }
+}

@@ -1,0 +1,285 @@
+//! Owns the event sources of a wait: destroyed sockets, the end of known holders, the caller's signals, and the clock under them.
+//! Must not know what is done when one of them speaks.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use crate::config::Backoff;
+use crate::port::spec::Protocol;
+use crate::sys::{netlink, pidfd};
+
+/// More holders than this are not followed one by one; netlink hears them anyway.
+const FOLLOWED: usize = 16;
+/// A backoff of zero would be a busy loop.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Nobody means more, and the clock can still be added to.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+impl From<Protocol> for netlink::Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+/// One socket on a watched port is gone: closed by everybody who had it, or its last holder ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    pub port: u16,
+    /// Owner of the socket.
+    pub uid: u32,
+    /// The kernel's name for the socket (`SO_COOKIE`): tells one's own from others'.
+    pub cookie: u64,
+}
+
+/// What a subscription has heard since the last look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drained {
+    pub events: Vec<Event>,
+    /// The kernel's queue ran over, so there were more events than these.
+    pub lost: bool,
+}
+
+/// A subscription to the end of sockets on some ports. While one is open, every TCP socket that closes on the machine costs the
+/// kernel some microseconds more: open it late and drop it early.
+///
+/// The kernel tells a little late (some 0.1 ms, or an RCU grace period): a socket closed just before `open` may still be heard.
+#[derive(Debug)]
+pub struct Destroyed {
+    socket: netlink::Destroyed,
+    ports: Vec<u16>,
+}
+
+impl Destroyed {
+    /// Subscribes to sockets without a peer (listening, bound) on `ports`.
+    ///
+    /// # Errors
+    /// Netlink is refused: seccomp, gVisor, a kernel without `sock_diag`.
+    pub fn open(ports: &[(u16, Protocol)]) -> io::Result<Self> {
+        Self::subscribe(ports, false)
+    }
+
+    fn subscribe(ports: &[(u16, Protocol)], peers: bool) -> io::Result<Self> {
+        let mut transports: Vec<netlink::Transport> = Vec::new();
+        for (_, protocol) in ports {
+            let transport = (*protocol).into();
+            if !transports.contains(&transport) {
+                transports.push(transport);
+            }
+        }
+        let ports: Vec<u16> = ports.iter().map(|(port, _)| *port).collect();
+        let socket = netlink::Destroyed::open(&transports, &ports, peers)?;
+        Ok(Self { socket, ports })
+    }
+
+    /// Everything heard so far, without waiting.
+    ///
+    /// # Errors
+    /// The subscription is broken: drop it.
+    pub fn drain(&self) -> io::Result<Drained> {
+        let received = self.socket.drain()?;
+        let ours = received.rows.into_iter().filter(|row| self.ports.contains(&row.local_port));
+        let events = ours.map(|row| Event { port: row.local_port, uid: row.uid, cookie: row.cookie }).collect();
+        Ok(Drained { events, lost: received.lost })
+    }
+}
+
+impl AsFd for Destroyed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Why a sleep ended. Both false: the clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// The caller's own descriptor is readable.
+    pub heard: bool,
+    /// Something happened on the port.
+    pub event: bool,
+}
+
+/// Everything one wait listens to.
+#[derive(Debug)]
+pub struct Watch {
+    port: u16,
+    events: Option<Destroyed>,
+    peers: bool,
+    holders: Vec<OwnedFd>,
+}
+
+impl Watch {
+    /// Subscribes to `port`. Netlink may be refused: then the clock is the only net, and `hears` says so.
+    pub fn open(port: u16, protocol: Protocol) -> Self {
+        // Connected UDP sockets hold a port just as unconnected ones do.
+        let peers = protocol == Protocol::Udp;
+        // Port 0 is no port anybody could free.
+        let events = (port != 0).then(|| Destroyed::subscribe(&[(port, protocol)], peers)).and_then(|events| {
+            events.inspect_err(|error| tracing::debug!(port, %error, "no socket events from the kernel")).ok()
+        });
+        Self { port, events, peers, holders: Vec::new() }
+    }
+
+    /// True while the kernel tells about closed sockets.
+    pub fn hears(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// Listens to the end of these holders as well; replaces earlier ones.
+    pub fn follow(&mut self, pids: impl IntoIterator<Item = i32>) {
+        self.holders = pids.into_iter().take(FOLLOWED).filter_map(|pid| pidfd::open(pid).ok()).collect();
+    }
+
+    /// Whether the end of a mere connection counts. Not while somebody listens: a busy server ends thousands a second.
+    pub fn count_connections(&mut self, peers: bool) {
+        if peers == self.peers {
+            return;
+        }
+        let Some(events) = &self.events else { return };
+        if events.socket.filter(&events.ports, peers).is_ok() {
+            self.peers = peers;
+        }
+    }
+
+    /// Sleeps until `ear` is readable or `until` has come, whatever happens on the port meanwhile; that is heard afterwards.
+    ///
+    /// # Errors
+    /// As [`Watch::sleep`].
+    pub fn rest(&self, ear: BorrowedFd<'_>, until: Instant) -> io::Result<Wake> {
+        let mut polled = [PollFd::new(ear, PollFlags::POLLIN)];
+        Ok(Wake { heard: wait(&mut polled, until)?, event: false })
+    }
+
+    /// Sleeps until something happens on the port, `ear` is readable, or `until` has come.
+    ///
+    /// # Errors
+    /// `ppoll(2)` itself failed, which a caller must not answer by trying again at once.
+    pub fn sleep(&mut self, ear: BorrowedFd<'_>, until: Instant) -> io::Result<Wake> {
+        let holders = self.holders.iter().map(AsFd::as_fd);
+        let sources = std::iter::once(ear).chain(self.events.iter().map(AsFd::as_fd)).chain(holders);
+        let mut polled: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match wait(&mut polled, until) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Wake::default()),
+            // More descriptors than the limit on open files allows to poll, a very low one: live without the holders'.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !self.holders.is_empty() => {
+                self.holders.clear();
+                return Ok(Wake::default());
+            }
+            Err(error) => return Err(error),
+        }
+        let spoke: Vec<bool> = polled.iter().map(|fd| fd.revents().is_none_or(|events| !events.is_empty())).collect();
+        let mut spoke = spoke.into_iter();
+        let heard = spoke.next().unwrap_or_default();
+        let mut event = self.events.is_some() && spoke.next().unwrap_or_default() && self.drain();
+        // One that ended stays readable for ever: it has said all it can.
+        let before = self.holders.len();
+        self.holders.retain(|_| !spoke.next().unwrap_or_default());
+        event |= self.holders.len() < before;
+        Ok(Wake { heard, event })
+    }
+
+    fn drain(&mut self) -> bool {
+        let Some(events) = &self.events else { return false };
+        match events.drain() {
+            Ok(drained) => drained.lost || !drained.events.is_empty(),
+            Err(error) => {
+                tracing::debug!(port = self.port, %error, "socket events broke; going by the clock");
+                self.events = None;
+                true
+            }
+        }
+    }
+}
+
+/// True: one of them speaks. False: the time is over, or a signal interrupted.
+fn wait(polled: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+    let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
+    match ppoll(polled, Some(timeout), None) {
+        Ok(speaking) => Ok(speaking > 0),
+        Err(nix::Error::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The pauses between tries that no event asked for.
+#[derive(Debug)]
+pub struct Pauses {
+    backoff: Backoff,
+    next: Duration,
+    random: u64,
+}
+
+impl Pauses {
+    pub fn new(backoff: Backoff) -> Self {
+        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+        let random = (u64::from(clock) << 32) | u64::from(std::process::id()) | 1;
+        Self { backoff, next: backoff.min.max(SHORTEST), random }
+    }
+
+    /// With events the pause is the longest one: a net under them. Without, it doubles from `min` to `max` with full jitter, a
+    /// random part of the whole, so that instances that started together do not try together.
+    pub fn next(&mut self, hears: bool) -> Duration {
+        let longest = self.backoff.max.clamp(SHORTEST, LONGEST);
+        if hears {
+            return longest;
+        }
+        let whole = self.next.min(longest);
+        self.next = whole.saturating_mul(2);
+        let part = self.random() % u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Duration::from_nanos(part).max(SHORTEST)
+    }
+
+    /// Marsaglia's xorshift64: apart from each other is all that instances need to be.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Pauses};
+    use crate::config::Backoff;
+
+    fn backoff(min: u64, max: u64) -> Backoff {
+        Backoff { min: Duration::from_millis(min), max: Duration::from_millis(max) }
+    }
+
+    #[test]
+    fn with_events_the_pause_is_the_net() {
+        let mut pauses = Pauses::new(backoff(10, 1000));
+        for _ in 0..10 {
+            assert_eq!(pauses.next(true), Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn without_events_the_pause_doubles_and_never_leaves_its_range() {
+        let mut pauses = Pauses::new(backoff(10, 1000));
+        for whole in [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000] {
+            let pause = pauses.next(false);
+            assert!(
+                pause >= Duration::from_millis(1) && pause <= Duration::from_millis(whole),
+                "{pause:?} of {whole} ms"
+            );
+        }
+        let late: Vec<_> = (0..50).map(|_| pauses.next(false)).collect();
+        assert!(late.iter().any(|pause| *pause < Duration::from_millis(500)), "no jitter downwards: {late:?}");
+        assert!(late.iter().any(|pause| *pause > Duration::from_millis(500)), "no jitter upwards: {late:?}");
+    }
+
+    #[test]
+    fn a_backoff_of_zero_is_no_busy_loop() {
+        let mut pauses = Pauses::new(backoff(0, 0));
+        assert_eq!((pauses.next(true), pauses.next(false)), (Duration::from_millis(1), Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,286 @@
+//! Owns `NETLINK_SOCK_DIAG`: the dump of sockets and the subscription to their end, as bytes. Must not know what a port is for.
+//!
+//! Layouts are those of `linux/inet_diag.h` (`inet_diag_req_v2`, `inet_diag_msg`) behind a `struct nlmsghdr`.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recv, send};
+use socket2::{Domain, SockFilter, Socket, Type};
+
+const HEADER: usize = 16;
+const MESSAGE: usize = HEADER + 72;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_SKV6ONLY: u16 = 11;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST_DUMP: u16 = 0x301;
+/// `1 << state` of `TCP_LISTEN`.
+pub const LISTEN: u32 = 1 << 10;
+/// Every state, `TCP_BOUND_INACTIVE` (13, Linux 6.8) included.
+pub const ALL: u32 = u32::MAX;
+
+/// One socket as the kernel describes it. States are those of `net/tcp_states.h`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub state: u8,
+    pub local: IpAddr,
+    pub local_port: u16,
+    pub peer: IpAddr,
+    pub peer_port: u16,
+    /// The running timer's remaining time; for a TIME_WAIT socket, how long it stays.
+    pub expires: Duration,
+    /// For a listening socket: connections that wait to be accepted.
+    pub receive_queue: u32,
+    pub uid: u32,
+    /// 0: no descriptor refers to it (TIME_WAIT, orphans, sockets of the kernel itself).
+    pub inode: u64,
+    /// `SO_COOKIE`: one number for the socket's whole life.
+    pub cookie: u64,
+    /// Known for listening IPv6 sockets only.
+    pub v6_only: Option<bool>,
+}
+
+/// What one look at the subscription brought.
+#[derive(Debug, Default)]
+pub struct Received {
+    pub rows: Vec<Row>,
+    /// The queue ran over: events are missing (`ENOBUFS`).
+    pub lost: bool,
+}
+
+fn open() -> io::Result<Socket> {
+    let protocol = socket2::Protocol::from(libc::NETLINK_SOCK_DIAG);
+    Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))
+}
+
+/// The protocols of `IPPROTO_*` that inet_diag knows and a port belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The bits of `SKNLGRP_INET*_DESTROY` (`linux/sock_diag.h`), v4 and v6: group n is bit n - 1.
+    fn groups(self) -> u32 {
+        match self {
+            Self::Tcp => 0b0101,
+            Self::Udp => 0b1010,
+        }
+    }
+}
+
+/// A subscription to the end of sockets: one message when the last descriptor of a socket is closed. Open to any uid.
+#[derive(Debug)]
+pub struct Destroyed(Socket);
+
+impl Destroyed {
+    /// Subscribes to sockets whose own port is one of `ports`. With `peers` false only sockets without a peer count, so that the
+    /// connections of a busy server do not wake anyone.
+    ///
+    /// # Errors
+    /// Netlink is refused (seccomp, gVisor, no `sock_diag` in the kernel): live by the clock.
+    pub fn open(transports: &[Transport], ports: &[u16], peers: bool) -> io::Result<Self> {
+        let socket = open()?;
+        socket.set_nonblocking(true)?;
+        let this = Self(socket);
+        this.filter(ports, peers)?;
+        let groups = transports.iter().fold(0, |bits, transport| bits | transport.groups());
+        // An unbound netlink socket joins without an error and then hears nothing: the groups go into the bind itself.
+        bind(this.0.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(this)
+    }
+
+    /// Replaces the filter; see [`Destroyed::open`].
+    ///
+    /// # Errors
+    /// Those of `SO_ATTACH_FILTER`.
+    pub fn filter(&self, ports: &[u16], peers: bool) -> io::Result<()> {
+        self.0.attach_filter(&program(ports, peers))
+    }
+
+    /// Everything that has arrived, without waiting.
+    ///
+    /// # Errors
+    /// The subscription is broken and must be given up; lost events are no error.
+    pub fn drain(&self) -> io::Result<Received> {
+        let mut received = Received::default();
+        let mut buffer = [0u8; 8192];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => messages(buffer.get(..length).unwrap_or_default(), |_, row| received.rows.extend(row)),
+                Err(nix::Error::EAGAIN) => return Ok(received),
+                Err(nix::Error::ENOBUFS) => received.lost = true,
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl std::os::fd::AsFd for Destroyed {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Classic BPF over the message: own port at offset 20, the peer's at 22, both big-endian as `ldh` reads them.
+/// More ports than a jump can span (8 bits) are filtered by the reader instead.
+fn program(ports: &[u16], peers: bool) -> Vec<SockFilter> {
+    const LOAD: u16 = 0x28;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let mut program = Vec::with_capacity(ports.len() + 6);
+    if !peers {
+        program.push(SockFilter::new(LOAD, 0, 0, 22));
+        program.push(SockFilter::new(EQUAL, 1, 0, 0));
+        program.push(SockFilter::new(RETURN, 0, 0, 0));
+    }
+    let spans = u8::try_from(ports.len()).ok().filter(|count| *count > 0);
+    if let Some(count) = spans {
+        program.push(SockFilter::new(LOAD, 0, 0, 20));
+        for (left, port) in (0..count).rev().zip(ports) {
+            program.push(SockFilter::new(EQUAL, left + 1, 0, u32::from(*port)));
+        }
+        // Each match jumps over the remaining comparisons and over this refusal.
+        program.push(SockFilter::new(RETURN, 0, 0, 0));
+    }
+    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
+    program
+}
+
+/// All sockets of `transport` in `states` (a mask of `1 << state`) whose own port is `port` (0: any), v4 and v6.
+/// The kernel filters, so the cost grows with the sockets on that port, not with what is copied.
+///
+/// # Errors
+/// Netlink is refused, or this kernel has no `*_diag` for the protocol (`ENOENT`).
+pub fn dump(transport: Transport, states: u32, port: u16) -> io::Result<Vec<Row>> {
+    let socket = open()?;
+    let mut rows = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = request(u8::try_from(family).unwrap_or_default(), transport.number(), states, port);
+        send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
+        match collect(&socket, &mut rows) {
+            Ok(()) => {}
+            // No IPv6 in this kernel: the v4 half is the whole truth.
+            Err(error) if family == libc::AF_INET6 && error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rows)
+}
+
+fn request(family: u8, protocol: u8, states: u32, port: u16) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + 56);
+    bytes.extend(72u32.to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([family, protocol, 0, 0]);
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend(port.to_be_bytes());
+    bytes.extend([0; 2 + 16 + 16 + 4]);
+    // INET_DIAG_NOCOOKIE
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+fn collect(socket: &Socket, rows: &mut Vec<Row>) -> io::Result<()> {
+    let mut buffer = vec![0u8; 32 * 1024];
+    let mut end = None;
+    while end.is_none() {
+        let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => length,
+            Err(nix::Error::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        messages(buffer.get(..length).unwrap_or_default(), |kind, row| match kind {
+            Kind::Row => rows.extend(row),
+            Kind::End(error) => end = Some(error),
+        });
+    }
+    match end {
+        Some(error) if error < 0 => Err(io::Error::from_raw_os_error(-error)),
+        _ => Ok(()),
+    }
+}
+
+enum Kind {
+    Row,
+    /// The dump is over; negative: why it failed.
+    End(i32),
+}
+
+fn messages(mut bytes: &[u8], mut each: impl FnMut(Kind, Option<Row>)) {
+    while let Some(length) = u32_at(bytes, 0).and_then(|length| usize::try_from(length).ok()) {
+        let Some(message) = bytes.get(..length).filter(|message| message.len() >= HEADER) else { return };
+        match u16_at(message, 4) {
+            Some(NLMSG_ERROR | NLMSG_DONE) => {
+                let code = u32_at(message, HEADER).map_or(0, |code| i32::from_ne_bytes(code.to_ne_bytes()));
+                each(Kind::End(code), None);
+            }
+            Some(SOCK_DIAG_BY_FAMILY) => each(Kind::Row, row(message)),
+            _ => {}
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+fn row(message: &[u8]) -> Option<Row> {
+    let family = *message.get(HEADER)?;
+    Some(Row {
+        state: *message.get(HEADER + 1)?,
+        local_port: u16::from_be_bytes(array(message, 20)?),
+        peer_port: u16::from_be_bytes(array(message, 22)?),
+        local: address(family, message, 24)?,
+        peer: address(family, message, 40)?,
+        cookie: u64::from(u32_at(message, 64)?) << 32 | u64::from(u32_at(message, 60)?),
+        expires: Duration::from_millis(u32_at(message, 68)?.into()),
+        receive_queue: u32_at(message, 72)?,
+        uid: u32_at(message, 80)?,
+        inode: u32_at(message, 84)?.into(),
+        v6_only: attribute(message.get(MESSAGE..)?, INET_DIAG_SKV6ONLY)
+            .and_then(|value| value.first().map(|v| *v != 0)),
+    })
+}
+
+fn address(family: u8, message: &[u8], at: usize) -> Option<IpAddr> {
+    match i32::from(family) {
+        libc::AF_INET => array(message, at).map(|bytes: [u8; 4]| Ipv4Addr::from(bytes).into()),
+        libc::AF_INET6 => array(message, at).map(|bytes: [u8; 16]| Ipv6Addr::from(bytes).into()),
+        _ => None,
+    }
+}
+
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16_at(bytes, 0)?);
+        if u16_at(bytes, 2)? == wanted {
+            return bytes.get(4..length);
+        }
+        bytes = bytes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    array(bytes, at).map(u32::from_ne_bytes)
+}
