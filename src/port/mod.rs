@@ -6,4 +6,5 @@ pub mod claim;
 pub mod holder;
 pub mod range;
 pub mod spec;
+mod wait;
 pub mod watch;
