@@ -59,7 +59,7 @@ impl Answer {
     }
 }
 
-/// Asks once. It ends within `timeout`, whatever the server does; only the close of a connection that still answers may come after it.
+/// Asks once. It ends within `timeout`, whatever the server does.
 pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration) -> Answer {
     let clock = Clock::start(timeout);
     let shown = question.shown();

@@ -151,7 +151,7 @@ impl Asking<'_> {
 
     /// Reads a whole head, and returns what came after it.
     fn head(&self, carrier: &mut Carrier) -> Result<(Head, Vec<u8>), String> {
-        let mut text = Vec::with_capacity(4096);
+        let mut text = Vec::new();
         let mut buffer = [0; 4096];
         let (mut scanned, mut dropped) = (0, 0);
         loop {
@@ -262,20 +262,29 @@ fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
 }
 
 fn parse(text: &[u8]) -> Result<Head, String> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    // Most answers have few headers; room for many is two fresh pages of stack.
+    let parsed = match parse_with::<32>(text) {
+        Err(httparse::Error::TooManyHeaders) => parse_with::<MAX_HEADERS>(text),
+        parsed => parsed,
+    };
+    parsed.map_err(|error| match error {
+        httparse::Error::TooManyHeaders => format!("the answer has more than {MAX_HEADERS} headers"),
+        _ => "the answer is not HTTP/1".to_owned(),
+    })
+}
+
+fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     // As forgiving as clients are: the question is whether the app works, not whether its headers are pretty.
     let parsed = httparse::ParserConfig::default()
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
         .ignore_invalid_headers_in_responses(true)
-        .parse_response(&mut response, text);
+        .parse_response(&mut response, text)?;
     let status = match (parsed, response.code) {
-        (Ok(httparse::Status::Complete(_)), Some(status)) => status,
-        (Err(httparse::Error::TooManyHeaders), _) => {
-            return Err(format!("the answer has more than {MAX_HEADERS} headers"));
-        }
-        _ => return Err("the answer is not HTTP/1".to_owned()),
+        (httparse::Status::Complete(_), Some(status)) => status,
+        _ => return Err(httparse::Error::Status),
     };
     let find = |name: &str| {
         let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));

@@ -14,11 +14,13 @@ use super::url::bracketed;
 use crate::sys::lookup;
 
 /// A connection, never blocking.
+///
+/// kubelet's dialer sets SO_LINGER to a second (pkg/probe/dialer_others.go). On Linux that shortens no TIME_WAIT: it only makes the
+/// close wait for the peer's last acknowledgement, even on a socket that never blocks, and no clock would count that. A plain close
+/// sends the same clean FIN.
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
-    /// Whether the peer still answers: then a close may linger for its last acknowledgement, else it must not wait for anybody.
-    answering: bool,
 }
 
 /// Why bytes did not come or go.
@@ -58,7 +60,7 @@ impl Wire {
         for address in addresses {
             let address = SocketAddr::new(address, port);
             match connect(address, clock.part(share)) {
-                Ok(socket) => return Ok((Self { socket, answering: true }, address)),
+                Ok(socket) => return Ok((Self { socket }, address)),
                 Err(reason) => first = first.or(Some(reason)),
             }
             if clock.left().is_zero() {
@@ -80,7 +82,7 @@ impl Wire {
             .and_then(|()| socket.connect(&address))
             .and_then(|()| socket.set_nonblocking(true));
         match connected {
-            Ok(()) => Ok(Self { socket, answering: true }),
+            Ok(()) => Ok(Self { socket }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(format!(
                 "no connection within {}: the backlog of the socket is full",
                 super::shown_duration(clock.total())
@@ -117,31 +119,21 @@ impl Wire {
     }
 
     /// Waits for room or for bytes.
-    pub fn wait(&mut self, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
-        let waited = clock.wait(self.socket.as_fd(), flags);
-        self.answering = self.answering && waited.is_ok();
-        Ok(waited?)
+    pub fn wait(&self, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
+        Ok(clock.wait(self.socket.as_fd(), flags)?)
     }
 
     /// For TLS, which does its own reading and writing.
+    #[cfg(feature = "tls")]
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
     }
 
-    fn pause(&mut self, error: io::Error, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
+    fn pause(&self, error: io::Error, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             io::ErrorKind::WouldBlock => self.wait(flags, clock),
             _ => Err(error.into()),
-        }
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        // A lingering close waits for a peer that is silent, even on a socket that never blocks, and no clock would count it.
-        if !self.answering {
-            let _ = self.socket.set_linger(None);
         }
     }
 }
@@ -153,15 +145,12 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
         _ => format!("{address}: {}", words(&error)),
     };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(failed)?;
-    // As kubelet's dialer: a clean FIN, and a short rest for our port.
-    socket.set_linger(Some(Duration::from_secs(1))).map_err(failed)?;
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
             match clock.wait(socket.as_fd(), PollFlags::POLLOUT) {
                 Ok(()) => {}
                 Err(Stopped::Timeout) => {
-                    let _ = socket.set_linger(None);
                     return Err(format!(
                         "no connection to {address} within {}: its backlog is full, or packets are dropped",
                         super::shown_duration(clock.total())
