@@ -284,7 +284,8 @@ fn usage(error: &ClapError, command: &str) -> String {
             Some(part) => (true, part),
             None => (false, part.strip_prefix("error: ").unwrap_or(part)),
         };
-        if part.is_empty() || part.starts_with("For more information") {
+        // "to pass '--x' as a value, use '-- --x'" would be the next mistake.
+        if part.is_empty() || part.starts_with("For more information") || tip && part.starts_with("to pass") {
             continue;
         }
         line.push_str(if line.is_empty() {

@@ -75,7 +75,7 @@ impl Environ {
     /// counts as unset.
     pub fn read(environ: &[(OsString, OsString)]) -> Self {
         let mut found = Self::default();
-        let (mut run, mut healthcheck): (Vec<(String, String)>, Vec<(String, String)>) = Default::default();
+        let (mut run, mut healthcheck) = (Vec::new(), Vec::new());
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in environ {
             // The cheap test first: a pod easily has hundreds of service-link variables, and none of them is reberth's business.

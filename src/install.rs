@@ -1,13 +1,78 @@
-//! Owns `reberth install`. Must not know anything else.
+//! Owns `install`: a copy of this very binary at a place of the user's. Must not know what it is copied for.
 
-use std::path::Path;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::Error;
 
-/// Not there yet.
+/// Copies this binary to `dest`, or into it where it is a folder, with mode 0755, and returns the place.
+///
+/// Written beside and renamed: a pod's containers may be running the old copy (ETXTBSY), and nobody ever sees half of the new one.
 ///
 /// # Errors
-/// Always.
-pub fn run(_destination: &Path) -> Result<(), Error> {
-    Err(Error::cannot("install: not there yet"))
+/// [`Error::Cannot`] (125): a missing folder, no permission, a full disk, a place that is no file.
+pub fn run(dest: &Path) -> Result<PathBuf, Error> {
+    let failed = |what: String| Error::cannot(format!("install: {what}"));
+    let place = place(dest).map_err(failed)?;
+    let mut source = source().map_err(|error| failed(format!("this binary cannot be read: {}", words(&error))))?;
+    let beside = beside(&place);
+    let written = copy(&mut source, &beside).and_then(|()| fs::rename(&beside, &place));
+    if let Err(error) = written {
+        let _ = fs::remove_file(&beside);
+        return Err(failed(format!(
+            "{place:?} cannot be written: {}; name a file in an existing folder that uid {} can write",
+            words(&error),
+            nix::unistd::geteuid()
+        )));
+    }
+    Ok(place)
+}
+
+/// The file to write: `dest`, or `reberth` in it.
+fn place(dest: &Path) -> Result<PathBuf, String> {
+    if dest.is_dir() {
+        let place = dest.join("reberth");
+        return if place.is_dir() { Err(format!("{place:?} is a folder itself; move it away")) } else { Ok(place) };
+    }
+    // `Path` hides a last slash, and a user who typed one means a folder.
+    let folder = dest.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder || !parent.is_dir() || dest.file_name().is_none() {
+        let missing = if folder { dest } else { parent };
+        return Err(format!("{dest:?}: there is no folder {missing:?}; create it first, install makes none"));
+    }
+    // A rename would replace a device such as /dev/null by a file.
+    match fs::symlink_metadata(dest) {
+        Ok(meta) if !meta.is_file() && !meta.is_symlink() => Err(format!("{dest:?} is neither a file nor a folder")),
+        _ => Ok(dest.to_owned()),
+    }
+}
+
+/// `/proc/self/exe` opens even a binary that was replaced or removed; without `/proc` there is the name we were called by.
+fn source() -> io::Result<File> {
+    File::open("/proc/self/exe").or_else(|error| File::open(std::env::args_os().next().ok_or(error)?))
+}
+
+/// The time too, because several init containers are all pid 1 on one volume.
+fn beside(place: &Path) -> PathBuf {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
+    place.with_file_name(format!(".reberth-{}-{nanos}.new", std::process::id()))
+}
+
+fn copy(source: &mut File, beside: &Path) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(0o755).open(beside)?;
+    io::copy(source, &mut file)?;
+    // Whatever the umask says.
+    file.set_permissions(Permissions::from_mode(0o755))
+}
+
+fn words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
@@ -21,6 +21,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
 use crate::error::Error;
 
@@ -252,20 +253,23 @@ fn now() -> u64 {
 fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(&'static str, Value)>) -> String {
     let time = timestamp(millis);
     if format == Format::Json {
-        let mut object = Map::new();
         let head = [("timestamp", time.as_str()), ("level", level), ("target", TARGET), ("message", message)];
+        let mut line = String::from("{");
         for (name, value) in head {
-            object.insert(name.into(), value.into());
+            // A JSON value's text form is JSON. Written one by one, they stay in the order in which people read them.
+            let _ = write!(line, "\"{name}\":{},", Value::from(value));
         }
         for (name, value) in fields {
             // A field must not hide what every line has.
-            let taken = head.iter().any(|(head, _)| *head == name);
-            object.insert(if taken { format!("{name}_") } else { name.into() }, value);
+            let taken = if head.iter().any(|(head, _)| *head == name) { "_" } else { "" };
+            let _ = write!(line, "{}:{value},", Value::from(format!("{name}{taken}")));
         }
-        return format!("{}\n", Value::Object(object));
+        line.pop();
+        line.push_str("}\n");
+        return line;
     }
     let mut line = format!("{time} {level} {TARGET}: ");
-    escape(&mut line, message);
+    line.push_str(&one_line(message));
     for (name, value) in fields {
         line.push(' ');
         line.push_str(name);
@@ -273,26 +277,15 @@ fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(
         match value {
             Value::String(text) if text.is_empty() || text.contains([' ', '"', '=']) => {
                 line.push('"');
-                escape(&mut line, &text.replace('\\', "\\\\").replace('"', "\\\""));
+                line.push_str(&one_line(&text.replace('\\', "\\\\").replace('"', "\\\"")));
                 line.push('"');
             }
-            Value::String(text) => escape(&mut line, &text),
+            Value::String(text) => line.push_str(&one_line(&text)),
             other => line.push_str(&other.to_string()),
         }
     }
     line.push('\n');
     line
-}
-
-/// Appends text on one line: a value must neither break the line nor talk to the terminal.
-fn escape(line: &mut String, text: &str) {
-    for c in text.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
 }
 
 /// `2026-11-22T09:27:05.123Z`, UTC, proleptic Gregorian. The days are counted in years that begin in March, so that the leap day is the

@@ -25,10 +25,17 @@ fn main() -> ExitCode {
 fn perform(decision: Decision, environment: &Environment) -> Code {
     match decision.mode {
         Ok(Mode::Run(settings)) => run(&settings, &decision.log, &decision.warnings, environment),
-        Ok(Mode::Healthcheck(settings)) => health::run(&settings),
+        Ok(Mode::Healthcheck(settings)) => {
+            let said = health::run(&settings);
+            if !said.errors.is_empty() {
+                log::settings_error(&decision.log, &said.errors);
+            }
+            print(&said.line);
+            said.code
+        }
         Ok(Mode::Who(settings)) => who::run(&settings).unwrap_or_else(|error| refuse(&decision.log, &error)),
         Ok(Mode::Install(destination)) => {
-            install::run(&destination).map_or_else(|error| refuse(&decision.log, &error), |()| Code::OK)
+            install::run(&destination).map_or_else(|error| refuse(&decision.log, &error), |_| Code::OK)
         }
         Ok(Mode::Print(text)) => print(&text),
         // Docker reserves every code of a HEALTHCHECK but 0 and 1.

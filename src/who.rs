@@ -1,13 +1,261 @@
-//! Owns `reberth who`. Must not know anything else.
+//! Owns the `who` command: each port asked about, free or held, by whom, and what to do, as a table or as JSON. Must not know how a
+//! holder is found.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde::Serialize;
 
 use crate::config::Who;
 use crate::error::Error;
 use crate::exit::Code;
+use crate::port::advice;
+use crate::port::attempt::{Attempt, Tried};
+use crate::port::holder::{self, Depth, Holder, Look, State};
+use crate::port::spec::{Protocol, Spec};
 
-/// Not there yet.
+#[derive(Debug, Serialize)]
+struct Report {
+    ports: Vec<Port>,
+}
+
+#[derive(Debug, Serialize)]
+struct Port {
+    port: u16,
+    protocol: &'static str,
+    /// `free` or `held`: held is what a claim would wait for.
+    state: &'static str,
+    holders: Vec<Line>,
+    advice: Vec<String>,
+}
+
+/// One holder, every key always there, unknown values null.
+#[derive(Debug, Serialize)]
+struct Line {
+    pid: Option<i32>,
+    command: Option<String>,
+    uid: Option<u32>,
+    user: Option<String>,
+    container: Option<String>,
+    state: &'static str,
+    address: Option<String>,
+    since: Option<String>,
+    seconds_left: Option<u64>,
+    hidden: Option<String>,
+}
+
+impl From<Holder> for Line {
+    fn from(holder: Holder) -> Self {
+        let seconds_left = holder.seconds_left();
+        Self {
+            pid: holder.pid,
+            command: holder.command,
+            uid: holder.uid,
+            user: holder.user,
+            container: holder.container,
+            state: holder.state.name(),
+            address: Some(holder.address.to_string()),
+            since: holder.since.map(holder::timestamp),
+            seconds_left,
+            hidden: holder.hidden,
+        }
+    }
+}
+
+/// Prints who has the ports asked about, or every listener when none was.
+///
+/// `Code::OK`: all free, or a mere list. `Code::NO`: some port is held.
 ///
 /// # Errors
-/// Always.
-pub fn run(_who: &Who) -> Result<Code, Error> {
-    Err(Error::cannot("who: not there yet"))
+/// `Cannot` (125): it cannot be told, or not be printed. A reader that went away is no error.
+pub fn run(asked: &Who) -> Result<Code, Error> {
+    let (report, code) = if asked.ports.is_empty() {
+        (Report { ports: everybody()? }, Code::OK)
+    } else {
+        let ports = judge_all(&asked.ports)?;
+        let held = ports.iter().any(|port| port.state == HELD);
+        (Report { ports }, if held { Code::NO } else { Code::OK })
+    };
+    let text = if asked.json { json(&report)? } else { table(&report) };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::cannot(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(code),
+    }
+}
+
+const FREE: &str = "free";
+const HELD: &str = "held";
+
+fn everybody() -> Result<Vec<Port>, Error> {
+    let all = holder::everybody().map_err(|error| {
+        Error::cannot(format!("cannot list sockets: neither netlink nor /proc/net can be read: {error}"))
+    })?;
+    let mut ports: Vec<Port> = Vec::new();
+    for holder in all.holders {
+        let (number, protocol) = (holder.port, holder.protocol.name());
+        match ports.last_mut().filter(|last| last.port == number && last.protocol == protocol) {
+            Some(port) => port.holders.push(holder.into()),
+            None => ports.push(Port {
+                port: number,
+                protocol,
+                state: HELD,
+                holders: vec![holder.into()],
+                advice: Vec::new(),
+            }),
+        }
+    }
+    Ok(ports)
+}
+
+/// Every spec is judged before the first failure is told, and all failures together.
+fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
+    let (mut ports, mut failures) = (Vec::new(), Vec::new());
+    for spec in specs {
+        match judge(spec) {
+            Ok(port) => ports.push(port),
+            Err(line) => failures.push(line),
+        }
+    }
+    if failures.is_empty() { Ok(ports) } else { Err(Error::Cannot(failures)) }
+}
+
+/// Held is what a claim would find held, so a claim's own try decides: a bind that never listens, let go at once.
+fn judge(spec: &Spec) -> Result<Port, String> {
+    let tried = Attempt::new(spec, false).bind();
+    // Any port is free, and nobody in particular has it.
+    let look = if spec.port == 0 { Look::default() } else { holder::look(spec, Depth::Programs) };
+    let mut notes = Vec::new();
+    let held = match tried {
+        Tried::Ours => false,
+        Tried::Busy => true,
+        // Who may not bind may still be told who listens.
+        Tried::Never(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            notes.push(advice::never(spec, &error));
+            look.holders.iter().any(blocks)
+        }
+        Tried::Never(error) => return Err(advice::never(spec, &error)),
+    };
+    notes.extend(look.incomplete.map(|reason| format!("this may not be all: {reason}")));
+    if held {
+        notes.extend(advice::advice(spec, &look));
+    } else {
+        notes.extend(look.holders.iter().map(|holder| format!("this does not block a claim: {holder}")));
+    }
+    let holders = if held { look.holders } else { Vec::new() };
+    Ok(Port {
+        port: spec.port,
+        protocol: spec.protocol.name(),
+        state: if held { HELD } else { FREE },
+        holders: holders.into_iter().map(Line::from).collect(),
+        advice: notes,
+    })
+}
+
+fn blocks(holder: &Holder) -> bool {
+    holder.state == State::Listening || holder.protocol == Protocol::Udp
+}
+
+fn json(report: &Report) -> Result<String, Error> {
+    let text = serde_json::to_string(report).map_err(|error| Error::cannot(format!("cannot write JSON: {error}")))?;
+    Ok(text + "\n")
+}
+
+const HEADINGS: [&str; 9] = ["PORT", "STATE", "HOLDER", "PID", "USER", "ADDRESS", "CONTAINER", "SINCE", "COMMAND"];
+
+fn table(report: &Report) -> String {
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    for port in &report.ports {
+        rows.extend(port.holders.iter().map(|line| cells(port, line)));
+        if port.holders.is_empty() {
+            let mut cells = HEADINGS.map(|_| "-".to_owned());
+            cells[0] = format!("{}/{}", port.port, port.protocol);
+            cells[1] = port.state.to_owned();
+            rows.push(cells);
+        }
+    }
+    let widths: Vec<usize> = (0..HEADINGS.len()).map(|column| widest(&rows, column)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let padded: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        // A String takes everything: there is no error to look at.
+        let _ = writeln!(text, "{}", padded.join("  ").trim_end());
+    }
+    for port in &report.ports {
+        for advice in &port.advice {
+            let _ = writeln!(text, "{}/{}: {advice}", port.port, port.protocol);
+        }
+    }
+    text
+}
+
+fn widest(rows: &[[String; 9]], column: usize) -> usize {
+    rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or_default()
+}
+
+fn cells(port: &Port, line: &Line) -> [String; 9] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let short = |id: &String| id.get(..12).unwrap_or(id).to_owned();
+    let state = match line.seconds_left {
+        Some(left) => format!("{} {left}s", line.state),
+        None => line.state.to_owned(),
+    };
+    [
+        format!("{}/{}", port.port, port.protocol),
+        port.state.to_owned(),
+        state,
+        or_dash(line.pid.map(|pid| pid.to_string())),
+        or_dash(line.user.clone().or_else(|| line.uid.map(|uid| uid.to_string()))),
+        or_dash(line.address.clone()),
+        or_dash(line.container.as_ref().map(short)),
+        or_dash(line.since.clone()),
+        or_dash(line.command.clone().or_else(|| line.hidden.as_ref().map(|why| format!("({why})")))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Line, Port, Report, json, table};
+
+    fn report() -> Report {
+        let line = Line {
+            pid: None,
+            command: None,
+            uid: None,
+            user: None,
+            container: None,
+            state: "TIME_WAIT",
+            address: Some("127.0.0.1".to_owned()),
+            since: None,
+            seconds_left: Some(42),
+            hidden: None,
+        };
+        let held =
+            Port { port: 80, protocol: "tcp", state: "held", holders: vec![line], advice: vec!["wait".to_owned()] };
+        let free = Port { port: 53, protocol: "udp", state: "free", holders: vec![], advice: vec![] };
+        Report { ports: vec![held, free] }
+    }
+
+    #[test]
+    fn json_has_every_key_and_null_for_the_unknown() {
+        let expected = concat!(
+            r#"{"ports":[{"port":80,"protocol":"tcp","state":"held","holders":[{"pid":null,"command":null,"uid":null,"user":null,"#,
+            r#""container":null,"state":"TIME_WAIT","address":"127.0.0.1","since":null,"seconds_left":42,"hidden":null}],"#,
+            r#""advice":["wait"]},{"port":53,"protocol":"udp","state":"free","holders":[],"advice":[]}]}"#,
+            "\n"
+        );
+        assert_eq!(json(&report()).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let expected = "\
+PORT    STATE  HOLDER         PID  USER  ADDRESS    CONTAINER  SINCE  COMMAND
+80/tcp  held   TIME_WAIT 42s  -    -     127.0.0.1  -          -      -
+53/udp  free   -              -    -     -          -          -      -
+80/tcp: wait
+";
+        assert_eq!(table(&report()), expected);
+    }
 }

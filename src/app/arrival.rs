@@ -29,8 +29,6 @@ const OLD: Duration = Duration::from_secs(1800);
 const ELSEWHERE_PATIENCE: Duration = Duration::from_secs(2);
 /// An app that was given the socket and cannot be seen waiting on it is believed to after this long.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(5);
-/// One question to the health target.
-const ASK_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// What a look has brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +39,7 @@ pub enum Seen {
 }
 
 /// Asks a health target once and says why it is not healthy. Runs in a child of its own, so it may block.
-pub type Ask = Box<dyn Fn(Duration) -> Result<(), String>>;
+pub type Ask = Box<dyn Fn() -> Result<(), String>>;
 
 /// What arrival is watched for.
 pub struct Expected {
@@ -285,7 +283,7 @@ impl Arrival {
             return;
         }
         let Ok((read, write)) = descriptor::pipe() else { return };
-        let asked = process::fork_off(|| match ask(ASK_TIMEOUT) {
+        let asked = process::fork_off(|| match ask() {
             Ok(()) => 0,
             Err(reason) => {
                 let _ = nix::unistd::write(&write, reason.get(..reason.len().min(1024)).unwrap_or_default().as_bytes());

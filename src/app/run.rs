@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
@@ -14,7 +14,7 @@ use super::contest::Contest;
 use super::init::{Ending, Init};
 use super::launch::{self, Activation, Environment, Launch};
 use super::supervisor::{Policy, Supervisor};
-use crate::config::Run;
+use crate::config::{self, Mode, Run};
 use crate::error::Error;
 use crate::exit::Code;
 use crate::health;
@@ -249,7 +249,7 @@ impl<'a> Session<'a> {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
-        let health = config.health.clone().map(|target| (target.clone(), ask(config, target, &state)));
+        let health = config.health.clone().map(|target| (target, ask(self.environment, &state)));
         let expected = Expected { ports: taken, handed_over: inode, health, impatient: config.start_timeout.is_some() };
         let arrival = Arrival::begin(expected, launched);
         if arrival.is_up() {
@@ -306,9 +306,17 @@ fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {
     }
 }
 
-fn ask(_config: &Run, target: crate::health::target::Target, state: &State) -> Ask {
-    let ports = state.ports.clone();
-    Box::new(move |timeout: Duration| health::ask_once(&target, &ports, timeout))
+/// How readiness is asked from here: as a HEALTHCHECK without arguments would in this environment. Bad values in it are told by that
+/// one; here they only keep the app from being called ready.
+fn ask(environment: &Environment, state: &State) -> Ask {
+    let words = ["reberth".into(), "healthcheck".into()];
+    let terms = match config::decide(&words, environment).mode {
+        Ok(Mode::Healthcheck(terms)) => Ok(terms),
+        Ok(_) => Err(String::new()),
+        Err(error) => Err(error.lines().join("; ")),
+    };
+    let state = State { phase: Phase::Ready, ..state.clone() };
+    Box::new(move || terms.as_ref().map_err(Clone::clone).and_then(|terms| health::ask_once(terms, state.clone())))
 }
 
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.

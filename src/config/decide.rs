@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use super::value::{distance, nearest, shown};
+use super::value::{distance, nearest, one_line, shown};
 use super::{Format, Level, Log, Mode, healthcheck, run};
 use crate::cli::{self, Typed};
 use crate::env::Environ;
@@ -85,7 +85,13 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
         },
         Command::None => no_command(name, words),
     };
-    Decision { command, mode, log, warnings }
+    // Once for all: some lines quote names and words of the user's as they are.
+    let one_line = |lines: Vec<String>| lines.iter().map(|line| one_line(line)).collect();
+    let mode = mode.map_err(|error| match error {
+        Error::Settings(lines) => Error::Settings(one_line(lines)),
+        other => other,
+    });
+    Decision { command, mode, log, warnings: one_line(warnings) }
 }
 
 fn split<T: Default>(typed: Typed<T>) -> (T, Option<String>) {

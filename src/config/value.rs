@@ -137,6 +137,19 @@ pub fn shown(text: &str) -> String {
     if plain { cut } else { format!("{cut:?}") }
 }
 
+/// A message with its control characters escaped: what the user typed must neither break the line nor talk to the terminal.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
 /// The candidate with the smallest edit distance; the first of equals.
 pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates.min_by_key(|candidate| distance(word, candidate))

@@ -74,9 +74,9 @@ fn refused(spec: &Spec, what: &str) -> String {
     }
 }
 
-/// CapEff bit 10, as `/proc/self/status` has it; in a user namespace that does not own the network it may be set and yet not count.
+/// CapEff bit 10, as `/proc/thread-self/status` has it; in a user namespace that does not own the network it may be set and yet not count.
 fn may_bind_low() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits >> 10 & 1 == 1)
 }
@@ -92,11 +92,10 @@ fn addresses() -> Vec<String> {
     if all.is_empty() { vec!["none that is up".to_owned()] } else { all }
 }
 
-/// The soft limit on descriptors, from `/proc/self/limits`.
+/// The soft limit on descriptors. Asked by a syscall: where it is reached, no file in `/proc` can be opened any more.
 fn limit() -> String {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    line.and_then(|line| line.split_ascii_whitespace().next()).unwrap_or("unknown").to_owned()
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    limit.map_or_else(|_| "unknown".to_owned(), |(soft, _)| soft.to_string())
 }
 
 /// Every line about one busy port when the wait is over: the port, each holder, what to do.

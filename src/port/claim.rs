@@ -65,6 +65,10 @@ pub trait Hear {
 
 /// Between two log lines about the same wait.
 const REPORT: Duration = Duration::from_secs(10);
+/// So many events in vain between two ticks of the net are a storm: resets of a busy server look like the end of a listener.
+const STORM: u32 = 32;
+/// The pause between two tries in a storm.
+const SHELTER: Duration = Duration::from_millis(10);
 /// Between an event that did not help and the look that finds out why.
 const RECHECK: Duration = Duration::from_millis(50);
 /// A TIME_WAIT's timer runs a little later than it says.
@@ -260,8 +264,12 @@ impl Waiting<'_> {
         let mut net = now + pauses.next(watch.hears());
         let mut report = now + REPORT;
         let mut recheck = look.time_wait().map(|left| now + left + LATE);
+        let mut vain = 0u32;
         while self.has_time() {
             let until = [Some(net), Some(report), recheck, self.end].into_iter().flatten().min().unwrap_or(net);
+            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
+                vain = 0;
+            }
             let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
             if wake.heard
                 && let ControlFlow::Break(stop) = hear.heard()
@@ -277,8 +285,10 @@ impl Waiting<'_> {
             let now = Instant::now();
             if now >= net {
                 net = now + pauses.next(watch.hears());
+                vain = 0;
             }
             if wake.event {
+                vain += 1;
                 recheck = Some(recheck.map_or(now + RECHECK, |at| at.min(now + RECHECK)));
             }
             if now >= report {
@@ -407,7 +417,7 @@ mod tests {
         assert_eq!(next(8080, 3, &[]), [8081, 8082]);
         assert_eq!(next(8080, 6, &[8081]), [8082, 8085, 8086]);
         assert_eq!(next(65533, 100, &[]), [65534, 65535]);
-        assert_eq!(next(65535, 100, &[]), [0_u16; 0]);
+        assert!(next(65535, 100, &[]).is_empty());
     }
 
     #[test]

@@ -88,6 +88,13 @@ pub struct Holder {
     pub hidden: Option<String>,
 }
 
+impl Holder {
+    /// TIME_WAIT only: after this many seconds it is over.
+    pub fn seconds_left(&self) -> Option<u64> {
+        self.left.map(|left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+    }
+}
+
 /// What a look at a port found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {

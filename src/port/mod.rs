@@ -1,6 +1,6 @@
 //! Owns ports: what to claim, how to claim it, and who holds it. Must not know the app or HTTP.
 
-mod advice;
+pub mod advice;
 pub mod attempt;
 pub mod claim;
 pub mod file;

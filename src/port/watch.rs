@@ -147,6 +147,15 @@ impl Watch {
         }
     }
 
+    /// Sleeps until `ear` is readable or `until` has come, whatever happens on the port meanwhile; that is heard afterwards.
+    ///
+    /// # Errors
+    /// As [`Watch::sleep`].
+    pub fn rest(&self, ear: BorrowedFd<'_>, until: Instant) -> io::Result<Wake> {
+        let mut polled = [PollFd::new(ear, PollFlags::POLLIN)];
+        Ok(Wake { heard: wait(&mut polled, until)?, event: false })
+    }
+
     /// Sleeps until something happens on the port, `ear` is readable, or `until` has come.
     ///
     /// # Errors
@@ -155,16 +164,15 @@ impl Watch {
         let holders = self.holders.iter().map(AsFd::as_fd);
         let sources = std::iter::once(ear).chain(self.events.iter().map(AsFd::as_fd)).chain(holders);
         let mut polled: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
-        match ppoll(&mut polled, Some(timeout), None) {
-            Ok(_) => {}
-            Err(nix::Error::EINTR) => return Ok(Wake::default()),
+        match wait(&mut polled, until) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Wake::default()),
             // More descriptors than the limit on open files allows to poll, a very low one: live without the holders'.
-            Err(nix::Error::EINVAL) if !self.holders.is_empty() => {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !self.holders.is_empty() => {
                 self.holders.clear();
                 return Ok(Wake::default());
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         let spoke: Vec<bool> = polled.iter().map(|fd| fd.revents().is_none_or(|events| !events.is_empty())).collect();
         let mut spoke = spoke.into_iter();
@@ -187,6 +195,16 @@ impl Watch {
                 true
             }
         }
+    }
+}
+
+/// True: one of them speaks. False: the time is over, or a signal interrupted.
+fn wait(polled: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+    let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
+    match ppoll(polled, Some(timeout), None) {
+        Ok(speaking) => Ok(speaking > 0),
+        Err(nix::Error::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

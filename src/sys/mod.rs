@@ -2,6 +2,7 @@
 //! asked, and reports what the kernel said.
 
 pub mod descriptor;
+pub mod lookup;
 pub mod netlink;
 pub mod pidfd;
 pub mod process;

@@ -63,7 +63,7 @@ impl Holder {
             (State::Bound, Protocol::Udp) => write!(f, "bound to {}", self.at()),
             (State::Client, _) => write!(f, "a client connection: {many} to elsewhere that the kernel gave this port"),
             (State::TimeWait, _) => {
-                let left = self.left.map_or(0, |left| left.as_secs() + 1);
+                let left = self.seconds_left().unwrap_or_default();
                 write!(f, "TIME_WAIT, {left}s left: {many} of a server that has ended")
             }
             (State::Established | State::CloseWait | State::FinWait, _) => {

@@ -1,1 +1,0 @@
-//! Tables over all settings: both spellings, precedence, bad values together.

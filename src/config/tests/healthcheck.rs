@@ -1,0 +1,108 @@
+//! Tables over the settings of `healthcheck`.
+
+use std::time::Duration;
+
+use super::{decision, errors, healthcheck};
+use crate::config::*;
+
+#[test]
+fn every_setting_of_healthcheck_in_both_spellings() {
+    type Row = (&'static str, &'static str, &'static str, fn(&mut Healthcheck));
+    let rows: [Row; 13] = [
+        ("probe", "liveness", "alive", |check| check.probe = Probe::Liveness),
+        ("timeout", "2s", "0", |check| check.timeout = Duration::from_secs(2)),
+        ("wait", "1m", "60", |check| check.wait = Duration::from_secs(60)),
+        ("interval", "1s", "0s", |check| check.interval = Duration::from_secs(1)),
+        ("status", "204,300-301", "2xx", |check| {
+            (check.status, check.status_explicit) = (vec![(204, 204), (300, 301)], true);
+        }),
+        ("header", "A: b", "A", |check| check.headers = vec![("A".into(), "b".into())]),
+        ("method", "HEAD", "H EAD", |check| check.method = "HEAD".into()),
+        ("body-contains", "ok then", "", |check| check.body_contains = Some("ok then".into())),
+        ("ca", "/ca.pem", "", |check| check.ca = Some("/ca.pem".into())),
+        ("insecure", "on", "maybe", |check| check.insecure = true),
+        ("user-agent", "me/1", "a\nb", |check| check.user_agent = "me/1".into()),
+        ("quiet", "1", "2", |check| check.quiet = true),
+        ("state-dir", "/s", "", |check| check.state_dir = Some("/s".into())),
+    ];
+    for (flag, good, bad, change) in rows {
+        let setting = table::of_flag(flag, true).unwrap();
+        let long = format!("--{flag}={good}");
+        let mut want = healthcheck(&[], &[]);
+        change(&mut want);
+        assert_eq!(healthcheck(&[&long], &[]), want, "{long}");
+        assert_eq!(healthcheck(&[], &[(setting.variable, good)]), want, "{}", setting.variable);
+        assert_eq!(healthcheck(&[&long], &[(setting.variable, bad)]), want, "{long}");
+        assert!(
+            errors(&["healthcheck", &format!("--{flag}={bad}")], &[])[0].starts_with(&format!("--{flag} ")),
+            "{flag}"
+        );
+        if !bad.is_empty() {
+            assert!(
+                errors(&["healthcheck"], &[(setting.variable, bad)])[0].starts_with(&format!("{}=", setting.variable))
+            );
+        }
+    }
+    assert!(table::HEALTHCHECK.iter().all(|setting| rows.iter().any(|row| row.0 == setting.flag)));
+}
+
+#[test]
+fn healthcheck_defaults_and_whom_it_asks() {
+    let got = healthcheck(&[], &[]);
+    assert_eq!((got.probe, got.target.is_none(), got.ports.len(), got.quiet), (Probe::Readiness, true, 0, false));
+    assert_eq!(
+        (got.timeout, got.wait, got.interval),
+        (Duration::from_millis(900), Duration::ZERO, Duration::from_millis(250))
+    );
+    assert_eq!((got.status, got.status_explicit, got.method.as_str()), (vec![(200, 399)], false, "GET"));
+    assert_eq!(got.user_agent, format!("reberth/{}", env!("CARGO_PKG_VERSION")));
+
+    let got = healthcheck(&["--header=A: 1", "--header", "B: 2"], &[("REBERTH_HEALTH_HEADER", "C: 3")]);
+    assert_eq!(got.headers, [("A".into(), "1".into()), ("B".into(), "2".into())]);
+    assert_eq!(healthcheck(&[], &[("REBERTH_HEALTH_HEADER", "A: 1\nB: 2\n")]).headers.len(), 2);
+
+    let vars = [("REBERTH_PORT", "80"), ("REBERTH_HEALTH", "/r"), ("REBERTH_LIVENESS", "/l")];
+    let path = |path: &str| Some(Target::Path(path.into()));
+    let got = healthcheck(&[], &vars);
+    assert_eq!((got.health, got.liveness, got.ports.len()), (path("/r"), None, 1));
+    let got = healthcheck(&["--probe=liveness"], &vars);
+    assert_eq!((got.health, got.liveness), (None, path("/l")));
+    assert_eq!(healthcheck(&["--probe=liveness"], &vars[..2]).health, path("/r"));
+    let got = healthcheck(&["/x"], &vars);
+    assert_eq!((got.target, got.health, got.ports.len()), (path("/x"), None, 1));
+    assert_eq!(healthcheck(&["http://h/"], &vars).ports, []);
+    assert_eq!(healthcheck(&[], &[("REBERTH_PROFILE", "test")]).ports.len(), 1);
+    assert_eq!(healthcheck(&[], &[("REBERTH_PORT", "tcp://10.0.0.1:80"), ("PORT", "81")]).ports[0].port, 81);
+}
+
+#[test]
+fn healthcheck_looks_only_at_what_it_uses() {
+    let bad = [
+        ("REBERTH_WAIT", "10"),
+        ("REBERTH_LOG", "x"),
+        ("REBERTH_PROFILE", "x"),
+        ("REBERTH_NOPE", "1"),
+        ("REBERTH_GRACE", "x"),
+    ];
+    let got = decision(&["healthcheck"], &bad);
+    assert!(got.mode.is_ok() && got.warnings.is_empty(), "{got:?}");
+    // What only decides without a state is kept for that case, and is told along with other errors.
+    let vars = [("REBERTH_PORT", "x"), ("REBERTH_HEALTH", "x"), ("REBERTH_LIVENESS", "x")];
+    let got = healthcheck(&[], &vars);
+    assert_eq!(got.unreadable.len(), 2, "{:?}", got.unreadable);
+    assert_eq!(healthcheck(&["http://h/"], &vars).unreadable, [""; 0]);
+    assert_eq!(healthcheck(&["/x"], &vars).unreadable.len(), 1);
+    assert_eq!(healthcheck(&[], &[("PORT", "x")]).unreadable.len(), 1);
+    assert_eq!(errors(&["healthcheck", "--timeout=1"], &vars).len(), 3);
+    // One of the two wins where one is typed; on the same level they contradict each other.
+    let ca = [("REBERTH_HEALTH_CA", "/ca"), ("REBERTH_HEALTH_INSECURE", "1")];
+    let pair = |check: Healthcheck| (check.ca.is_some(), check.insecure);
+    assert_eq!(pair(healthcheck(&["--insecure"], &ca[..1])), (false, true));
+    assert_eq!(pair(healthcheck(&["--ca=/x"], &ca[1..])), (true, false));
+    assert_eq!(errors(&["healthcheck"], &ca).len(), 1);
+    assert_eq!(errors(&["healthcheck", "--ca=/x", "--insecure"], &[]).len(), 1);
+    for list in [&["healthcheck", "--nope"][..], &["healthcheck", "tcp", "b"], &["healthcheck", "8080"]] {
+        assert_eq!(errors(list, &[]).len(), 1, "{list:?}");
+        assert_eq!(decision(list, &[]).command, Command::Healthcheck);
+    }
+}

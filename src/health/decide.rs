@@ -1,0 +1,163 @@
+//! Owns what a healthcheck asks: the state of `run`, where one is believed, else the settings. Pure: it is handed what was found.
+//! Must not know how a question is asked.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::phase::{Ruling, rule};
+use super::probe::Question;
+use super::probe::url::Url;
+use super::target::Target;
+use crate::config::{Healthcheck, Probe};
+use crate::port::spec::{Protocol, Spec};
+use crate::state::{Found, State};
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    Ask {
+        question: Question,
+        /// To be added to the reason: a state file that was not believed.
+        note: Option<String>,
+    },
+    /// The verdict stands without asking.
+    Told { healthy: bool, about: String, reason: String },
+    /// Settings decide, and those that are needed are bad: unhealthy, and the settings errors are to be told.
+    NeedsSettings { reason: String },
+}
+
+/// Where the primary port is.
+struct Place {
+    addr: Option<IpAddr>,
+    /// 0: not known.
+    port: u16,
+}
+
+/// Decides. `found` is called only where the state matters: an explicit URL, `tcp://…` or `unix:` is simply asked.
+pub fn decide(terms: &Healthcheck, found: impl FnOnce() -> Found) -> Plan {
+    match &terms.target {
+        None | Some(Target::Path(_) | Target::Tcp) => {}
+        Some(target) => return plan(Some(target), None, None, |_| String::new()),
+    }
+    match found() {
+        Found::Believed { state, pid, .. } => by_state(terms, &state, pid),
+        Found::Dead { path, pid, why } => {
+            let reason = format!("the run that wrote {} (pid {pid}) is gone: {why}", path.display());
+            told(false, "run", reason)
+        }
+        Found::NotBelieved { path, why } => by_settings(terms, Some(not_believed(&path, &why))),
+        Found::Nothing => by_settings(terms, None),
+    }
+}
+
+fn by_state(terms: &Healthcheck, state: &State, pid: i32) -> Plan {
+    let phase = state.phase.name();
+    match rule(state.phase, terms.probe) {
+        Ruling::Pass(why) => return told(true, "run", format!("phase {phase}: {why}")),
+        Ruling::Fail(why) => return told(false, "run", format!("phase {phase}: {why}")),
+        Ruling::Ask => {}
+    }
+    let told_run = pick(terms.probe, state.health.as_deref(), state.liveness.as_deref());
+    let told_run: Option<Target> = match told_run.map(str::parse).transpose() {
+        Ok(target) => target,
+        Err(why) => return told(false, "run", format!("its state file names a target that is none: {why}")),
+    };
+    let told_us = pick(terms.probe, terms.health.as_ref(), terms.liveness.as_ref());
+    let target = terms.target.as_ref().or(told_run.as_ref()).or(told_us);
+    let place = state.ports.iter().find(|port| port.protocol == Protocol::Tcp);
+    let place = place.map(|port| Place { addr: port.addr, port: port.port });
+    // The app runs: `run` or, with --exec, the app itself is alive and in a phase that says so.
+    if place.is_none() && target.is_none() {
+        return told(
+            true,
+            "run",
+            format!("phase {phase}: the app runs (run has pid {pid}), and there is no port or target to ask"),
+        );
+    }
+    plan(target, place, None, |_| "run has not told its port yet".to_owned())
+}
+
+fn by_settings(terms: &Healthcheck, note: Option<String>) -> Plan {
+    if let Some(first) = terms.unreadable.first() {
+        return Plan::NeedsSettings { reason: with(first.clone(), note) };
+    }
+    let target = terms.target.as_ref().or_else(|| pick(terms.probe, terms.health.as_ref(), terms.liveness.as_ref()));
+    let place = terms.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
+    let place = place.map(|Spec { addr, port, .. }| Place { addr: *addr, port: *port });
+    if place.is_none() && target.is_none() {
+        let reason =
+            "no run here, no port and no target: name one, or set --port or --health (REBERTH_PORT, REBERTH_HEALTH)";
+        return told(false, "nothing", with(reason.to_owned(), note));
+    }
+    let reason = "port 0 is any free port, and only the state file of a live run knows which";
+    plan(target, place, note, |note| with(reason.to_owned(), note))
+}
+
+/// The plan for a target on a place. `unknown` says why a port is 0.
+fn plan(
+    target: Option<&Target>,
+    place: Option<Place>,
+    note: Option<String>,
+    unknown: impl FnOnce(Option<String>) -> String,
+) -> Plan {
+    let (host, port) = match (&target, place) {
+        (None | Some(Target::Path(_) | Target::Tcp), None) => {
+            let reason =
+                "it is on the primary port, and no tcp port is set; set --port (REBERTH_PORT), or name a whole URL";
+            return told(false, &shown(target), with(reason.to_owned(), note));
+        }
+        (None | Some(Target::Path(_) | Target::Tcp), Some(Place { port: 0, .. })) => {
+            return told(false, &shown(target), unknown(note));
+        }
+        (_, place) => {
+            let addr = place.as_ref().and_then(|place| place.addr).filter(|addr| !addr.is_unspecified());
+            (addr.map_or("localhost".to_owned(), |addr| addr.to_string()), place.map_or(0, |place| place.port))
+        }
+    };
+    let on_port = |path: &str| Question::Http(Url { tls: false, host: host.clone(), port, path: path.to_owned() });
+    let question = match target {
+        None => on_port("/"),
+        Some(Target::Path(path)) => on_port(path),
+        Some(Target::Tcp) => Question::Tcp(host, port),
+        Some(Target::TcpAt(host, port)) => Question::Tcp(host.clone(), *port),
+        Some(Target::Unix(socket, None)) => Question::Unix(socket.clone()),
+        Some(Target::Unix(socket, Some(path))) => Question::HttpOverUnix(socket.clone(), path.clone()),
+        Some(Target::Url(text)) => match Url::parse(text) {
+            Ok(url) => Question::Http(url),
+            Err(why) => return told(false, "target", with(format!("this is no URL: {why}"), note)),
+        },
+    };
+    Plan::Ask { question, note }
+}
+
+/// What this probe asks: readiness' target also where liveness has none of its own.
+fn pick<T>(probe: Probe, health: Option<T>, liveness: Option<T>) -> Option<T> {
+    match probe {
+        Probe::Liveness => liveness.or(health),
+        Probe::Readiness | Probe::Startup => health,
+    }
+}
+
+fn shown(target: Option<&Target>) -> String {
+    match target {
+        None => "/".to_owned(),
+        Some(Target::Path(path)) => path.clone(),
+        Some(_) => "tcp".to_owned(),
+    }
+}
+
+fn told(healthy: bool, about: &str, reason: String) -> Plan {
+    Plan::Told { healthy, about: about.to_owned(), reason }
+}
+
+fn not_believed(path: &Path, why: &str) -> String {
+    format!("state file {} is not believed: {why}", path.display())
+}
+
+/// The reason, and what else is to be known.
+pub fn with(reason: String, note: Option<String>) -> String {
+    match note {
+        Some(note) => format!("{reason}; {note}"),
+        None => reason,
+    }
+}

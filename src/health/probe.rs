@@ -1,0 +1,139 @@
+//! Owns the asking: one question to a server, one answer, within one clock. Must not know whom `run` told what: `health::decide` does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::Healthcheck;
+
+mod body;
+pub mod clock;
+mod http;
+#[cfg(feature = "tls")]
+mod tls;
+pub mod url;
+mod wire;
+
+use clock::Clock;
+use url::{Url, bracketed};
+use wire::{Broken, Wire};
+
+/// What is asked, all of it known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// A connection to a host and port; `localhost` and the wildcards mean 127.0.0.1, then `::1`.
+    Tcp(String, u16),
+    /// An answer to a request; the same holds for its host.
+    Http(Url),
+    /// A connection to a Unix socket.
+    Unix(PathBuf),
+    /// An answer to a request for this path over a Unix socket.
+    HttpOverUnix(PathBuf, String),
+}
+
+impl Question {
+    /// For the verdict, with the query: the user wrote it.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Tcp(host, port) => format!("tcp://{}:{port}", bracketed(host)),
+            Self::Http(url) => url.shown(),
+            Self::Unix(socket) => format!("unix:{}", socket.display()),
+            Self::HttpOverUnix(socket, path) => format!("unix:{}:{path}", socket.display()),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The question with the address that answered.
+    pub shown: String,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// Healthy or not, each with its reason.
+    pub outcome: Result<String, String>,
+}
+
+impl Answer {
+    fn unhealthy(shown: String, reason: String) -> Self {
+        Self { shown, status: None, outcome: Err(reason) }
+    }
+}
+
+/// Asks once. It ends within `timeout`, whatever the server does; only the close of a connection that still answers may come after it.
+pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration) -> Answer {
+    let clock = Clock::start(timeout);
+    let shown = question.shown();
+    match question {
+        Question::Tcp(host, port) => match Wire::tcp(host, *port, clock) {
+            Ok((_, address)) => {
+                Answer { shown: format!("tcp://{address}"), status: None, outcome: Ok("it accepts connections".into()) }
+            }
+            Err(reason) => Answer::unhealthy(shown, reason),
+        },
+        Question::Unix(socket) => match Wire::unix(socket, clock) {
+            Ok(_) => Answer { shown, status: None, outcome: Ok("it accepts connections".into()) },
+            Err(reason) => Answer::unhealthy(shown, reason),
+        },
+        Question::Http(url) => http::ask(url, None, shown, terms, clock),
+        Question::HttpOverUnix(socket, path) => {
+            let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
+            http::ask(&url, Some(socket), shown, terms, clock)
+        }
+    }
+}
+
+/// A connection that carries HTTP.
+enum Carrier {
+    Plain(Wire),
+    #[cfg(feature = "tls")]
+    Tls(Box<tls::Session>),
+}
+
+impl Carrier {
+    fn send(&mut self, bytes: &[u8], clock: Clock) -> Result<(), Broken> {
+        match self {
+            Self::Plain(wire) => wire.send(bytes, clock),
+            #[cfg(feature = "tls")]
+            Self::Tls(session) => session.send(bytes, clock),
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
+        match self {
+            Self::Plain(wire) => wire.receive(buffer, clock),
+            #[cfg(feature = "tls")]
+            Self::Tls(session) => session.receive(buffer, clock),
+        }
+    }
+}
+
+/// `0.4ms`, `900ms`, `1.5s`.
+pub fn shown_duration(time: Duration) -> String {
+    let micros = time.as_micros();
+    match micros {
+        0..10_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100).replace(".0ms", "ms"),
+        10_000..1_000_000 => format!("{}ms", micros / 1000),
+        _ => format!("{}.{}s", micros / 1_000_000, micros % 1_000_000 / 100_000).replace(".0s", "s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (micros, want) in [
+            (0, "0ms"),
+            (420, "0.4ms"),
+            (1000, "1ms"),
+            (1999, "1.9ms"),
+            (900_000, "900ms"),
+            (1_000_000, "1s"),
+            (1_500_000, "1.5s"),
+            (90_000_000, "90s"),
+        ] {
+            assert_eq!(shown_duration(Duration::from_micros(micros)), want);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Owns the look into a body for `--body-contains`: how far it goes and how it is framed. Must not know what a match means.
+
+use super::Carrier;
+use super::clock::Clock;
+use super::wire::Broken;
+
+/// No more of a body is read. Bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// How long one line of chunked framing may be. Bytes.
+const MAX_CHUNK_LINE: usize = 1024;
+
+/// Where a body ends (RFC 9112, 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// Whether the text was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    Found,
+    /// Not in the whole body.
+    Missing,
+    /// Not in the part that may be read.
+    TooLong,
+}
+
+/// Looks for `wanted` in the body whose first bytes are `rest`, and stops reading as soon as it knows.
+pub fn contains(
+    carrier: &mut Carrier,
+    framing: Framing,
+    rest: &[u8],
+    wanted: &[u8],
+    clock: Clock,
+) -> Result<Search, Broken> {
+    let mut body = Body { framing, chunk: Chunk::Size, line: Vec::new(), text: Vec::new(), ended: false };
+    let mut buffer = [0; 4096];
+    let mut searched = 0usize;
+    body.feed(rest)?;
+    loop {
+        let from = searched.saturating_sub(wanted.len());
+        let new = body.text.get(from..).unwrap_or_default();
+        if wanted.is_empty() || new.windows(wanted.len()).any(|window| window == wanted) {
+            return Ok(Search::Found);
+        }
+        searched = body.text.len();
+        if body.text.len() >= MAX_BODY {
+            return Ok(Search::TooLong);
+        }
+        if body.ended {
+            return Ok(Search::Missing);
+        }
+        match carrier.receive(&mut buffer, clock)? {
+            0 if framing == Framing::UntilClose => body.ended = true,
+            0 => return Err(Broken::Error("the server closed the connection".to_owned())),
+            size => body.feed(buffer.get(..size).unwrap_or_default())?,
+        }
+    }
+}
+
+/// A body that comes in pieces.
+#[derive(Debug)]
+struct Body {
+    framing: Framing,
+    chunk: Chunk,
+    /// The line of chunked framing that is being read.
+    line: Vec<u8>,
+    text: Vec<u8>,
+    ended: bool,
+}
+
+/// What comes next in a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Size,
+    Data(u64),
+    /// The line break after the data.
+    End,
+}
+
+impl Body {
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        match self.framing {
+            Framing::None => self.ended = true,
+            Framing::UntilClose => self.keep(bytes),
+            Framing::Length(length) => {
+                let (mine, left) = split(bytes, length);
+                self.keep(mine);
+                self.framing = Framing::Length(left);
+                self.ended = left == 0;
+            }
+            Framing::Chunked => self.feed_chunks(bytes)?,
+        }
+        Ok(())
+    }
+
+    fn feed_chunks(&mut self, mut bytes: &[u8]) -> Result<(), Broken> {
+        while !self.ended && self.text.len() < MAX_BODY {
+            if let Chunk::Data(length) = self.chunk {
+                let (mine, left) = split(bytes, length);
+                self.keep(mine);
+                bytes = bytes.get(mine.len()..).unwrap_or_default();
+                self.chunk = if left == 0 { Chunk::End } else { Chunk::Data(left) };
+                if left > 0 {
+                    return Ok(());
+                }
+            }
+            let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+                self.line.extend_from_slice(bytes);
+                return if self.line.len() > MAX_CHUNK_LINE { Err(bad_chunk()) } else { Ok(()) };
+            };
+            self.line.extend_from_slice(bytes.get(..end).unwrap_or_default());
+            bytes = bytes.get(end + 1..).unwrap_or_default();
+            let line = String::from_utf8_lossy(&self.line).into_owned();
+            self.line.clear();
+            let line = line.split(';').next().unwrap_or_default().trim();
+            self.chunk = match self.chunk {
+                Chunk::End if line.is_empty() => Chunk::Size,
+                Chunk::End => return Err(bad_chunk()),
+                _ => match u64::from_str_radix(line, 16) {
+                    // Trailers may follow; nobody reads them.
+                    Ok(0) => {
+                        self.ended = true;
+                        Chunk::Size
+                    }
+                    Ok(length) if !line.starts_with('+') => Chunk::Data(length),
+                    _ => return Err(bad_chunk()),
+                },
+            };
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = MAX_BODY.saturating_sub(self.text.len());
+        self.text.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+    }
+}
+
+/// At most `length` of `bytes`, and how much of `length` is still to come.
+fn split(bytes: &[u8], length: u64) -> (&[u8], u64) {
+    let mine = usize::try_from(length).map_or(bytes.len(), |length| length.min(bytes.len()));
+    (bytes.get(..mine).unwrap_or_default(), length - mine as u64)
+}
+
+fn bad_chunk() -> Broken {
+    Broken::Error("the chunked body is malformed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(framing: Framing) -> Body {
+        Body { framing, chunk: Chunk::Size, line: Vec::new(), text: Vec::new(), ended: false }
+    }
+
+    #[test]
+    fn chunks_cut_anywhere() {
+        let whole = b"4\r\nWiki\r\n00A;x=y\r\npedia in\r\n\r\n0\r\nTrailer: x\r\n\r\n";
+        for cut in 0..whole.len() {
+            let mut body = body(Framing::Chunked);
+            body.feed(&whole[..cut]).unwrap();
+            body.feed(&whole[cut..]).unwrap();
+            assert!(body.ended);
+            assert_eq!(body.text, b"Wikipedia in\r\n");
+        }
+    }
+
+    #[test]
+    fn malformed_chunks() {
+        for text in ["x\r\n", "\r\n", "-1\r\n", "+1\r\n", "1\r\nab\r\n", "ffffffffffffffffff\r\n"] {
+            assert!(body(Framing::Chunked).feed(text.as_bytes()).is_err(), "{text:?}");
+        }
+        assert!(body(Framing::Chunked).feed(&[b'1'; MAX_CHUNK_LINE + 1]).is_err());
+    }
+
+    #[test]
+    fn lengths_and_limits() {
+        let mut length = body(Framing::Length(3));
+        length.feed(b"ab").unwrap();
+        assert!(!length.ended);
+        length.feed(b"cde").unwrap();
+        assert!(length.ended);
+        assert_eq!(length.text, b"abc");
+        let mut endless = body(Framing::UntilClose);
+        endless.feed(&[b'x'; MAX_BODY * 2]).unwrap();
+        assert_eq!(endless.text.len(), MAX_BODY);
+        let mut huge = body(Framing::Chunked);
+        huge.feed(b"ffffffffffffffff\r\n").unwrap();
+        huge.feed(&[b'x'; MAX_BODY * 2]).unwrap();
+        assert_eq!(huge.text.len(), MAX_BODY);
+    }
+}

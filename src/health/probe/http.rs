@@ -1,0 +1,346 @@
+//! Owns one HTTP/1.1 question: the request, the head of the answer, redirects, the judgement. Must not know addresses or TLS.
+//!
+//! Own code and not a client library: the clock, the redirect rule, the header rules and the limits are the probe, and a general
+//! client has to be talked out of its own at each of these points. The grammar of the head is `httparse`'s.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::body;
+use super::clock::Clock;
+use super::url::Url;
+use super::wire::{self, Broken, Wire};
+use super::{Answer, Carrier, shown_duration};
+use crate::config::Healthcheck;
+
+/// No more of a head is read, interim answers included. Bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// No more header lines are looked at.
+const MAX_HEADERS: usize = 256;
+
+/// kubelet's and Go's limit (net/http/client.go, `defaultCheckRedirect`; pkg/probe/http/http.go, `RedirectChecker`).
+const MAX_REDIRECTS: usize = 10;
+
+/// The head of an answer, as far as a probe cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Head {
+    status: u16,
+    location: Option<String>,
+    framing: body::Framing,
+}
+
+/// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer.
+pub fn ask(url: &Url, socket: Option<&Path>, shown: String, terms: &Healthcheck, clock: Clock) -> Answer {
+    let mut asking =
+        Asking { url: url.clone(), method: terms.method.clone(), host: None, shown, status: None, terms, clock };
+    asking.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
+    let outcome = asking.follow(url, socket);
+    Answer { shown: asking.shown, status: asking.status, outcome }
+}
+
+struct Asking<'a> {
+    url: Url,
+    method: String,
+    /// The Host line the user wants instead of the URL's own.
+    host: Option<String>,
+    shown: String,
+    status: Option<u16>,
+    terms: &'a Healthcheck,
+    clock: Clock,
+}
+
+impl Asking<'_> {
+    fn follow(&mut self, first: &Url, socket: Option<&Path>) -> Result<String, String> {
+        for redirects in 0..=MAX_REDIRECTS {
+            let mut carrier = self.connect(socket, redirects == 0)?;
+            let request = request(&self.url, &self.method, self.host.as_deref(), self.terms)?;
+            carrier
+                .send(request.as_bytes(), self.clock)
+                .map_err(|broken| self.broken(broken, "sending the request"))?;
+            let (head, rest) = self.head(&mut carrier)?;
+            self.status = Some(head.status);
+            let Some(location) = self.redirect(&head) else {
+                return self.judge(&mut carrier, &head, rest, redirects, "");
+            };
+            let next = self
+                .url
+                .join(location)
+                .map_err(|why| format!("the redirect of status {} leads nowhere: {why}", head.status))?;
+            // Hostnames as text, as kubelet does it; a Unix socket is a place of its own and knows no TLS.
+            if next.host != first.host || (socket.is_some() && next.tls) {
+                let note = format!("; not followed, it leads elsewhere: {}", next.shown_without_query());
+                return self.judge(&mut carrier, &head, rest, redirects, &note);
+            }
+            // Only a reference without an authority keeps the user's Host line (net/http/client.go).
+            if location.contains("://") || location.starts_with("//") {
+                self.host = None;
+            }
+            if matches!(head.status, 301..=303) && self.method != "GET" && self.method != "HEAD" {
+                "GET".clone_into(&mut self.method);
+            }
+            self.url = next;
+        }
+        Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+    }
+
+    fn connect(&mut self, socket: Option<&Path>, first: bool) -> Result<Carrier, String> {
+        let wire = match socket {
+            Some(socket) => Wire::unix(socket, self.clock)?,
+            None => {
+                let (wire, address) = Wire::tcp(&self.url.host, self.url.port, self.clock)?;
+                // `localhost` is two addresses: the verdict tells which one answered.
+                if first && wire::is_here(&self.url.host) {
+                    self.shown = Url { host: address.ip().to_string(), ..self.url.clone() }.shown();
+                }
+                wire
+            }
+        };
+        if !self.url.tls {
+            return Ok(Carrier::Plain(wire));
+        }
+        #[cfg(feature = "tls")]
+        let carrier = super::tls::Session::start(wire, &self.url.host, self.terms, self.clock)
+            .map(|session| Carrier::Tls(Box::new(session)));
+        #[cfg(not(feature = "tls"))]
+        let carrier = Err("https is not built into this reberth; ask http, or use the build with TLS".to_owned());
+        carrier
+    }
+
+    /// Where the answer sends us, if that is to be followed at all.
+    fn redirect<'h>(&self, head: &'h Head) -> Option<&'h str> {
+        let wanted = self.terms.status_explicit && accepted(self.terms, head.status);
+        match head.status {
+            301 | 302 | 303 | 307 | 308 if !wanted => head.location.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn judge(
+        &self,
+        carrier: &mut Carrier,
+        head: &Head,
+        rest: Vec<u8>,
+        redirects: usize,
+        note: &str,
+    ) -> Result<String, String> {
+        let status = head.status;
+        let followed = match redirects {
+            0 => String::new(),
+            1 => format!(" after a redirect to {}", self.url.shown_without_query()),
+            many => format!(" after {many} redirects, the last to {}", self.url.shown_without_query()),
+        };
+        if !accepted(self.terms, status) {
+            return Err(format!("the status is not in {}{followed}{note}", status_list(self.terms)));
+        }
+        let Some(wanted) = &self.terms.body_contains else {
+            return Ok(format!("the status is in {}{followed}{note}", status_list(self.terms)));
+        };
+        let framing = if self.method == "HEAD" { body::Framing::None } else { head.framing };
+        let found = body::contains(carrier, framing, &rest, wanted.as_bytes(), self.clock)
+            .map_err(|broken| self.broken(broken, "reading the body"))?;
+        match found {
+            body::Search::Found => Ok(format!("the body contains the text{followed}{note}")),
+            body::Search::Missing => Err(format!("the body does not contain the text{followed}{note}")),
+            body::Search::TooLong => Err(format!(
+                "the first {} KiB of the body do not contain the text{followed}{note}",
+                body::MAX_BODY / 1024
+            )),
+        }
+    }
+
+    /// Reads a whole head, and returns what came after it.
+    fn head(&self, carrier: &mut Carrier) -> Result<(Head, Vec<u8>), String> {
+        let mut text = Vec::with_capacity(4096);
+        let mut buffer = [0; 4096];
+        let (mut scanned, mut dropped) = (0, 0);
+        loop {
+            let doing = if text.is_empty() { "waiting for the answer" } else { "reading the headers" };
+            let size = carrier.receive(&mut buffer, self.clock).map_err(|broken| self.broken(broken, doing))?;
+            if size == 0 && text.is_empty() {
+                return Err("the server closed the connection without an answer".to_owned());
+            }
+            if size == 0 {
+                return Err("the server closed the connection in the middle of the headers".to_owned());
+            }
+            text.extend_from_slice(buffer.get(..size).unwrap_or_default());
+            begins_like_http(&text)?;
+            while let Some(end) = end_of_head(&text, scanned) {
+                let head = parse(text.get(..end).unwrap_or_default())?;
+                text.drain(..end);
+                // 100 and 103 come before the answer proper; after 101 there is none.
+                if head.status == 101 || !(100..200).contains(&head.status) {
+                    return Ok((head, text));
+                }
+                (scanned, dropped) = (0, dropped + end);
+            }
+            scanned = text.len();
+            if dropped + scanned > MAX_HEAD {
+                return Err(format!("the headers are longer than {} KiB", MAX_HEAD / 1024));
+            }
+        }
+    }
+
+    fn broken(&self, broken: Broken, doing: &str) -> String {
+        match broken {
+            Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(self.clock.total())),
+            Broken::Error(why) => format!("{why} while {doing}"),
+        }
+    }
+}
+
+/// The first header of this name that the user gave.
+fn header<'a>(terms: &'a Healthcheck, name: &str) -> Option<&'a str> {
+    terms.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+/// kubelet's request (pkg/probe/http/request.go): the defaults only where the user set none, and gone where the user set them empty.
+///
+/// No `Connection: close`: we close first, so the TIME_WAIT is ours and never blocks the app's port at its next start.
+fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> Result<String, String> {
+    // A line break in a value would end the head early, or smuggle in a second request.
+    let given = terms.headers.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let mut parts = given.chain([method, url.host.as_str(), terms.user_agent.as_str()]);
+    if parts.any(|part| part.contains(|letter: char| letter.is_ascii_control() && letter != '\t')) {
+        return Err("a control character in the method, the host or a header".to_owned());
+    }
+    let mut text = format!("{method} {} HTTP/1.1\r\nHost: ", url.request_target());
+    text.push_str(host.unwrap_or(&url.authority()));
+    text.push_str("\r\n");
+    let mut line = |name: &str, value: &str| {
+        let _ = write!(text, "{name}: {value}\r\n");
+    };
+    for (name, default) in [("User-Agent", terms.user_agent.as_str()), ("Accept", "*/*")] {
+        if header(terms, name).is_none() && !default.is_empty() {
+            line(name, default);
+        }
+    }
+    if matches!(method, "POST" | "PUT" | "PATCH") && header(terms, "content-length").is_none() {
+        line("Content-Length", "0");
+    }
+    for (name, value) in &terms.headers {
+        let dropped = value.is_empty() && ["accept", "user-agent"].iter().any(|drop| name.eq_ignore_ascii_case(drop));
+        if !dropped && !name.eq_ignore_ascii_case("host") {
+            line(name, value);
+        }
+    }
+    text.push_str("\r\n");
+    Ok(text)
+}
+
+fn accepted(terms: &Healthcheck, status: u16) -> bool {
+    terms.status.iter().any(|(low, high)| (*low..=*high).contains(&status))
+}
+
+fn status_list(terms: &Healthcheck) -> String {
+    let range = |(low, high): &(u16, u16)| if low == high { low.to_string() } else { format!("{low}-{high}") };
+    terms.status.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+/// Fails at the first byte that no HTTP answer has there: a server of another protocol may never send a line's end.
+fn begins_like_http(text: &[u8]) -> Result<(), String> {
+    let known = b"HTTP/1.";
+    if text.iter().zip(known).all(|(got, want)| got == want) {
+        return Ok(());
+    }
+    Err(match text {
+        [0x15 | 0x16, 0x03, ..] => "the server speaks TLS here; ask https://".to_owned(),
+        _ => "the answer is not HTTP/1".to_owned(),
+    })
+}
+
+/// Where the empty line ends, looked for from a little before `scanned`.
+fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
+    let from = scanned.saturating_sub(3);
+    let tail = text.get(from..)?;
+    let mut breaks = tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+    breaks.find_map(|at| match tail.get(at + 1..)? {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
+        _ => None,
+    })
+}
+
+fn parse(text: &[u8]) -> Result<Head, String> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    // As forgiving as clients are: the question is whether the app works, not whether its headers are pretty.
+    let parsed = httparse::ParserConfig::default()
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true)
+        .parse_response(&mut response, text);
+    let status = match (parsed, response.code) {
+        (Ok(httparse::Status::Complete(_)), Some(status)) => status,
+        (Err(httparse::Error::TooManyHeaders), _) => {
+            return Err(format!("the answer has more than {MAX_HEADERS} headers"));
+        }
+        _ => return Err("the answer is not HTTP/1".to_owned()),
+    };
+    let find = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+    };
+    let location = find("location").filter(|location| !location.is_empty());
+    let chunked = find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().ends_with("chunked"));
+    let framing = match (status, chunked, find("content-length").and_then(|value| value.parse().ok())) {
+        (..200 | 204 | 304, _, _) => body::Framing::None,
+        (_, true, _) => body::Framing::Chunked,
+        (_, _, Some(length)) => body::Framing::Length(length),
+        _ => body::Framing::UntilClose,
+    };
+    Ok(Head { status, location, framing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_heads() {
+        for (text, want) in [
+            ("HTTP/1.1 200 OK\r\n\r\nbody\r\n\r\n", Some(19)),
+            ("HTTP/1.1 200\n\nbody", Some(14)),
+            ("HTTP/1.1 200\r\na: b\r\n\r", None),
+            ("", None),
+        ] {
+            // Wherever the packets were cut, the end is the same.
+            for scanned in 0..want.unwrap_or(text.len()) {
+                assert_eq!(end_of_head(text.as_bytes(), scanned), want, "{text:?} from {scanned}");
+            }
+        }
+    }
+
+    #[test]
+    fn heads() {
+        let parsed = |text: &str| parse(text.as_bytes()).map(|head| (head.status, head.location, head.framing));
+        use body::Framing;
+        for (text, want) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", (200, None, Framing::UntilClose)),
+            ("HTTP/1.0 503\r\nContent-Length: 12\r\n\r\n", (503, None, Framing::Length(12))),
+            ("HTTP/1.1 204 No\r\nContent-Length: 12\r\n\r\n", (204, None, Framing::None)),
+            (
+                "HTTP/1.1 302 F\nlocation:  /x \nTransfer-Encoding: gzip, Chunked\n\n",
+                (302, Some("/x".into()), Framing::Chunked),
+            ),
+            ("HTTP/1.1 301 F\r\nbad header\r\nLocation:\r\n\r\n", (301, None, Framing::UntilClose)),
+        ] {
+            assert_eq!(parsed(text), Ok(want), "{text:?}");
+        }
+        for text in ["HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 20\r\n\r\n", "HTTP/2 200 OK\r\n\r\n"] {
+            assert!(parsed(text).is_err(), "{text:?}");
+        }
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        assert_eq!(parsed(&many).unwrap_err(), "the answer has more than 256 headers");
+    }
+
+    #[test]
+    fn first_bytes() {
+        for text in ["H", "HTTP/1.1", "HTTP/1.0 200"] {
+            assert_eq!(begins_like_http(text.as_bytes()), Ok(()));
+        }
+        assert!(begins_like_http(b"SSH-2.0").unwrap_err().contains("not HTTP"));
+        assert!(begins_like_http(b"HTTP/2 200").is_err());
+        assert!(begins_like_http(b"\x15\x03\x01").unwrap_err().contains("TLS"));
+    }
+}

@@ -1,0 +1,215 @@
+//! Owns the way to a server: addresses, connect, bytes in and out, all within the clock. Must not know HTTP or TLS.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::clock::{Clock, Stopped};
+use super::url::bracketed;
+use crate::sys::lookup;
+
+/// A connection, never blocking.
+#[derive(Debug)]
+pub struct Wire {
+    socket: Socket,
+    /// Whether the peer still answers: then a close may linger for its last acknowledgement, else it must not wait for anybody.
+    answering: bool,
+}
+
+/// Why bytes did not come or go.
+#[derive(Debug)]
+pub enum Broken {
+    /// The time is over.
+    Timeout,
+    /// In words.
+    Error(String),
+}
+
+impl From<Stopped> for Broken {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Timeout => Self::Timeout,
+            Stopped::Failed(errno) => Self::Error(errno.desc().to_lowercase()),
+        }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Error(words(&error))
+    }
+}
+
+impl Wire {
+    /// Connects to the first address of `host` that takes the connection, and says which one that was.
+    ///
+    /// # Errors
+    /// The reason of the first address that refused: with two of them the second is only a second chance.
+    pub fn tcp(host: &str, port: u16, clock: Clock) -> Result<(Self, SocketAddr), String> {
+        let addresses = addresses(host, clock)?;
+        // Each has its share of the clock, so that a first one that says nothing leaves time for the second.
+        let share = clock.total() / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut first = None;
+        for address in addresses {
+            let address = SocketAddr::new(address, port);
+            match connect(address, clock.part(share)) {
+                Ok(socket) => return Ok((Self { socket, answering: true }, address)),
+                Err(reason) => first = first.or(Some(reason)),
+            }
+            if clock.left().is_zero() {
+                break;
+            }
+        }
+        Err(first.unwrap_or_else(|| format!("{host} has no address")))
+    }
+
+    /// Connects to a Unix socket.
+    pub fn unix(path: &Path, clock: Clock) -> Result<Self, String> {
+        let address = SockAddr::unix(path).map_err(|_| "the path of a unix socket has at most 107 bytes".to_owned())?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|error| words(&error))?;
+        // A full backlog gives EAGAIN to a connect that does not block, and poll(2) knows no "room again": only a blocking connect
+        // waits, and the send timeout is its limit (unix(7)). Zero would mean "for ever".
+        let limit = clock.left().max(Duration::from_millis(1));
+        let connected = socket
+            .set_write_timeout(Some(limit))
+            .and_then(|()| socket.connect(&address))
+            .and_then(|()| socket.set_nonblocking(true));
+        match connected {
+            Ok(()) => Ok(Self { socket, answering: true }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(format!(
+                "no connection within {}: the backlog of the socket is full",
+                super::shown_duration(clock.total())
+            )),
+            Err(error) => Err(match error.raw_os_error() {
+                Some(libc::ECONNREFUSED) => "connection refused: nobody listens on this socket any more".to_owned(),
+                Some(libc::ENOENT) => "there is no such socket".to_owned(),
+                _ => words(&error),
+            }),
+        }
+    }
+
+    /// Sends all of `bytes`.
+    pub fn send(&mut self, mut bytes: &[u8], clock: Clock) -> Result<(), Broken> {
+        while !bytes.is_empty() {
+            match self.socket.write(bytes) {
+                Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
+                Err(error) => self.pause(error, PollFlags::POLLOUT, clock)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives at least one byte; 0 at the end of the stream.
+    pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
+        // The answer is hardly ever there already, so the wait comes first.
+        self.wait(PollFlags::POLLIN, clock)?;
+        loop {
+            match self.socket.read(buffer) {
+                Ok(received) => return Ok(received),
+                Err(error) => self.pause(error, PollFlags::POLLIN, clock)?,
+            }
+        }
+    }
+
+    /// Waits for room or for bytes.
+    pub fn wait(&mut self, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
+        let waited = clock.wait(self.socket.as_fd(), flags);
+        self.answering = self.answering && waited.is_ok();
+        Ok(waited?)
+    }
+
+    /// For TLS, which does its own reading and writing.
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    fn pause(&mut self, error: io::Error, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
+        match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            io::ErrorKind::WouldBlock => self.wait(flags, clock),
+            _ => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // A lingering close waits for a peer that is silent, even on a socket that never blocks, and no clock would count it.
+        if !self.answering {
+            let _ = self.socket.set_linger(None);
+        }
+    }
+}
+
+/// One connect. The error is one for the user.
+fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => format!("connection refused: nothing listens on {address}"),
+        _ => format!("{address}: {}", words(&error)),
+    };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(failed)?;
+    // As kubelet's dialer: a clean FIN, and a short rest for our port.
+    socket.set_linger(Some(Duration::from_secs(1))).map_err(failed)?;
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+            match clock.wait(socket.as_fd(), PollFlags::POLLOUT) {
+                Ok(()) => {}
+                Err(Stopped::Timeout) => {
+                    let _ = socket.set_linger(None);
+                    return Err(format!(
+                        "no connection to {address} within {}: its backlog is full, or packets are dropped",
+                        super::shown_duration(clock.total())
+                    ));
+                }
+                Err(Stopped::Failed(errno)) => return Err(errno.desc().to_lowercase()),
+            }
+            if let Some(error) = socket.take_error().map_err(failed)? {
+                return Err(failed(error));
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    // A port nobody listens on may be given to our own end, and TCP then connects the socket with itself (simultaneous open).
+    if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
+        return Err(format!("connection refused: nothing listens on {address}"));
+    }
+    Ok(socket)
+}
+
+/// The addresses behind a host. `localhost` and the wildcards are this machine on both families, 127.0.0.1 first whatever the resolver
+/// thinks (musl says `::1` first), and cost no look-up.
+fn addresses(host: &str, clock: Clock) -> Result<Vec<IpAddr>, String> {
+    if is_here(host) {
+        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+    }
+    match host.parse::<IpAddr>() {
+        Ok(address) => Ok(vec![address]),
+        Err(_) => match lookup::addresses(host, clock.end()) {
+            Ok(found) if found.is_empty() => Err(format!("the name {} has no address", bracketed(host))),
+            Ok(found) => Ok(found),
+            Err(lookup::Failed::Timeout) => {
+                Err(format!("the name {host} is not resolved within {}", super::shown_duration(clock.total())))
+            }
+            Err(lookup::Failed::Error(why)) => Err(format!("the name {host} cannot be resolved: {why}")),
+        },
+    }
+}
+
+/// Whether a host means this machine, on whichever family: `localhost`, `0.0.0.0`, `::`.
+pub fn is_here(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+}
+
+/// The system's words, without Rust's "(os error 104)".
+fn words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

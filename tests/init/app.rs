@@ -1,0 +1,318 @@
+//! Owns the app that the tests launch: this very test binary, told by its arguments what to do, a word a step. Must not know who
+//! launched it.
+//!
+//! It runs before `main`, from `.init_array`: Rust's own start-up (which ignores SIGPIPE and catches SIGSEGV) and the test
+//! harness (which has threads) have not happened yet, so the app sees its process exactly as it was started.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+/// The first argument that makes this binary an app.
+pub const MARK: &str = "--app";
+
+/// This binary, as an app.
+pub fn program() -> std::path::PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+/// The words for an app that takes these steps, with the program first.
+pub fn words(steps: &str) -> Vec<OsString> {
+    let mut words = vec![program().into_os_string(), MARK.into()];
+    words.extend(steps.split_whitespace().map(OsString::from));
+    words
+}
+
+#[used]
+// SAFETY: the section holds pointers to functions without arguments that run before main; this is one.
+#[unsafe(link_section = ".init_array")]
+static ENTRY: extern "C" fn() = entry;
+
+extern "C" fn entry() {
+    // Not `env::args`: with musl they are not there before main.
+    let command = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let mut words = command.split(|&b| b == 0).skip(1);
+    if words.next() != Some(MARK.as_bytes()) {
+        return;
+    }
+    let mut steps: Vec<String> = words.map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+    // The last NUL ends the last word, it does not begin another.
+    steps.pop();
+    perform(&steps);
+    leave(0);
+}
+
+fn leave(code: i32) -> ! {
+    // SAFETY: _exit ends the process at once; there is nothing to clean up in it.
+    unsafe { libc::_exit(code) }
+}
+
+/// One write a line: lines of several processes never mix.
+fn say(text: &str) {
+    let line = format!("{text}\n");
+    // SAFETY: the text is as long as we say.
+    unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+}
+
+fn number(text: &str) -> i32 {
+    text.parse().unwrap_or_else(|_| {
+        say(&format!("not a number: {text}"));
+        leave(119)
+    })
+}
+
+/// The steps up to the `end` that belongs to a block just begun, and the steps after it.
+fn block(steps: &[String]) -> (&[String], &[String]) {
+    let mut depth = 0;
+    for (i, step) in steps.iter().enumerate() {
+        match step.as_str() {
+            "fork" | "daemon" | "group" => depth += 1,
+            "end" if depth == 0 => return (&steps[..i], &steps[i + 1..]),
+            "end" => depth -= 1,
+            _ => {}
+        }
+    }
+    say("a block has no end");
+    leave(119)
+}
+
+fn perform(mut steps: &[String]) {
+    while let Some((step, rest)) = steps.split_first() {
+        steps = rest;
+        let (name, value) = step.split_once('=').unwrap_or((step, ""));
+        match name {
+            // A child; in `group` it leads a process group of its own, in `daemon` it is a double fork with a session of its own.
+            "fork" | "group" | "daemon" => {
+                let (inner, after) = block(steps);
+                child(name, inner);
+                steps = after;
+            }
+            _ => one(name, value),
+        }
+    }
+}
+
+fn fork() -> i32 {
+    // SAFETY: this process has one thread, so the child may do whatever the parent may.
+    unsafe { libc::fork() }
+}
+
+fn child(kind: &str, steps: &[String]) {
+    // SAFETY: calls on numbers only, in a process with one thread.
+    unsafe {
+        if fork() != 0 {
+            if kind == "daemon" {
+                // The one in the middle: it is gone at once.
+                libc::wait(std::ptr::null_mut());
+            }
+            return;
+        }
+        match kind {
+            "group" => {
+                libc::setpgid(0, 0);
+            }
+            "daemon" => {
+                libc::setsid();
+                if fork() != 0 {
+                    leave(0);
+                }
+            }
+            _ => {}
+        }
+    }
+    perform(steps);
+    leave(0);
+}
+
+fn all_signals() -> libc::sigset_t {
+    // SAFETY: sigfillset fills the set before anything reads it.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        set
+    }
+}
+
+fn one(name: &str, value: &str) {
+    // SAFETY: every call below gets numbers, or memory that outlives it, in a process with one thread.
+    unsafe {
+        match name {
+            "say" => say(value),
+            "ready" => say(&format!("{value}ready (pid {})", libc::getpid())),
+            "exit" => leave(number(value)),
+            // Ends by this signal, without a core file.
+            "die" => {
+                let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                libc::setrlimit(libc::RLIMIT_CORE, &none);
+                libc::signal(number(value), libc::SIG_DFL);
+                let mut set = all_signals();
+                libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+                libc::raise(number(value));
+                libc::sigemptyset(&mut set);
+                libc::sigsuspend(&set);
+            }
+            "block" => {
+                libc::sigprocmask(libc::SIG_BLOCK, &all_signals(), std::ptr::null_mut());
+            }
+            "ignore" => {
+                libc::signal(number(value), libc::SIG_IGN);
+            }
+            // `SIGNAL[:WHO]`: says every signal, and WHO got it; goes on after this one. Wants `block` before `ready`.
+            "until" => {
+                let (last, who) = value.split_once(':').unwrap_or((value, ""));
+                let who = if who.is_empty() { String::new() } else { format!("{who} ") };
+                loop {
+                    let signal = libc::sigwaitinfo(&all_signals(), std::ptr::null_mut());
+                    if signal > 0 {
+                        say(&format!("{who}signal {signal}"));
+                    }
+                    if signal == number(last) {
+                        break;
+                    }
+                }
+            }
+            "pause" => {
+                libc::pause();
+            }
+            "stop" => {
+                libc::raise(libc::SIGSTOP);
+            }
+            "reap" => while libc::wait(std::ptr::null_mut()) > 0 {},
+            "line" => {
+                let mut byte = 0u8;
+                while libc::read(0, (&raw mut byte).cast(), 1) == 1 && byte != b'\n' {}
+            }
+            "orphans" => orphans(value),
+            _ => report(name, value),
+        }
+    }
+}
+
+/// `BATCHESxSIZE`: so many times, that many orphans die in one moment.
+fn orphans(value: &str) {
+    let (batches, size) = value.split_once('x').unwrap_or(("1", value));
+    for _ in 0..number(batches) {
+        // SAFETY: calls on numbers and on memory that outlives them, in a process with one thread.
+        unsafe {
+            let mut gate = [0; 2];
+            libc::pipe(gate.as_mut_ptr());
+            let parent = fork();
+            if parent == 0 {
+                for _ in 0..number(size) {
+                    if fork() == 0 {
+                        // Until everybody who could write is gone: the gate opens for all of them at once.
+                        let mut byte = 0u8;
+                        libc::close(gate[1]);
+                        libc::read(gate[0], (&raw mut byte).cast(), 1);
+                        leave(0);
+                    }
+                }
+                leave(0);
+            }
+            libc::waitpid(parent, std::ptr::null_mut(), 0);
+            libc::close(gate[0]);
+            libc::close(gate[1]);
+        }
+    }
+    say("orphaned");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What the app sees of itself, and its ports.
+fn report(name: &str, value: &str) {
+    match name {
+        "status" => {
+            let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let wanted = ["SigBlk", "SigIgn", "SigCgt"];
+            text.lines().filter(|l| wanted.iter().any(|w| l.starts_with(w))).for_each(|l| say(&l.replace('\t', " ")));
+        }
+        "cwd" => {
+            let cwd = std::fs::read_link("/proc/self/cwd").unwrap_or_default();
+            say(&format!("cwd {}", hex(&cwd.into_os_string().into_vec())));
+        }
+        "environ" => say(&format!("environ {}", hex(&std::fs::read("/proc/self/environ").unwrap_or_default()))),
+        "cmdline" => say(&format!("cmdline {}", hex(&std::fs::read("/proc/self/cmdline").unwrap_or_default()))),
+        "var" => {
+            let environ = std::fs::read("/proc/self/environ").unwrap_or_default();
+            let found = environ.split(|&b| b == 0).find_map(|v| v.strip_prefix(value.as_bytes())?.strip_prefix(b"="));
+            say(&found.map_or(format!("{value} unset"), |v| format!("{value}={}", String::from_utf8_lossy(v))));
+        }
+        "fds" => descriptors(),
+        "ids" => ids(),
+        "listen" => listen(value),
+        "accept" => accept(number(value)),
+        _ => {
+            say(&format!("unknown step: {name}"));
+            leave(119)
+        }
+    }
+}
+
+fn ids() {
+    // SAFETY: calls on numbers; `death` is valid for writing.
+    unsafe {
+        let mut death: libc::c_int = 0;
+        libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut death);
+        let (pid, parent, group, session) = (libc::getpid(), libc::getppid(), libc::getpgrp(), libc::getsid(0));
+        say(&format!("ids pid={pid} ppid={parent} pgrp={group} sid={session} pdeathsig={death}"));
+    }
+}
+
+/// `fd NUMBER TARGET` each, with the address for a socket and `cloexec` where it is set; then `fds end`.
+fn descriptors() {
+    let mut found: Vec<(i32, String)> = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().into_owned();
+        // The directory being read is a descriptor too.
+        if !target.starts_with("/proc/") {
+            found.push((entry.file_name().to_string_lossy().parse().unwrap_or(-1), target));
+        }
+    }
+    found.sort();
+    for (fd, target) in found {
+        // SAFETY: fcntl on a number; it touches no memory.
+        let cloexec = unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC != 0;
+        let local = local_address(fd).map_or(String::new(), |a| format!(" {a}"));
+        say(&format!("fd {fd} {target}{local}{}", if cloexec { " cloexec" } else { "" }));
+    }
+    say("fds end");
+}
+
+/// The address of a listening TCP socket.
+fn local_address(fd: i32) -> Option<std::net::SocketAddr> {
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    // SAFETY: the descriptor is open, and it is given back below without being closed.
+    let socket = unsafe { std::net::TcpListener::from_raw_fd(fd) };
+    let address = socket.local_addr().ok();
+    let _ = socket.into_raw_fd();
+    address
+}
+
+/// `ADDRESS:PORT`, for the rest of its life. Exit code 98 where it is taken.
+fn listen(address: &str) {
+    use std::os::fd::IntoRawFd;
+    match std::net::TcpListener::bind(address) {
+        Ok(listener) => {
+            let _ = listener.into_raw_fd();
+            say("listening");
+        }
+        Err(error) => {
+            say(&format!("cannot listen: {error}"));
+            leave(98)
+        }
+    }
+}
+
+/// Takes one connection from a listening descriptor it was given, and says hello.
+fn accept(fd: i32) {
+    // SAFETY: the socket accepted is written to and closed here; nothing of ours is read by the kernel but the text.
+    unsafe {
+        let connection = libc::accept(fd, std::ptr::null_mut(), std::ptr::null_mut());
+        let text = b"hello\n";
+        libc::write(connection, text.as_ptr().cast(), text.len());
+        libc::close(connection);
+    }
+    say("accepted");
+}

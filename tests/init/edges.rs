@@ -1,0 +1,175 @@
+//! Surroundings that are broken or poor: no standard error, no descriptors, no room for another process; and how quiet reberth
+//! is while there is nothing to do.
+
+use std::time::Duration;
+
+use crate::harness::launch::{self, Stdio};
+use crate::harness::wait::holds_within;
+use crate::harness::{look, place};
+use crate::{both, run, run_app};
+
+#[test]
+fn standard_error_that_has_gone_harms_nobody() {
+    both(|mode| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let launch = run_app(&["--port", "0", "--log", "trace"], "ready block until=15 exit=3");
+        let mut running = mode(launch.stderr(Stdio::Given(writer.into()))).start();
+        running.ready();
+        running.signal(1);
+        running.expect("signal 1");
+        running.signal(15);
+        let outcome = running.finish().expect_code(3);
+        assert_eq!(outcome.stdout.lines().count(), 3, "{}", outcome.report());
+    });
+}
+
+#[test]
+fn standard_error_that_goes_while_it_runs_harms_nobody() {
+    both(|mode| {
+        let mut running = mode(run_app(&["--log", "trace", "--grace", "300ms"], "ignore=15 ready pause")).start();
+        running.ready();
+        running.close_stderr();
+        running.signal(15);
+        running.finish().expect_code(137);
+    });
+}
+
+#[test]
+fn a_full_standard_error_harms_nobody() {
+    both(|mode| {
+        let full = launch::open("/dev/full", libc::O_WRONLY);
+        let launch = run_app(&["--port", "0", "--log", "trace"], "say=hello exit=3").stderr(Stdio::Given(full));
+        let outcome = mode(launch).start().finish().expect_code(3);
+        assert_eq!(outcome.stdout, "hello\n", "{}", outcome.report());
+    });
+}
+
+#[test]
+fn a_standard_error_that_blocks_does_not_hold_up_signals() {
+    // A pipe that nobody reads and that is full: the log may be lost, the signal may not.
+    let (reader, writer) = std::io::pipe().unwrap();
+    fill(&writer);
+    let launch = run_app(&["--log", "trace"], "block ready until=15 exit=3").stderr(Stdio::Given(writer.into()));
+    let mut running = launch.start();
+    running.ready();
+    running.signal(15);
+    running.finish_within(Duration::from_secs(5)).expect_code(3);
+    drop(reader);
+}
+
+fn fill(writer: &std::io::PipeWriter) {
+    use std::os::fd::AsRawFd;
+    let fd = writer.as_raw_fd();
+    let block = [b'x'; 4096];
+    // SAFETY: the block is as long as we say; the descriptor is open.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+        while libc::write(fd, block.as_ptr().cast(), block.len()) > 0 {}
+        while libc::write(fd, block.as_ptr().cast(), 1) > 0 {}
+        libc::fcntl(fd, libc::F_SETFL, 0);
+    }
+}
+
+#[test]
+fn nothing_of_the_log_is_on_standard_output() {
+    let outcome = run_app(&["--port", "0", "--log", "trace"], "say=only exit=0").start().finish().expect_code(0);
+    assert_eq!(outcome.stdout, "only\n", "{}", outcome.report());
+    let outcome = run_app(&["--port", "0", "--log", "off"], "say=only exit=0").start().finish().expect_code(0);
+    assert_eq!(outcome.stderr, "", "{}", outcome.report());
+}
+
+#[test]
+fn closed_standard_descriptors_are_no_reason_to_fail() {
+    both(|mode| {
+        let port = place::free_port().to_string();
+        for flags in [&[][..], &["--port", &port], &["--port", &port, "--handover", "on"]] {
+            let place = place::TempDir::new();
+            let file = place.path().join("out");
+            let command = ["sh", "-c", "ls -l /proc/self/fd >\"$0\" 2>&1; exit 4", file.to_str().unwrap()];
+            let launch = run(flags, command).stdin(Stdio::Closed).stdout(Stdio::Closed).stderr(Stdio::Closed);
+            let outcome = mode(launch).start().finish().expect_code(4);
+            let listed = std::fs::read_to_string(&file).unwrap_or_default();
+            // What reberth opened in the meantime must not turn up as the app's standard input.
+            assert!(!listed.contains(" 0 -> socket"), "{listed}\n{}", outcome.report());
+            assert!(!listed.contains("anon_inode"), "{listed}\n{}", outcome.report());
+        }
+    });
+}
+
+#[test]
+fn no_room_for_another_process_is_a_clear_125() {
+    // The limit does not bind root, so root's tests run this as somebody else, from a place anybody may read.
+    // SAFETY: geteuid has no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    let mut launch = run_app(&[], "say=started").limit(libc::RLIMIT_NPROC, 0);
+    let copy = std::env::temp_dir().join(format!("reberth-{}", place::unique()));
+    if root {
+        {
+            let _alone = place::forking();
+            std::fs::copy(env!("CARGO_BIN_EXE_reberth"), &copy).unwrap();
+        }
+        launch.words[0] = copy.clone().into();
+        let last = launch.words.iter().position(|w| w == "--").unwrap();
+        launch.words.truncate(last + 1);
+        launch.words.push("true".into());
+        launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+        launch = launch.uid(65_534);
+    }
+    let outcome = launch.start().finish_within(Duration::from_secs(5));
+    let _ = std::fs::remove_file(&copy);
+    let outcome = outcome.expect_code(125);
+    assert_eq!(outcome.stdout, "", "{}", outcome.report());
+    assert!(!outcome.stderr.is_empty(), "{}", outcome.report());
+}
+
+/// Voluntary context switches: one for every time it slept and was woken.
+fn wake_ups(pid: i32) -> String {
+    look::status(pid, "voluntary_ctxt_switches").unwrap()
+}
+
+#[test]
+fn reberth_sleeps_while_the_app_runs() {
+    both(|mode| {
+        let port = place::free_port();
+        let listening = format!("listen=0.0.0.0:{port} ready pause");
+        for (flags, steps) in [(&[][..], "ready pause"), (&["--port", &port.to_string()], listening.as_str())] {
+            let mut running = mode(run_app(flags, steps)).start();
+            running.ready();
+            if !flags.is_empty() {
+                running.stderr_until(&port.to_string());
+            }
+            // Once it has settled, a second passes without a single wake-up.
+            let init = running.init;
+            let mut before = String::new();
+            let settled = holds_within(Duration::from_secs(10), || {
+                before = wake_ups(init);
+                !holds_within(Duration::from_secs(1), || wake_ups(init) != before)
+            });
+            assert!(settled, "it keeps waking up: {}", running.report());
+        }
+    });
+}
+
+#[test]
+fn it_runs_without_any_place_for_its_state_and_read_only() {
+    // Nothing to write to anywhere: one warning, and on. A user namespace or root makes the mounts read-only for this test alone.
+    let script = "mount -t tmpfs -o ro none /run; mount -t tmpfs -o ro none /dev/shm; mount -t tmpfs -o ro none /tmp 2>/dev/null; \
+                  exec \"$@\"";
+    let mut inner = run(&["--port", "0"], ["sh", "-c", "exit 6"]);
+    inner.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+    // The binary itself may be below /tmp, which is about to be covered: reach it by descriptor.
+    let binary = launch::open(env!("CARGO_BIN_EXE_reberth"), libc::O_RDONLY);
+    inner.words[0] = "/proc/self/fd/7".into();
+    let outer = launch::Launch::new("unshare")
+        .args(mount_namespace())
+        .args(["sh", "-c", script, "sh"])
+        .args(inner.words.clone())
+        .descriptor(7, binary);
+    outer.start().finish().expect_code(6);
+}
+
+fn mount_namespace() -> Vec<&'static str> {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } == 0 { vec!["--mount"] } else { vec!["--user", "--map-root-user", "--mount"] }
+}

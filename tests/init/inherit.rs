@@ -1,0 +1,186 @@
+//! What the app finds as it was given to reberth, and what it must not find; and what reberth lets go of.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use crate::harness::launch::{self, Stdio};
+use crate::harness::{Launch, look, place, running};
+use crate::{app, both, run, run_app};
+
+fn bits(signals: &[i32]) -> String {
+    format!("{:016x}", signals.iter().fold(0u64, |bits, n| bits | 1 << (n - 1)))
+}
+
+#[test]
+fn the_mask_and_the_dispositions_are_the_original_ones() {
+    both(|mode| {
+        let everything: Vec<i32> = (1..=31).filter(|n| ![9, 19].contains(n)).chain(34..=64).collect();
+        for (blocked, ignored) in [
+            (&[][..], &[][..]),
+            (&[10, 15, 17, 34, 64], &[]),
+            (&[], &[13]),
+            (&[], &[17]),
+            (&[15], &[1, 2, 3, 13, 17, 20, 21, 22, 40]),
+            (&everything, &everything),
+        ] {
+            let launch = mode(run_app(&[], "status exit=4").blocked(blocked).ignored(ignored));
+            let outcome = launch.start().finish().expect_code(4);
+            // What the C library keeps for itself (32, 33) is never ours to judge.
+            for (name, signals) in [("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", &[])] {
+                let line = format!("{name}: {}", bits(signals));
+                assert!(outcome.stdout.lines().any(|l| l == line), "expected {line}\n{}", outcome.report());
+            }
+        }
+    });
+}
+
+#[test]
+fn limits_and_umask_are_the_original_ones() {
+    let command = ["sh", "-c", "umask; ulimit -n; ulimit -Hn; ulimit -c"];
+    let outcome = run(&[], command).limit(libc::RLIMIT_NOFILE, 77).limit(libc::RLIMIT_CORE, 0).start().finish();
+    assert_eq!(outcome.stdout, "0022\n77\n77\n0\n", "{}", outcome.report());
+}
+
+/// The `fd` lines of an app that says `fds`.
+fn seen(stdout: &str) -> Vec<&str> {
+    stdout.lines().filter_map(|l| l.strip_prefix("fd ")).collect()
+}
+
+fn numbers(stdout: &str) -> Vec<&str> {
+    seen(stdout).iter().filter_map(|l| l.split(' ').next()).collect()
+}
+
+#[test]
+fn no_descriptor_of_reberths_reaches_the_app() {
+    both(|mode| {
+        let log = place::TempDir::new();
+        let log_file = log.path().join("log").to_string_lossy().into_owned();
+        for flags in [&[][..], &["--port", "0"], &["--port", "0", "--log-file", &log_file, "--grace", "1s"]] {
+            let outcome = mode(run_app(flags, "fds exit=0")).start().finish().expect_code(0);
+            assert_eq!(numbers(&outcome.stdout), ["0", "1", "2"], "{}", outcome.report());
+        }
+    });
+}
+
+#[test]
+fn inherited_descriptors_reach_the_app_and_are_not_kept() {
+    both(|mode| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let null = launch::open("/dev/zero", libc::O_RDONLY);
+        let command = ["sh", "-c", "echo through >&9; exec 9>&-; echo closed; read x; exit 6"];
+        let launch = run(&[], command).descriptor(9, writer).descriptor(5, null).stdin(Stdio::Pipe);
+        let mut running = mode(launch).start();
+        running.expect("closed");
+        // The end of the pipe comes while reberth still runs: it holds no copy.
+        assert_eq!(running::read_to_end(reader.into()), "through\n");
+        let held = look::descriptors(running.init);
+        assert!(held.values().all(|target| target != "/dev/zero"), "{held:?}");
+        running.write("\n");
+        running.finish().expect_code(6);
+    });
+    let null = launch::open("/dev/zero", libc::O_RDONLY);
+    let outcome = run_app(&["--port", "0"], "fds").descriptor(7, null).start().finish().expect_code(0);
+    assert_eq!(numbers(&outcome.stdout), ["0", "1", "2", "7"], "{}", outcome.report());
+    assert!(seen(&outcome.stdout).contains(&"7 /dev/zero"), "{}", outcome.report());
+}
+
+#[test]
+fn the_working_directory_is_the_apps_and_not_reberths() {
+    both(|mode| {
+        let place = place::TempDir::new();
+        let mut running = mode(run_app(&[], "cwd ready pause").cwd(place.path())).start();
+        let expected: String =
+            place.path().to_path_buf().into_os_string().into_vec().iter().map(|b| format!("{b:02x}")).collect();
+        running.expect(&format!("cwd {expected}"));
+        running.ready();
+        assert_eq!(look::cwd(running.init).unwrap().to_str(), Some("/"));
+    });
+}
+
+#[test]
+fn a_relative_command_is_relative_to_the_given_directory() {
+    let mut launch = run(&[], ["./here"]);
+    launch.dir.file("here", "#!/bin/sh\nexit 9\n", 0o755);
+    launch.cwd = launch.dir.path().to_owned();
+    launch.start().finish().expect_code(9);
+}
+
+#[test]
+fn the_app_leads_a_process_group_of_its_own() {
+    both(|mode| {
+        let mut running = mode(run_app(&[], "ids ready pause")).start();
+        let ids = running.line_after("ids ");
+        let pid = running.ready();
+        assert!(ids.contains(&format!("pid={pid} ")) && ids.contains(&format!("pgrp={pid} ")), "{ids}");
+        let (app, init) = (look::stat(running.outside(pid)).unwrap(), look::stat(running.init).unwrap());
+        assert_eq!((app.parent, app.session), (running.init, init.session));
+        assert_ne!(app.group, init.group);
+    });
+}
+
+/// Bytes that are no UTF-8, with everything a careless reader trips over.
+const ODD: &[u8] = b"\xff\xfe=\x80 'x' \"y\" \n\t{}$\\";
+
+#[test]
+fn the_environment_and_the_arguments_are_the_same_bytes() {
+    both(|mode| {
+        let odd = || OsString::from_vec(ODD.to_vec());
+        let launch = run_app(&[], "environ cmdline")
+            .env("EMPTY", "")
+            .env("ODD_VALUE", odd())
+            .env(OsString::from_vec(b"ODD_\xffNAME".to_vec()), "x")
+            .env("TWICE", "1")
+            .env("TWICE", "2")
+            .env("LOOKS_LIKE_A_LINK_PORT", "tcp://10.0.0.1:80")
+            .env("HTTP_PROXY", "http://nowhere.invalid")
+            .arg("say=")
+            .arg(odd());
+        let hex = |text: &[u8]| text.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let mut environment = Vec::new();
+        for (name, value) in &launch.environment {
+            let pair = [name.clone().into_vec(), b"=".to_vec(), value.clone().into_vec(), b"\0".to_vec()].concat();
+            environment.extend(pair);
+        }
+        let first = launch.words.iter().position(|w| *w == *app::program()).unwrap();
+        let command = launch.words[first..].iter().flat_map(|w| [w.clone().into_vec(), b"\0".to_vec()].concat());
+        let command: Vec<u8> = command.collect();
+        let outcome = mode(launch).start().finish();
+        for line in [format!("environ {}", hex(&environment)), format!("cmdline {}", hex(&command))] {
+            assert!(outcome.stdout.lines().any(|l| l == line), "expected {line}\n{}", outcome.report());
+        }
+    });
+}
+
+#[test]
+fn variables_without_a_value_or_a_name_do_not_stop_the_start() {
+    // `env` takes its own words for granted, so a shell-less program starts reberth with an environment made by hand.
+    let launch = run_app(&[], "environ exit=0").env("", "nameless").env("REBERTH_PORT", "").env("PORT", "");
+    launch.start().finish().expect_code(0);
+}
+
+#[test]
+fn the_app_dies_with_reberth() {
+    both(|mode| {
+        // PID 1 takes its namespace along; elsewhere the app gets TERM.
+        let mut running = mode(run_app(&[], "block ids ready until=15 exit=0")).start();
+        assert!(running.line_after("ids ").ends_with("pdeathsig=15"), "{}", running.report());
+        running.ready();
+        let first = running.init != running.pid;
+        running.signal(libc::SIGKILL);
+        if !first {
+            running.expect("signal 15");
+        }
+    });
+}
+
+#[test]
+fn the_parent_death_signal_reaches_reberth_and_is_forwarded() {
+    // The shell in between is the parent that dies.
+    let inner = run_app(&["--parent-death-signal", "USR1"], "block ready until=10 exit=0");
+    let mut outer = Launch::new("sh").args(["-c", "\"$@\" & wait", "sh"]).args(inner.words.clone());
+    outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+    let mut running = outer.start();
+    running.ready();
+    running.signal(libc::SIGKILL);
+    running.expect("signal 10");
+}

@@ -1,0 +1,41 @@
+//! `reberth run` as an init: its promises on signals, ends, descriptors, terminals and trees, each against real processes. Must
+//! not know how `run` is built: it is started, watched and ended from outside.
+
+// The lints of `src` guard PID 1; a test may panic, wait and pause. What is unsafe here says why, as there.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod app;
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod edges;
+mod exec;
+mod exit;
+mod grace;
+mod handover;
+mod inherit;
+mod ports;
+mod relaunch;
+mod signals;
+mod terminal;
+mod tree;
+
+use harness::Launch;
+
+/// `reberth run` with these flags and this command, its state file in the test's own directory.
+fn run<S: Into<std::ffi::OsString>>(flags: &[&str], command: impl IntoIterator<Item = S>) -> Launch {
+    let launch = Launch::new(env!("CARGO_BIN_EXE_reberth"));
+    let state = launch.dir.path().to_owned();
+    launch.env("REBERTH_STATE_DIR", state).arg("run").args(flags.iter().copied()).arg("--").args(command)
+}
+
+/// `reberth run` with these flags and the test's own app, which takes these steps.
+fn run_app(flags: &[&str], steps: &str) -> Launch {
+    run(flags, app::words(steps))
+}
+
+/// Once as PID 1 of a namespace, once as an ordinary process.
+fn both(test: impl Fn(&dyn Fn(Launch) -> Launch)) {
+    test(&|launch| launch);
+    test(&Launch::first_in_namespace);
+}

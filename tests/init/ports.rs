@@ -1,0 +1,191 @@
+//! What `run` publishes about its ports, and what it says about where the app listens.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::harness::{place, until};
+use crate::{both, run_app};
+
+#[test]
+fn the_port_file_is_complete_before_the_app_starts() {
+    both(|mode| {
+        let (first, second) = (place::free_port(), place::free_port());
+        let place = place::TempDir::new();
+        let file = place.path().join("ports");
+        let specs = format!("{second},web={first}");
+        let launch = run_app(&["--port", &specs, "--port-file", file.to_str().unwrap()], "ready pause");
+        let mut running = mode(launch).start();
+        running.ready();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{second}\nweb={first}\n"));
+        let names: Vec<_> = std::fs::read_dir(place.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(names, ["ports"], "something was left beside it");
+    });
+}
+
+#[test]
+fn files_that_cannot_be_written_are_125_before_the_launch() {
+    for flags in [
+        ["--port-file", "/no/such/folder/file"],
+        ["--log-file", "/no/such/folder/file"],
+        ["--state-dir", "/no/such/folder"],
+    ] {
+        let flags = [&flags[..], &["--port", "0"]].concat();
+        let outcome = run_app(&flags, "say=started").start().finish().expect_code(125).expect_stderr("/no/such/folder");
+        assert_eq!(outcome.stdout, "", "{}", outcome.report());
+    }
+}
+
+#[test]
+fn templates_and_variables_carry_the_port() {
+    let (first, second) = (place::free_port(), place::free_port());
+    let specs = format!("{first},admin-api=127.0.0.1:{second}");
+    let steps = "say={port} say=x{port}y{port}z say={port.admin-api} say={addr} say={host} say={\"json\":{\"port\":1}} \
+                 say={} say={port say=port} say={Port} say={{port}} var=PORT var=PORT_ADMIN_API";
+    let outcome = run_app(&["--port", &specs], steps).start().finish().expect_code(0);
+    let expected = format!(
+        "{first}\nx{first}y{first}z\n{second}\n0.0.0.0:{first}\n0.0.0.0\n{{\"json\":{{\"port\":1}}}}\n{{}}\n{{port\nport}}\n\
+         {{Port}}\n{{{first}}}\nPORT={first}\nPORT_ADMIN_API={second}\n"
+    );
+    assert_eq!(outcome.stdout, expected, "{}", outcome.report());
+}
+
+#[test]
+fn templates_that_mean_nothing_are_bad_values() {
+    for (flags, steps) in [
+        (&[][..], "say={port}"),
+        (&["--port", "web=0"], "say={port.other}"),
+        (&["--port", "0", "--handover", "off"], "say={fd}"),
+    ] {
+        let outcome = run_app(flags, steps).start().finish().expect_code(125);
+        assert_eq!(outcome.stdout, "", "{}", outcome.report());
+    }
+    // The command word is no argument.
+    crate::run(&["--port", "0"], ["/{port}"]).start().finish().expect_code(127);
+}
+
+#[test]
+fn any_free_port_is_the_same_everywhere() {
+    let place = place::TempDir::new();
+    let (file, log) = (place.path().join("port"), place.path().join("log"));
+    let flags = [
+        "--port",
+        "0",
+        "--port-file",
+        file.to_str().unwrap(),
+        "--log-file",
+        log.to_str().unwrap(),
+        "--log-format",
+        "json",
+    ];
+    let mut running = run_app(&flags, "var=PORT say={port} ready pause").start();
+    let port: u16 = running.line_after("PORT=").parse().unwrap();
+    running.expect(&port.to_string());
+    running.ready();
+    assert_ne!(port, 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{port}\n"));
+    assert!(std::fs::read_to_string(&log).unwrap().contains(&port.to_string()), "{}", running.report());
+}
+
+#[test]
+fn a_fallback_port_is_the_same_everywhere() {
+    let port = place::free_port();
+    let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let flags = ["--port", &port.to_string(), "--wait", "0s", "--fallback", "next:20"];
+    let mut running = run_app(&flags, "var=PORT say={port} ready pause").start();
+    let taken: u16 = running.line_after("PORT=").parse().unwrap();
+    running.expect(&taken.to_string());
+    running.ready();
+    assert!(taken > port && taken <= port + 20, "{taken}");
+    assert!(running.stderr().contains(&taken.to_string()), "{}", running.report());
+}
+
+#[test]
+fn without_a_port_the_environment_is_left_alone() {
+    let outcome = run_app(&[], "var=PORT var=LISTEN_FDS say={json} exit=0").start().finish().expect_code(0);
+    assert_eq!(outcome.stdout, "PORT unset\nLISTEN_FDS unset\n{json}\n");
+}
+
+#[test]
+fn the_app_that_has_come_up_is_said_with_its_port() {
+    both(|mode| {
+        let port = place::free_port();
+        let steps = format!("listen=0.0.0.0:{port} ready pause");
+        let mut running = mode(run_app(&["--port", &port.to_string()], &steps)).start();
+        running.ready();
+        until("the app is called ready", || {
+            let said = running.stderr();
+            said.lines().any(|l| l.contains(&port.to_string()) && (l.contains("ms") || l.contains("ready")))
+        });
+        until("the phase is ready", || state(&running).contains("ready"));
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        running.signal(15);
+        running.finish().expect_code(143);
+    });
+}
+
+fn state(running: &crate::harness::Running) -> String {
+    let files = std::fs::read_dir(running.dir.path()).unwrap().flatten();
+    files.map(|e| String::from_utf8_lossy(&std::fs::read(e.path()).unwrap_or_default()).into_owned()).collect()
+}
+
+#[test]
+fn an_app_on_loopback_only_is_told_so() {
+    let port = place::free_port();
+    let steps = format!("listen=127.0.0.1:{port} ready pause");
+    let mut running = run_app(&["--port", &port.to_string()], &steps).start();
+    running.ready();
+    running.stderr_until("127.0.0.1");
+    running.stderr_until("0.0.0.0");
+}
+
+#[test]
+fn an_app_on_another_port_is_told_so() {
+    let (port, other) = (place::free_port(), place::free_port());
+    let steps = format!("listen=0.0.0.0:{other} ready pause");
+    let mut running = run_app(&["--port", &port.to_string()], &steps).start();
+    running.ready();
+    running.stderr_until(&other.to_string());
+}
+
+#[test]
+fn the_state_file_comes_and_goes_with_run() {
+    both(|mode| {
+        let place = place::TempDir::new();
+        let mut launch = run_app(&["--port", "0"], "ready pause");
+        launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+        let mut running = mode(launch.env("REBERTH_STATE_DIR", place.path())).start();
+        running.ready();
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+        running.signal(15);
+        running.finish().expect_code(143);
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the state file is left");
+    });
+}
+
+#[test]
+fn an_app_that_is_not_ready_in_time_is_124() {
+    both(|mode| {
+        for (grace, steps) in
+            [("5s", "ready pause"), ("5s", "block ready until=15 exit=0"), ("200ms", "ignore=15 ready pause")]
+        {
+            let flags = ["--port", "0", "--start-timeout", "300ms", "--grace", grace];
+            let running = mode(run_app(&flags, steps)).start();
+            running.finish_within(Duration::from_secs(4)).expect_code(124).expect_stderr("start-timeout");
+        }
+    });
+}
+
+#[test]
+fn start_timeout_spares_what_listens_and_what_ends() {
+    let port = place::free_port();
+    let flags = ["--port", &port.to_string(), "--start-timeout", "700ms"];
+    let mut running = run_app(&flags, &format!("listen=0.0.0.0:{port} block ready until=15 exit=0")).start();
+    running.ready();
+    assert!(!crate::harness::wait::holds_within(Duration::from_millis(1200), || running.has_ended()));
+    running.signal(15);
+    running.finish().expect_code(0);
+    run_app(&["--port", "0", "--start-timeout", "5s"], "exit=9").start().finish().expect_code(9);
+    let port = port.to_string();
+    run_app(&["--port", &port, "--start-timeout", "5s"], "block ready die=15").start().finish().expect_code(143);
+    run_app(&["--start-timeout", "5s"], "exit=0").start().finish().expect_code(125);
+}

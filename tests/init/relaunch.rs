@@ -1,0 +1,133 @@
+//! An app that lost its port to somebody else between claim and bind.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::harness::launch::Stdio;
+use crate::harness::{Running, place, until};
+use crate::run_app;
+
+/// Starts an app that binds `port` when it is told to, and dies with code 98 where it cannot.
+fn start(port: u16, relaunches: &str) -> Running {
+    let steps = format!("ready line listen=0.0.0.0:{port} pause");
+    run_app(&["--port", &port.to_string(), "--relaunch", relaunches], &steps).stdin(Stdio::Pipe).start()
+}
+
+#[test]
+fn an_app_that_lost_its_port_is_launched_again() {
+    let port = place::free_port();
+    let mut running = start(port, "2");
+    running.ready();
+    let thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    running.write("\n");
+    running.line_after("cannot listen");
+    running.stderr_until("relaunch");
+    drop(thief);
+    running.ready();
+    running.write("\n");
+    running.expect("listening");
+    running.signal(15);
+    running.finish().expect_code(143);
+}
+
+#[test]
+fn only_so_often_and_then_its_own_code_counts() {
+    let port = place::free_port();
+    let mut running = start(port, "2");
+    for launch in 0..3 {
+        running.ready();
+        let thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        running.write("\n");
+        running.line_after("cannot listen");
+        if launch < 2 {
+            let lines = launch + 1;
+            running.output_until("a log line for the relaunch", |_, err| {
+                err.lines().filter(|l| l.to_lowercase().contains("relaunch") || l.contains("launch")).count() >= lines
+            });
+            drop(thief);
+        } else {
+            // Still held: this time it is over.
+            running.finish_within(Duration::from_secs(5)).expect_code(98);
+            return;
+        }
+    }
+}
+
+#[test]
+fn with_none_left_the_code_is_the_apps() {
+    let port = place::free_port();
+    let mut running = start(port, "0");
+    running.ready();
+    let _thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    running.write("\n");
+    running.finish_within(Duration::from_secs(5)).expect_code(98);
+}
+
+#[test]
+fn a_thief_that_is_gone_again_is_remembered() {
+    let port = place::free_port();
+    let launch = run_app(&["--port", &port.to_string(), "--relaunch", "1"], "ready line exit=98").stdin(Stdio::Pipe);
+    let mut running = launch.start();
+    running.ready();
+    drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
+    // Nobody holds the port now; the destroy event since the launch says that somebody did.
+    running.write("\n");
+    running.ready();
+    running.write("\n");
+    running.finish_within(Duration::from_secs(5)).expect_code(98);
+}
+
+#[test]
+fn an_app_that_dies_for_another_reason_is_not_launched_again() {
+    let port = place::free_port();
+    let outcome = run_app(&["--port", &port.to_string()], "say=once exit=98").start().finish().expect_code(98);
+    assert_eq!(outcome.stdout, "once\n", "{}", outcome.report());
+}
+
+#[test]
+fn not_when_it_listened_before() {
+    let port = place::free_port();
+    // Each has an address of its own, so that both can listen; a wildcard claim would find the port held.
+    let steps = format!("ready line listen=127.0.0.1:{port} line exit=98");
+    let mut running = run_app(&["--port", &port.to_string()], &steps).stdin(Stdio::Pipe).start();
+    running.ready();
+    running.write("\n");
+    running.expect("listening");
+    until("reberth has seen it listen", || running.stderr().contains("127.0.0.1"));
+    let _other = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    running.write("\n");
+    running.finish_within(Duration::from_secs(5)).expect_code(98);
+}
+
+#[test]
+fn not_after_term() {
+    let port = place::free_port();
+    let steps = format!("block ready until=15 listen=0.0.0.0:{port}");
+    let mut running = run_app(&["--port", &port.to_string()], &steps).start();
+    running.ready();
+    let _thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    running.signal(15);
+    running.finish_within(Duration::from_secs(5)).expect_code(98);
+}
+
+#[test]
+fn term_while_waiting_for_a_relaunch_is_143() {
+    let port = place::free_port();
+    let mut running = start(port, "3");
+    running.ready();
+    let _thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    running.write("\n");
+    running.stderr_until("relaunch");
+    running.signal(15);
+    running.finish_within(Duration::from_secs(5)).expect_code(143);
+}
+
+#[test]
+fn not_with_handover() {
+    let port = place::free_port();
+    let outcome = run_app(&["--port", &port.to_string(), "--handover", "on"], "say=once exit=98")
+        .start()
+        .finish()
+        .expect_code(98);
+    assert_eq!(outcome.stdout, "once\n", "{}", outcome.report());
+}

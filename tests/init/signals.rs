@@ -1,0 +1,205 @@
+//! Which signals reach the app, and which reach reberth itself.
+
+use std::net::TcpListener;
+
+use crate::harness::launch::Stdio;
+use crate::harness::{Running, look, place, running, until};
+use crate::{both, run_app};
+
+/// What can be received and is no stop signal. 32 and 33 are the C library's own, CHLD is about children.
+fn forwardable() -> impl Iterator<Item = i32> {
+    (1..=31).filter(|n| ![9, 17, 19, 20, 21, 22].contains(n)).chain(34..=64)
+}
+
+const STOP_SIGNALS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// An app that says every signal it gets, until USR1 and then USR2 end it with code 3.
+const LISTENER: &str = "block ready until=10 until=12 exit=3";
+
+#[track_caller]
+fn end(mut running: Running) {
+    running.signal(10);
+    running.expect("signal 10");
+    running.signal(12);
+    running.expect("signal 12");
+    running.finish().expect_code(3);
+}
+
+#[test]
+fn every_signal_is_forwarded_exactly() {
+    both(|mode| {
+        let mut running = mode(run_app(&["--grace", "0s"], "block ready until=64 until=64 exit=3")).start();
+        running.ready();
+        for signal in forwardable() {
+            running.signal(signal);
+            running.expect(&format!("signal {signal}"));
+        }
+        // A second time: nothing is used up, and nothing came twice.
+        for signal in forwardable() {
+            running.signal(signal);
+            running.expect(&format!("signal {signal}"));
+        }
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn an_app_that_handles_nothing_dies_of_the_signal() {
+    for signal in forwardable().filter(|n| ![18, 23, 28].contains(n)) {
+        let mut running = run_app(&[], "ready pause").limit(libc::RLIMIT_CORE, 0).start();
+        running.ready();
+        running.signal(signal);
+        running.finish().expect_code(128 + signal);
+    }
+}
+
+#[test]
+fn child_is_not_forwarded() {
+    both(|mode| {
+        let mut running = mode(run_app(&[], LISTENER)).start();
+        running.ready();
+        running.signal(libc::SIGCHLD);
+        end(running);
+    });
+}
+
+#[test]
+fn stop_signals_are_passed_on_and_stop_reberth_until_cont() {
+    let mut running = run_app(&[], LISTENER).start();
+    running.ready();
+    for signal in STOP_SIGNALS {
+        running.signal(signal);
+        running.expect(&format!("signal {signal}"));
+        let init = running.init;
+        until("reberth stops itself", || look::stat(init).is_some_and(|s| s.state == 'T'));
+        running.signal(libc::SIGCONT);
+        running.expect("signal 18");
+        until("reberth goes on", || look::stat(init).is_some_and(|s| s.state != 'T'));
+    }
+    end(running);
+}
+
+#[test]
+fn an_app_without_a_say_stops_and_goes_on_with_reberth() {
+    let mut running = run_app(&[], "ready pause").start();
+    let app = running.ready();
+    let init = running.init;
+    for _ in 0..2 {
+        running.signal(libc::SIGTSTP);
+        until("both stop", || [init, app].iter().all(|&p| look::stat(p).is_some_and(|s| s.state == 'T')));
+        running.signal(libc::SIGCONT);
+        until("both go on", || [init, app].iter().all(|&p| look::stat(p).is_some_and(|s| s.state != 'T')));
+    }
+    running.signal(libc::SIGTERM);
+    running.finish().expect_code(143);
+}
+
+#[test]
+fn pid_1_passes_stop_signals_on_and_never_stops() {
+    let mut running = run_app(&[], LISTENER).first_in_namespace().start();
+    running.ready();
+    for signal in STOP_SIGNALS {
+        running.signal(signal);
+        running.expect(&format!("signal {signal}"));
+        // Only somebody who runs forwards this.
+        running.signal(libc::SIGHUP);
+        running.expect("signal 1");
+        assert_ne!(look::stat(running.init).unwrap().state, 'T');
+    }
+    end(running);
+}
+
+#[test]
+fn signal_map_rewrites_and_drops() {
+    both(|mode| {
+        let map = "TERM=QUIT,SIGHUP=USR1,2=15,usr2=none,WINCH=0,ALRM=64";
+        let mut running = mode(run_app(&["--grace", "0s", "--signal-map", map], "block ready until=64 exit=3")).start();
+        running.ready();
+        for (sent, got) in [(15, 3), (1, 10), (2, 15), (10, 10)] {
+            running.signal(sent);
+            running.expect(&format!("signal {got}"));
+        }
+        // Dropped; the one after them is the next the app gets.
+        running.signal(12);
+        running.signal(28);
+        running.signal(14);
+        running.expect("signal 64");
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn scope_child_reaches_the_app_alone() {
+    both(|mode| {
+        let steps = "block fork ready=child: until=12:child exit=0 end line ready until=12:app exit=3";
+        let mut running = mode(run_app(&["--signal-scope", "child"], steps).stdin(Stdio::Pipe)).start();
+        let child = running.ready_as("child:");
+        running.write("\n");
+        running.ready();
+        running.signal(10);
+        running.expect("app signal 10");
+        // Sent past reberth: the child's first signal, so it got none before.
+        running::kill(running.outside(child), 12);
+        running.expect("child signal 12");
+        running.signal(12);
+        running.expect("app signal 12");
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn scope_group_reaches_the_whole_group_and_nobody_else() {
+    both(|mode| {
+        let steps = "block fork ready until=12:child exit=0 end group ready until=15:apart exit=0 end ready until=12:app exit=3";
+        let mut running = mode(run_app(&["--signal-scope", "group"], steps)).start();
+        for _ in 0..3 {
+            running.ready();
+        }
+        let mut said = Vec::new();
+        for signal in [10, 12] {
+            running.signal(signal);
+            said.push(running.line());
+            said.push(running.line());
+        }
+        said.sort();
+        assert_eq!(said, ["app signal 10", "app signal 12", "child signal 10", "child signal 12"]);
+        // The one in a group of its own hears of it only when the app is gone: as what is left of the tree.
+        let outcome = running.finish().expect_code(3);
+        assert!(!outcome.stdout.contains("apart signal 10"), "{}", outcome.report());
+        assert!(outcome.stdout.contains("apart signal 15"), "{}", outcome.report());
+    });
+}
+
+#[test]
+fn term_and_int_end_the_wait_for_the_port_at_once() {
+    both(|mode| {
+        for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
+            let port = place::free_port();
+            let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
+            let launch = run_app(&["--port", &port.to_string(), "--wait", "forever"], "say=started");
+            let mut running = mode(launch).start();
+            running.stderr_until(&port.to_string());
+            running.signal(signal);
+            let outcome = running.finish_within(std::time::Duration::from_secs(2)).expect_code(code);
+            assert_eq!(outcome.stdout, "", "{}", outcome.report());
+            drop(holder);
+        }
+    });
+}
+
+#[test]
+fn a_storm_of_signals_interrupts_nothing() {
+    both(|mode| {
+        let mut running = mode(run_app(&["--grace", "0s"], LISTENER)).start();
+        running.ready();
+        // Real-time signals queue: every one of them arrives, in order.
+        for round in 0..500 {
+            running.signal(34 + round % 8);
+            running.signal(libc::SIGCHLD);
+        }
+        for _ in 0..500 {
+            assert!(running.line().starts_with("signal "));
+        }
+        end(running);
+    });
+}

@@ -1,0 +1,165 @@
+//! The terminal: the app has it while it runs, and whoever had it before has it afterwards.
+
+use crate::harness::{Launch, Running, launch::Stdio, look, terminal, until};
+use crate::{app, both, run, run_app};
+
+/// Starts it on a terminal of its own, as the leader of its session. Returns the master's side too.
+fn on_terminal(launch: Launch) -> (Running, std::os::fd::OwnedFd) {
+    let (master, slave) = terminal::pair();
+    let mut launch = launch
+        .stdin(Stdio::Given(terminal::copy(&slave)))
+        .stdout(Stdio::Given(terminal::copy(&slave)))
+        .stderr(Stdio::Given(slave));
+    launch.terminal = true;
+    let mut running = launch.start();
+    running.read_from(terminal::copy(&master));
+    (running, master)
+}
+
+/// A shell that runs the command as its child, tells the code, and reads a line from the terminal it should have back.
+fn under_a_shell(inner: &Launch, script: &str) -> Launch {
+    let mut outer = Launch::new("sh").args(["-c", script, "sh"]).args(inner.words.clone());
+    outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+    outer.first = inner.first;
+    outer
+}
+
+#[test]
+fn the_app_is_in_the_foreground_and_gets_ctrl_c_once() {
+    both(|mode| {
+        let (mut running, master) = on_terminal(mode(run_app(&[], "block ready until=12 exit=3")));
+        let app = running.ready();
+        let app = running.outside(app);
+        assert_eq!(terminal::foreground(&master), look::stat(app).unwrap().group);
+        assert_eq!(look::stat(app).unwrap().group, app);
+        running.write("\x03");
+        running.line_after("^C");
+        // Not a second time by way of reberth: the next thing it hears of is the next signal.
+        running.signal(10);
+        running.expect("signal 10");
+        running.signal(12);
+        running.expect("signal 12");
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn the_terminal_goes_back_to_who_had_it() {
+    both(|mode| {
+        for steps in ["ready exit=3", "ready die=9"] {
+            let inner = mode(run_app(&[], steps));
+            let script = "\"$@\"; echo code $?; read x; echo got $x";
+            let (mut running, _master) = on_terminal(under_a_shell(&inner, script));
+            running.ready();
+            running.line_after("code ");
+            // Somebody in the background would be stopped by reading, or get nothing.
+            running.write("hello\n");
+            running.line_after("got hello");
+        }
+    });
+}
+
+#[test]
+fn a_shell_as_the_app_has_job_control() {
+    both(|mode| {
+        let (mut running, _master) = on_terminal(mode(run(&[], ["bash", "--norc", "--noprofile", "-i"])));
+        running.write("echo sum-$((40 + 2))\n");
+        running.line_after("sum-42");
+        // A job in the foreground, stopped by the terminal and continued, then ended by it.
+        running.write("sleep 1000\n");
+        let init = running.init;
+        until("the job runs", || tree(init).iter().any(|&p| look::command_line(p) == "sleep 1000"));
+        until("the job has the terminal", || {
+            tree(init).iter().any(|&p| {
+                look::command_line(p) == "sleep 1000" && look::stat(p).is_some_and(|s| s.foreground == s.group)
+            })
+        });
+        running.write("\x1a");
+        running.output_until("the shell says that the job is stopped", |out, _| out.contains("Stopped"));
+        running.write("jobs; kill -9 %1; exit 5\n");
+        running.write("exit 5\n");
+        let outcome = running.finish().expect_code(5);
+        assert!(!outcome.stdout.contains("no job control"), "{}", outcome.report());
+    });
+}
+
+/// A process and everybody below it.
+fn tree(top: i32) -> Vec<i32> {
+    let mut found = vec![top];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        found.extend(look::children(pid));
+        next += 1;
+    }
+    found
+}
+
+#[test]
+fn in_the_background_reberth_leaves_the_terminal_alone() {
+    let inner = run_app(&[], "block ready until=15 exit=3");
+    // `-m`: the job gets a group of its own, and the shell keeps the terminal.
+    let script = "set -m; \"$@\" & echo started; wait $!; echo code $?; read x; echo got $x";
+    let (mut running, master) = on_terminal(under_a_shell(&inner, script));
+    let app = running.ready();
+    let shell = running.pid;
+    assert_eq!(terminal::foreground(&master), shell, "the app took the terminal");
+    assert_eq!(look::stat(app).unwrap().group, app);
+    crate::harness::running::kill(app, 15);
+    running.line_after("code 3");
+    running.write("hello\n");
+    running.line_after("got hello");
+}
+
+#[test]
+fn a_terminal_that_is_not_the_controlling_one_is_no_reason_to_fail() {
+    let (master, slave) = terminal::pair();
+    let launch = run_app(&[], "ready exit=3").stdin(Stdio::Given(slave));
+    launch.start().finish().expect_code(3);
+    drop(master);
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_the_app() {
+    let (running, master) = on_terminal(run_app(&["--grace", "2s"], "block say=x ready until=1 exit=3"));
+    let mut running = running;
+    running.ready();
+    let state = running.init;
+    running.read_from(crate::harness::launch::open("/dev/null", libc::O_RDONLY));
+    drop(master);
+    // The kernel tells the leader of the session, which is reberth; the app hears of it from there. It may hear of it from the
+    // kernel too, as the group in the foreground.
+    until("reberth ends", || !look::alive(state));
+    running.finish().expect_code(3);
+}
+
+#[test]
+fn ctrl_z_gives_an_interactive_shell_its_terminal_back() {
+    let inner = run_app(&[], "ready line say=went-on exit=3");
+    let words: Vec<String> = inner.words.iter().map(|w| format!("'{}'", w.to_string_lossy())).collect();
+    let mut outer = Launch::new("bash").args(["--norc", "--noprofile", "-i"]);
+    outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+    let (mut running, master) = on_terminal(outer);
+    running.write(&format!("{}\n", words.join(" ")));
+    let app = running.ready();
+    until("the app has the terminal", || terminal::foreground(&master) == app);
+    running.write("\x1a");
+    until("the app is stopped", || look::stat(app).is_some_and(|s| s.state == 'T'));
+    let shell = running.pid;
+    until("the shell has the terminal", || terminal::foreground(&master) == shell);
+    running.write("fg\n");
+    until("the app has the terminal again", || terminal::foreground(&master) == app);
+    running.write("\n");
+    running.line_after("went-on");
+    running.write("echo code-$?\n");
+    running.line_after("code-3");
+    running.write("exit 0\n");
+    running.finish().expect_code(0);
+}
+
+/// The control for this room: an app started without a terminal has none, and `app::words` alone takes none.
+#[test]
+fn without_a_terminal_nothing_is_taken() {
+    let words = app::words("ready exit=0");
+    let outcome = run(&[], words).start().finish().expect_code(0);
+    assert_eq!(outcome.stdout.lines().count(), 1, "{}", outcome.report());
+}

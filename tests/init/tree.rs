@@ -1,0 +1,160 @@
+//! Orphans, and what is left of the app's tree when the app is gone.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::launch::Stdio;
+use crate::harness::wait::holds_within;
+use crate::harness::{Launch, look, running, until};
+use crate::{app, both, run_app};
+
+#[test]
+fn ten_thousand_orphans_leave_no_zombie_with_pid_1() {
+    let mut running = run_app(&[], "orphans=10x1000 ready pause").first_in_namespace().start();
+    running.expect("orphaned");
+    let app = running.ready();
+    let init = running.init;
+    until("every orphan is reaped", || look::children(init).len() == 1);
+    assert_eq!(look::zombies(running.outside(app)), 0);
+    running.signal(libc::SIGTERM);
+    running.finish().expect_code(143);
+}
+
+#[test]
+fn orphans_come_to_reberth_off_pid_1_too() {
+    let mut running = run_app(&[], "orphans=2x500 fork daemon ready=orphan: pause end end ready pause").start();
+    running.expect("orphaned");
+    let orphan = running.ready_as("orphan:");
+    let init = running.init;
+    until("the orphan has reberth as its parent", || look::stat(orphan).is_some_and(|s| s.parent == init));
+    until("every dead orphan is reaped", || look::zombies(init) == 0);
+    running::kill(orphan, libc::SIGKILL);
+    until("the last orphan is reaped", || look::stat(orphan).is_none());
+    running.signal(libc::SIGTERM);
+    running.finish().expect_code(143);
+}
+
+/// The control for the tests above: where nobody reaps, what they look for is there to be seen.
+#[test]
+fn without_an_init_the_same_orphans_stay_zombies() {
+    let words = app::words("orphans=1x100 ready pause");
+    let mut running = Launch::new(words[0].clone()).args(&words[1..]).first_in_namespace().start();
+    running.expect("orphaned");
+    running.ready();
+    let init = running.init;
+    until("the zombies are there", || look::zombies(init) == 100);
+}
+
+#[test]
+fn orphans_that_die_all_the_time_do_not_hide_the_apps_own_end() {
+    both(|mode| {
+        mode(run_app(&[], "orphans=20x20 die=9")).start().finish().expect_code(137);
+    });
+}
+
+/// What is left when the app has ended with code 7: each of these must be gone before `run` is, and never decides the code.
+#[test]
+fn leftovers_get_term_and_are_waited_for() {
+    both(|mode| {
+        for leftover in [
+            "fork ready until=15:left exit=9 end",
+            "group ready until=15:left exit=9 end",
+            "daemon ready until=15:left exit=9 end",
+            "fork daemon ready until=15:left exit=9 end end",
+        ] {
+            let mut running =
+                mode(run_app(&["--grace", "15s"], &format!("block {leftover} line exit=7")).stdin(Stdio::Pipe)).start();
+            let left = running.ready();
+            let left = running.outside(left);
+            running.write("\n");
+            let outcome = running.finish_within(Duration::from_secs(5)).expect_code(7);
+            assert!(outcome.stdout.contains("left signal 15"), "{leftover}: {}", outcome.report());
+            assert_eq!(look::stat(left), None, "{leftover}: still there, or not reaped");
+        }
+    });
+}
+
+#[test]
+fn leftovers_that_ignore_term_are_killed_after_the_grace() {
+    both(|mode| {
+        for leftover in [
+            "ignore=15 fork ready pause end",
+            "ignore=15 daemon ready pause end",
+            "ignore=15 fork fork group ready pause end reap end reap end",
+            "block fork ready stop pause end",
+        ] {
+            let mut running =
+                mode(run_app(&["--grace", "400ms"], &format!("{leftover} line exit=7")).stdin(Stdio::Pipe)).start();
+            let left = running.ready();
+            let left = running.outside(left);
+            let started = Instant::now();
+            running.write("\n");
+            let tag = running.tag.clone();
+            let outcome = running.finish_within(Duration::from_secs(5)).expect_code(7);
+            assert!(started.elapsed() >= Duration::from_millis(390), "{leftover}: no grace\n{}", outcome.report());
+            assert_eq!(look::stat(left), None, "{leftover}: still there, or not reaped");
+            assert_eq!(look::tagged(&tag), Vec::<i32>::new(), "{leftover}");
+        }
+    });
+}
+
+#[test]
+fn a_stopped_leftover_ends_too() {
+    both(|mode| {
+        // Stopped before the app ends: TERM stays pending until it goes on, KILL does not.
+        let mut running =
+            mode(run_app(&["--grace", "1s"], "fork ready stop pause end line exit=7").stdin(Stdio::Pipe)).start();
+        let left = running.ready();
+        let left = running.outside(left);
+        until("the leftover is stopped", || look::stat(left).is_some_and(|s| s.state == 'T'));
+        running.write("\n");
+        running.finish_within(Duration::from_secs(5)).expect_code(7);
+        assert_eq!(look::stat(left), None);
+    });
+}
+
+#[test]
+fn a_grace_of_zero_waits_for_leftovers_as_long_as_it_takes() {
+    both(|mode| {
+        let mut running = mode(
+            run_app(&["--grace", "0s"], "block fork ready until=10:left exit=0 end line exit=7").stdin(Stdio::Pipe),
+        )
+        .start();
+        let left = running.ready();
+        let left = running.outside(left);
+        running.write("\n");
+        running.expect("left signal 15");
+        assert!(!holds_within(Duration::from_millis(300), || running.has_ended()));
+        running::kill(left, 10);
+        running.finish_within(Duration::from_secs(5)).expect_code(7);
+    });
+}
+
+#[test]
+fn leftovers_that_fork_on_term_do_not_escape() {
+    both(|mode| {
+        // On TERM it leaves a daemon that ignores TERM and says so, and dies.
+        let steps = "block fork ready until=15:left ignore=15 daemon ready=late: pause end exit=0 end line exit=7";
+        let mut running = mode(run_app(&["--grace", "500ms"], steps).stdin(Stdio::Pipe)).start();
+        running.ready();
+        running.write("\n");
+        let tag = running.tag.clone();
+        let outcome = running.finish_within(Duration::from_secs(5)).expect_code(7);
+        assert!(outcome.stdout.contains("late:ready"), "{}", outcome.report());
+        assert_eq!(look::tagged(&tag), Vec::<i32>::new());
+    });
+}
+
+#[test]
+fn only_the_apps_tree_is_ended() {
+    // A neighbour in the same session, started by the same parent: not a descendant of reberth's.
+    let words = run_app(&["--grace", "300ms"], "ready exit=7");
+    let script = "sleep 1000 & echo neighbour $!; \"$@\"; echo code $?; kill -0 $! && echo alive; kill -9 $!";
+    let mut outer = Launch::new("sh").args(["-c", script, "sh"]).args(words.words.clone());
+    outer.environment.extend(words.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+    let mut running = outer.start();
+    running.line_after("neighbour ");
+    running.ready();
+    running.expect("code 7");
+    running.expect("alive");
+    running.finish();
+}

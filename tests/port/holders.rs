@@ -1,0 +1,186 @@
+//! Who has a port, in words and as JSON.
+
+use std::time::{Duration, Instant};
+
+use reberth::port::holder::{Depth, State, accept_queue, listeners, listening as listening_on, look};
+
+use crate::net::{
+    Program, WITH_RA, WITHOUT_RA, at_once, claim, connection, inside, lines, listening, spec, udp, udp_spec,
+    until_closed,
+};
+
+const PORT: u16 = 20_000;
+
+#[test]
+fn a_program_is_named() {
+    inside("holders::a_program_is_named", || {
+        let holder = Program::start(&format!("listen {PORT}"));
+        let found = look(&spec("", PORT), Depth::Programs);
+        let [found] = found.holders.as_slice() else { panic!("{found:?}") };
+        assert_eq!((found.pid, found.state, found.sockets), (Some(holder.pid()), State::Listening, 1));
+        assert!(found.command.as_ref().is_some_and(|command| command.contains("net::role --exact")), "{found:?}");
+        assert_eq!(found.uid, Some(nix::unistd::geteuid().as_raw()));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(found.since.is_some_and(|since| now.abs_diff(since) < 60), "{found:?} at {now}");
+        let text = lines(claim(&[spec("", PORT)], &at_once()));
+        for part in [
+            &format!("pid {}", holder.pid()),
+            "net::role",
+            "listening on 0.0.0.0:20000",
+            "--wait",
+            "--fallback next",
+            "--fallback any",
+            "--handover",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    });
+}
+
+#[test]
+fn every_program_that_has_the_socket_is_named() {
+    inside("holders::every_program_that_has_the_socket_is_named", || {
+        let _first = Program::start(&format!("listen {PORT}"));
+        let _other = Program::start(&format!("listen {}", PORT + 1));
+        let own = listening("127.0.0.1", PORT + 2, WITHOUT_RA);
+        let (_client, _server) = connection(&own, PORT + 2);
+        let found = look(&spec("", PORT + 2), Depth::Programs);
+        assert_eq!(found.pids(), [std::process::id().cast_signed()]);
+        assert_eq!(found.connections, 1, "{found:?}");
+        // Our own listener and theirs, and nobody else's.
+        let mine = listeners(&[std::process::id().cast_signed()]).unwrap();
+        assert_eq!(mine.iter().map(|listener| listener.port).collect::<Vec<_>>(), [PORT + 2]);
+    });
+}
+
+#[test]
+fn the_accept_queue_is_counted() {
+    inside("holders::the_accept_queue_is_counted", || {
+        let _listener = listening("127.0.0.1", PORT, WITHOUT_RA);
+        let inode = listening_on(PORT).unwrap()[0].inode;
+        assert_eq!(accept_queue(PORT, inode), Some(0));
+        let _clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(("127.0.0.1", PORT)).unwrap()).collect();
+        assert_eq!(accept_queue(PORT, inode), Some(3));
+        assert_eq!(accept_queue(PORT + 1, inode), None);
+    });
+}
+
+#[test]
+fn a_socket_without_a_visible_program_is_said_to_be_hidden() {
+    inside("holders::a_socket_without_a_visible_program_is_said_to_be_hidden", || {
+        // A socket in flight inside a unix socket has no descriptor anywhere, as one in another PID namespace has none here.
+        let listener = listening("0.0.0.0", PORT, WITHOUT_RA);
+        let (one, _other) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        send(&one, &listener);
+        drop(listener);
+        let found = look(&spec("", PORT), Depth::Programs);
+        let [found] = found.holders.as_slice() else { panic!("{found:?}") };
+        assert_eq!(found.pid, None);
+        assert_eq!(found.hidden.as_deref(), Some("in another PID namespace or container"));
+    });
+}
+
+fn send(through: &socket2::Socket, socket: &socket2::Socket) {
+    use std::os::fd::AsRawFd;
+    let fds = [socket.as_raw_fd()];
+    let message = [nix::sys::socket::ControlMessage::ScmRights(&fds)];
+    let data = [std::io::IoSlice::new(b"x")];
+    nix::sys::socket::sendmsg::<()>(through.as_raw_fd(), &data, &message, nix::sys::socket::MsgFlags::empty(), None)
+        .unwrap();
+}
+
+#[test]
+fn a_time_wait_that_blocks_is_a_timed_wait() {
+    inside("holders::a_time_wait_that_blocks_is_a_timed_wait", || {
+        leave_time_wait(PORT, WITHOUT_RA);
+        let text = lines(claim(&[spec("", PORT)], &at_once()));
+        assert!(
+            (text.contains("TIME_WAIT, 60s left") || text.contains("TIME_WAIT, 61s left")) && text.contains("nobody"),
+            "{text}"
+        );
+        assert!(text.contains("SO_REUSEADDR"), "{text}");
+    });
+}
+
+fn leave_time_wait(port: u16, made: crate::net::Made) {
+    let listener = listening("0.0.0.0", port, made);
+    let (client, server) = connection(&listener, port);
+    drop((listener, server));
+    until_closed(&client);
+}
+
+#[test]
+fn a_look_stays_quick_among_many_sockets() {
+    inside("holders::a_look_stays_quick_among_many_sockets", || {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        let _listener = listening("127.0.0.1", PORT, WITHOUT_RA);
+        let many = usize::try_from(hard / 2).unwrap().min(10_000);
+        let _sockets: Vec<_> = (0..many).map(|_| udp("127.0.0.1", 0)).collect();
+        let started = Instant::now();
+        assert_eq!(look(&spec("", PORT), Depth::Sockets).holders.len(), 1);
+        assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
+    });
+}
+
+/// What `who --json` says about these ports, and its exit code.
+fn who(ports: &str) -> (serde_json::Value, String) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["net::role", "--exact", "--nocapture"])
+        .env("REBERTH_TEST_ROLE", format!("who {ports}"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    // The test runner's own words stand before it on the same line.
+    let json = text.lines().find_map(|line| line.find("{\"ports\"").map(|at| line[at..].to_owned()));
+    let code = text.lines().find_map(|line| line.strip_prefix("ready ")).unwrap_or_default().to_owned();
+    (serde_json::from_str(&json.unwrap_or_else(|| panic!("no JSON: {text}"))).unwrap(), code)
+}
+
+#[test]
+fn who_has_a_port() {
+    inside("holders::who_has_a_port", || {
+        let holder = Program::start(&format!("listen {PORT}"));
+        leave_time_wait(PORT + 1, WITH_RA);
+        let (said, code) = who(&format!("{PORT} {} {}", PORT + 1, PORT + 2));
+        assert_eq!(code, "1", "{said}");
+        let held = &said["ports"][0];
+        assert_eq!(
+            (held["port"].as_u64(), held["protocol"].as_str(), held["state"].as_str()),
+            (Some(20_000), Some("tcp"), Some("held"))
+        );
+        assert_eq!(held["holders"][0]["pid"].as_i64(), Some(holder.pid().into()));
+        assert_eq!(held["holders"][0]["state"], "listening");
+        assert_eq!(held["holders"][0]["address"], "0.0.0.0");
+        assert!(held["holders"][0]["seconds_left"].is_null() && held["holders"][0]["hidden"].is_null());
+        // A TIME_WAIT that does not block is a note on a free port.
+        let noted = &said["ports"][1];
+        assert_eq!(
+            (noted["state"].as_str(), noted["holders"].as_array().map(Vec::len)),
+            (Some("free"), Some(0)),
+            "{said}"
+        );
+        assert!(noted["advice"][0].as_str().is_some_and(|note| note.contains("TIME_WAIT")), "{said}");
+        assert_eq!(said["ports"][2]["state"], "free");
+        assert_eq!(who(&format!("{}", PORT + 2)).1, "0");
+    });
+}
+
+#[test]
+fn who_lists_everybody() {
+    inside("holders::who_lists_everybody", || {
+        let _tcp = listening("127.0.0.1", PORT, WITHOUT_RA);
+        let _udp = udp("127.0.0.1", PORT);
+        let (said, code) = who("");
+        assert_eq!(code, "0");
+        let all: Vec<_> = said["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| (port["port"].as_u64(), port["protocol"].as_str()))
+            .collect();
+        assert_eq!(all, [(Some(20_000), Some("tcp")), (Some(20_000), Some("udp"))]);
+        assert_eq!(look(&udp_spec(PORT), Depth::Sockets).holders[0].state, State::Bound);
+    });
+}
