@@ -61,6 +61,13 @@ impl Init<'_> {
             finish = self.keep_deadlines(now).or(finish);
             if let Some(code) = finish {
                 ending.code = code;
+                // The app was gone and about to be launched again when somebody wanted it to stop: there is nothing to stop any more.
+                if ending.again
+                    && let Some(signal) = self.supervisor.stop_signal()
+                {
+                    ending.again = false;
+                    ending.code = Code::signalled(signal);
+                }
                 if let Some(terminal) = self.terminal {
                     terminal.take_back();
                 }

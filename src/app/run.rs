@@ -231,7 +231,13 @@ impl<'a> Session<'a> {
                 directory,
             },
             terminal,
-        )?;
+        );
+        let app = app.inspect_err(|_| {
+            // The child took the foreground before its exec failed; without this, whoever started us would be in the background.
+            if let Some(terminal) = terminal {
+                terminal.take_back();
+            }
+        })?;
         drop(kept);
         debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
         self.launches += 1;
