@@ -16,10 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
@@ -49,11 +47,7 @@ pub fn init(log: &config::Log) -> Result<(), Error> {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .event_format(Lines(log.format))
-        .with_writer(move || sink)
-        .finish();
+    let subscriber = Lines { level, format: log.format, sink };
     // Fails only if a subscriber is there already, and then that one stays.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
@@ -179,31 +173,40 @@ fn put(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     written
 }
 
-impl Write for &Sink {
-    /// Never fails: the subscriber would report it by eprintln!, which panics on a closed stderr.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.line(&String::from_utf8_lossy(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// Writes each event as one line. There are no spans here, so a subscriber is a filter and a formatter; tracing-subscriber's registry
+/// for spans would cost 62 KiB of the binary and more than 100 KiB of dirty memory for as long as the app runs.
+struct Lines {
+    level: LevelFilter,
+    format: Format,
+    sink: &'static Sink,
 }
 
-/// Formats an event as one line.
-struct Lines(Format);
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
 
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        writer.write_str(&render(self.0, now(), event.metadata().level().as_str(), &fields.message, fields.rest))
+        self.sink.line(&render(self.format, now(), event.metadata().level().as_str(), &fields.message, fields.rest));
     }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// The fields of one event, the message apart.

@@ -196,7 +196,7 @@ fn widest(rows: &[[String; 9]], column: usize) -> usize {
 
 fn cells(port: &Port, line: &Line) -> [String; 9] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let short = |id: &String| id.get(..12).unwrap_or(id).to_owned();
+    let first = |id: &String| id.get(..12).unwrap_or(id).to_owned();
     let state = match line.seconds_left {
         Some(left) => format!("{} {left}s", line.state),
         None => line.state.to_owned(),
@@ -208,9 +208,11 @@ fn cells(port: &Port, line: &Line) -> [String; 9] {
         or_dash(line.pid.map(|pid| pid.to_string())),
         or_dash(line.user.clone().or_else(|| line.uid.map(|uid| uid.to_string()))),
         or_dash(line.address.clone()),
-        or_dash(line.container.as_ref().map(short)),
+        or_dash(line.container.as_ref().map(first)),
         or_dash(line.since.clone()),
-        or_dash(line.command.clone().or_else(|| line.hidden.as_ref().map(|why| format!("({why})")))),
+        or_dash(
+            line.command.as_deref().map(holder::short).or_else(|| line.hidden.as_ref().map(|why| format!("({why})"))),
+        ),
     ]
 }
 

@@ -9,29 +9,15 @@ use std::process::Command;
 
 use reberth::config::table::{self, Setting};
 
-/// Flags in the docs that are other programs': each has to be known here by name, so that a slip of ours is not taken for one of theirs.
-const FOREIGN: [&str; 18] = [
+/// Flags in the docs that are other programs': each is known here by name, so that a slip of ours is not taken for one of theirs.
+#[rustfmt::skip]
+const FOREIGN: [&str; 20] = [
     // docker, podman, compose
-    "build-arg",
-    "format",
-    "from",
-    "health-cmd",
-    "init",
-    "interval",
-    "network",
-    "retries",
-    "start-interval",
-    "start-period",
-    "timeout",
+    "build-arg", "format", "from", "health-cmd", "init", "interval", "network", "retries", "start-interval", "start-period", "wait",
     // cargo, ./static
-    "features",
-    "no-tls",
-    "release",
-    "test",
-    // dumb-init, curl
-    "rewrite",
-    "single-child",
-    "noproxy",
+    "features", "no-tls", "release", "test",
+    // uvicorn, dumb-init, curl
+    "fd", "rewrite", "single-child", "noproxy", "unix-socket",
 ];
 
 fn root() -> &'static Path {
@@ -165,9 +151,8 @@ fn every_flag_in_the_docs_exists() {
             if flag.trim_matches('-').is_empty() {
                 continue;
             }
-            let foreign = FOREIGN.contains(&flag) || word == "--unix-socket" || word == "--network-mode";
             assert!(
-                known.contains(flag) || foreign,
+                known.contains(flag) || FOREIGN.contains(&flag),
                 "{}: {word} is no flag of reberth, nor a known one of another program",
                 path.display()
             );

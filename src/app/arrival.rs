@@ -25,6 +25,8 @@ const GROWN_PAUSE: Duration = Duration::from_secs(1);
 const GROWN: Duration = Duration::from_secs(120);
 const OLD_PAUSE: Duration = Duration::from_secs(10);
 const OLD: Duration = Duration::from_secs(1800);
+/// While the port may still be lost to somebody else, an app that listens must not come and go unseen.
+const CONTEST_PAUSE: Duration = Duration::from_millis(20);
 /// An app that opens other ports first gets this long to open the one it was told before that is called a mistake.
 const ELSEWHERE_PATIENCE: Duration = Duration::from_secs(2);
 /// An app that was given the socket and cannot be seen waiting on it is believed to after this long.
@@ -49,6 +51,8 @@ pub struct Expected {
     pub handed_over: Option<u64>,
     /// The health target, if one is set, and how to ask it.
     pub health: Option<(Target, Ask)>,
+    /// The port may be lost to somebody else, so looking stays quick for as long.
+    pub contested: bool,
     /// A `--start-timeout` is on its way, so looking never gets rare.
     pub impatient: bool,
 }
@@ -60,6 +64,8 @@ pub struct Arrival {
     pause: Duration,
     next: Option<Instant>,
     listened: bool,
+    /// When the walk through /proc is due again, if nobody listens on the port.
+    next_walk: Instant,
     elsewhere_since: Option<Instant>,
     said_elsewhere: bool,
     asking: Option<Asking>,
@@ -83,6 +89,7 @@ impl Arrival {
             pause: FIRST_PAUSE,
             next: (!up).then(|| now + FIRST_PAUSE),
             listened: false,
+            next_walk: now + YOUNG_PAUSE,
             elsewhere_since: None,
             said_elsewhere: false,
             asking: None,
@@ -104,6 +111,11 @@ impl Arrival {
     /// True once the app has been seen listening on its port.
     pub fn has_listened(&self) -> bool {
         self.listened
+    }
+
+    /// The port can no longer be lost.
+    pub fn no_contest(&mut self) {
+        self.expected.contested = false;
     }
 
     /// No more looks.
@@ -157,6 +169,7 @@ impl Arrival {
     fn schedule(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.launched);
         let cap = match age {
+            _ if self.expected.contested => CONTEST_PAUSE,
             _ if age < YOUNG || self.expected.impatient => YOUNG_PAUSE,
             _ if age < GROWN => GROWN_PAUSE,
             _ => OLD_PAUSE,
@@ -177,9 +190,11 @@ impl Arrival {
             return self.look_for_take_up(now, app, &primary, inode);
         }
         // Whoever listens there is found with one cheap question; whose it is costs a walk through /proc.
-        if holder::listening(primary.port).is_ok_and(|found| found.is_empty()) && self.pause < YOUNG_PAUSE {
+        let somebody = holder::listening(primary.port).is_ok_and(|found| !found.is_empty());
+        if !somebody && now < self.next_walk {
             return;
         }
+        self.next_walk = now + YOUNG_PAUSE;
         let pids = tree(app);
         let listeners = holder::listeners(&pids).unwrap_or_default();
         let here: Vec<&Listener> = listeners.iter().filter(|found| found.port == primary.port).collect();

@@ -4,14 +4,19 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags};
+
 use super::arrival::Arrival;
 use crate::port::attempt::{Attempt, Tried};
 use crate::port::spec::Spec;
 use crate::port::watch::Destroyed;
-use crate::sys::process::{self, End};
+use crate::sys::descriptor;
+use crate::sys::process::End;
 
 /// An app that ended later than this after its launch did not fail for want of a port.
-pub const WINDOW: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(10);
+/// How late an event may come (0.1 ms is usual).
+const LATE: Duration = Duration::from_millis(20);
 
 /// The watch over the ports from just before the launch until the app listens, or the window is over.
 pub struct Contest {
@@ -42,20 +47,33 @@ impl Contest {
         self.events.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes the events that have come. One that falls into the app's own end is the app's own socket going with it.
-    pub fn hear(&mut self, app: i32) {
+    /// Takes the events that have come. The app's own socket would be one of them if it listened and ended between two looks of
+    /// `arrival`, which are close together for that reason; the kernel does not say whose a socket was.
+    pub fn hear(&mut self) {
         let Some(drained) = self.events.as_ref().and_then(|events| events.drain().ok()) else { return };
         let others = drained.events.iter().any(|event| !self.own.contains(&event.cookie));
-        if (others || drained.lost) && !process::is_ending(app) {
-            self.somebody_was_there = true;
-        }
+        self.somebody_was_there |= others || drained.lost;
     }
 
     /// True if the app, which ended with `end`, lost the race: it never listened, and somebody else holds a port of ours now or did
     /// since the launch. An app that ended with 0 has done what it wanted.
-    pub fn lost(&self, now: Instant, end: End, arrival: &Arrival) -> bool {
+    pub fn lost(&mut self, now: Instant, end: End, arrival: &Arrival) -> bool {
         let failed = end != End::Code(0);
-        failed && now < self.ends_at && !arrival.has_listened() && (self.somebody_was_there || self.somebody_is_there())
+        // Our own look at the port ends in an event as well, so it comes last.
+        failed && now < self.ends_at && !arrival.has_listened() && (self.late_event() || self.somebody_is_there())
+    }
+
+    /// The kernel tells of a closed socket after an RCU grace period, which may be after the app's own end.
+    fn late_event(&mut self) -> bool {
+        if self.somebody_was_there {
+            return true;
+        }
+        if let Some(events) = self.events() {
+            let mut one = [PollFd::new(events, PollFlags::POLLIN)];
+            descriptor::wait_readable(&mut one, Some(Instant::now() + LATE));
+        }
+        self.hear();
+        self.somebody_was_there
     }
 
     fn somebody_is_there(&self) -> bool {

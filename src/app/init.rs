@@ -61,6 +61,13 @@ impl Init<'_> {
             finish = self.keep_deadlines(now).or(finish);
             if let Some(code) = finish {
                 ending.code = code;
+                // The app was gone and about to be launched again when somebody wanted it to stop: there is nothing to stop any more.
+                if ending.again
+                    && let Some(signal) = self.supervisor.stop_signal()
+                {
+                    ending.again = false;
+                    ending.code = Code::signalled(signal);
+                }
                 if let Some(terminal) = self.terminal {
                     terminal.take_back();
                 }
@@ -111,16 +118,10 @@ impl Init<'_> {
 
     fn hear_contest(&mut self, now: Instant) {
         let Some(contest) = &mut self.contest else { return };
-        contest.hear(self.app);
+        contest.hear();
         if contest.ends_at() <= now || self.arrival.has_listened() {
-            self.end_contest();
-        }
-    }
-
-    /// From here on the app is not launched again, so nothing need be kept for it.
-    fn end_contest(&mut self) {
-        if self.contest.take().is_some() {
-            descriptor::close_inherited();
+            self.contest = None;
+            self.arrival.no_contest();
         }
     }
 
@@ -146,7 +147,7 @@ impl Init<'_> {
         if let Some(end) = app_ended {
             ending.app = Some(end);
             self.arrival.app_ended();
-            ending.again = self.contest.as_ref().is_some_and(|contest| contest.lost(now, end, &self.arrival));
+            ending.again = self.contest.as_mut().is_some_and(|contest| contest.lost(now, end, &self.arrival));
             self.give_up_waiting();
             return self.on(now, Event::AppEnded { end, leftovers: !none_left, again: ending.again });
         }

@@ -96,8 +96,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Err
         inherited: launch.inherited,
         own_group: true,
         terminal: terminal.map(|terminal| terminal.raw_fd()),
-        // The kernel ends everybody when PID 1 goes; a death signal would only be one more thing the app inherits.
-        bound_to_parent: process::pid() != 1,
+        bound_to_parent: true,
         descriptors: &descriptors,
         directory: launch.directory,
     };
@@ -172,7 +171,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
             None => format!("{place}: its interpreter or loader is missing in this image"),
         },
         libc::EACCES if path.is_dir() => format!("{place}: is a directory, not a program"),
-        libc::EACCES if !has_x_bit(path) => format!("{place}: not executable; set its x bit (chmod +x)"),
+        libc::EACCES if !has_x_bit(path) => format!("{place}: permission denied: it lacks the x bit (chmod +x)"),
         libc::EACCES => {
             format!("{place}: permission denied; check its owner, its interpreter's x bit and the mount (noexec)")
         }

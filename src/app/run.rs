@@ -215,7 +215,9 @@ impl<'a> Session<'a> {
         // An app that binds by itself must find the port free; one that is handed the socket must never find it closed.
         let kept = self.config.handover.then_some(claims);
         let now = Instant::now();
-        let may_relaunch = !self.config.handover && !taken.is_empty() && self.launches < self.config.relaunch;
+        // Activation sockets are the app's once it is launched; a second launch would come without them.
+        let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
+        let may_relaunch = again && !self.config.handover && !taken.is_empty();
         let contest = may_relaunch.then(|| Contest::begin(taken.clone(), cookies, now));
         let terminal = Terminal::in_foreground();
         let directory = (self.launches > 0).then_some(self.directory.as_path());
@@ -229,11 +231,17 @@ impl<'a> Session<'a> {
                 directory,
             },
             terminal,
-        )?;
+        );
+        let app = app.inspect_err(|_| {
+            // The child took the foreground before its exec failed; without this, whoever started us would be in the background.
+            if let Some(terminal) = terminal {
+                terminal.take_back();
+            }
+        })?;
         drop(kept);
         debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
         self.launches += 1;
-        leave_no_trace(contest.is_some());
+        leave_no_trace();
         let ending = self.supervise(&app, terminal, (taken, inode.filter(|_| self.config.handover)), state, contest);
         app.late_failure().map_or(Ok(ending), Err)
     }
@@ -250,7 +258,13 @@ impl<'a> Session<'a> {
         let launched = app.launched();
         state.app_pid = Some(app.pid());
         let health = config.health.clone().map(|target| (target, ask(self.environment, &state)));
-        let expected = Expected { ports: taken, handed_over: inode, health, impatient: config.start_timeout.is_some() };
+        let expected = Expected {
+            ports: taken,
+            handed_over: inode,
+            health,
+            contested: contest.is_some(),
+            impatient: config.start_timeout.is_some(),
+        };
         let arrival = Arrival::begin(expected, launched);
         if arrival.is_up() {
             state.phase = Phase::Ready;
@@ -282,12 +296,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Lets go of what was inherited: the working directory at once, and the descriptors unless the app may be launched once more.
-fn leave_no_trace(may_relaunch: bool) {
+/// Lets go of what was inherited, working directory and descriptors, so that reberth pins no mount, file or pipe.
+fn leave_no_trace() {
     let _ = std::env::set_current_dir("/");
-    if !may_relaunch {
-        descriptor::close_inherited();
-    }
+    descriptor::close_inherited();
 }
 
 fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {

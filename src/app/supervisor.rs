@@ -91,7 +91,8 @@ pub struct Supervisor {
     kill_at: Option<Instant>,
     grace_begun: bool,
     timed_out: bool,
-    stop_asked: bool,
+    /// The first request to stop that came.
+    stop_signal: Option<i32>,
     code: Code,
 }
 
@@ -113,7 +114,7 @@ impl Supervisor {
             kill_at: None,
             grace_begun: false,
             timed_out: false,
-            stop_asked: false,
+            stop_signal: None,
             code: Code::OK,
         }
     }
@@ -129,7 +130,12 @@ impl Supervisor {
 
     /// True once somebody asked the app to stop; from then on its end is no accident.
     pub fn stop_asked(&self) -> bool {
-        self.stop_asked || self.timed_out
+        self.stop_signal.is_some() || self.timed_out
+    }
+
+    /// The first signal received that asked the app to stop.
+    pub fn stop_signal(&self) -> Option<i32> {
+        self.stop_signal
     }
 
     /// True while the app is there and nobody asked it to stop.
@@ -167,7 +173,9 @@ impl Supervisor {
         };
         // Either side of the map counts: `TERM=USR1` is still a request to stop, and so is `HUP=TERM`.
         let stop = asks_to_stop(received) || asks_to_stop(forwarded);
-        self.stop_asked |= stop;
+        if stop && self.stop_signal.is_none() {
+            self.stop_signal = Some(received);
+        }
         let mut actions = match self.stage {
             Stage::Running if stop && asks_to_stop(received) && !self.policy.drain.is_zero() => {
                 info!(

@@ -20,13 +20,20 @@ pub fn label(spec: &Spec) -> String {
     }
 }
 
-/// `60s`, `1.5s`, `350ms`: for a reader, not for a parser.
+/// `60s`, `1.5s`, `350ms`, rounded: for a reader, not for a parser.
 pub fn human(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
         0..1000 => format!("{millis}ms"),
-        1000..10_000 if millis % 1000 >= 100 => format!("{}.{}s", millis / 1000, millis % 1000 / 100),
-        _ => format!("{}s", millis / 1000),
+        1000..9950 => {
+            let tenths = (millis + 50) / 100;
+            if tenths.is_multiple_of(10) {
+                format!("{}s", tenths / 10)
+            } else {
+                format!("{}.{}s", tenths / 10, tenths % 10)
+            }
+        }
+        _ => format!("{}s", (millis + 500) / 1000),
     }
 }
 
@@ -107,7 +114,7 @@ pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback) -> Vec<Str
         Wait::Forever => "still".to_owned(),
     };
     let mut lines = vec![format!("{what} is busy {waited}")];
-    lines.extend(look.holders.iter().map(|holder| held_by(spec, holder, look)));
+    lines.extend(look.holders.iter().map(|holder| held_by(spec, holder)));
     if let Some(incomplete) = look.incomplete {
         lines.push(format!("{what}: {incomplete}"));
     } else if look.holders.is_empty() {
@@ -123,13 +130,9 @@ pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback) -> Vec<Str
     lines
 }
 
-fn held_by(spec: &Spec, holder: &Holder, look: &Look) -> String {
-    let connections = match look.connections {
-        count if count > 0 && holder.state == State::Listening => format!(", {count} connections"),
-        _ => String::new(),
-    };
+fn held_by(spec: &Spec, holder: &Holder) -> String {
     let since = holder.since.map(|since| format!(", since {}", super::holder::timestamp(since))).unwrap_or_default();
-    format!("{} is held by {holder}{connections}{since}", label(spec))
+    format!("{} is held by {holder}{since}", label(spec))
 }
 
 /// What the user can do about a held port, a sentence each.
@@ -144,10 +147,10 @@ pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
         ));
     }
     if look.only_connections() && !has(State::Client) {
-        advice.push(match look.time_wait() {
+        let left = look.time_wait().and_then(|_| look.holders.iter().filter_map(Holder::seconds_left).max());
+        advice.push(match left {
             Some(left) => format!(
-                "TIME_WAIT ends by itself in {}: wait longer (--wait 90s), and let the old server set SO_REUSEADDR, then it never blocks",
-                human(left)
+                "TIME_WAIT ends by itself in {left}s: wait longer (--wait 90s), and let the old server set SO_REUSEADDR, then it never blocks"
             ),
             None => "these connections end when their peers close: wait longer (--wait), and let the old server set SO_REUSEADDR, \
                      then they never block"
@@ -179,4 +182,26 @@ pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
         );
     }
     advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, human};
+
+    #[test]
+    fn durations_are_rounded_for_the_reader() {
+        let table = [
+            (0, "0ms"),
+            (350, "350ms"),
+            (1000, "1s"),
+            (1449, "1.4s"),
+            (1950, "2s"),
+            (9_949, "9.9s"),
+            (9_950, "10s"),
+            (59_980, "60s"),
+        ];
+        for (millis, expected) in table {
+            assert_eq!(human(Duration::from_millis(millis)), expected, "{millis}");
+        }
+    }
 }

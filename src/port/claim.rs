@@ -6,9 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Tried};
-use super::holder::{self, Depth, Look, State};
+use super::holder::{self, Depth};
 use super::spec::{Protocol, Spec};
-use super::watch::{Pauses, Watch};
+use super::wait::{self, Waiting};
 use super::{advice, range};
 use crate::config::{Backoff, Fallback, Wait};
 use crate::error::Error;
@@ -63,16 +63,6 @@ pub trait Hear {
     fn wait_started(&mut self, _spec: &Spec) {}
 }
 
-/// Between two log lines about the same wait.
-const REPORT: Duration = Duration::from_secs(10);
-/// So many events in vain between two ticks of the net are a storm: resets of a busy server look like the end of a listener.
-const STORM: u32 = 32;
-/// The pause between two tries in a storm.
-const SHELTER: Duration = Duration::from_millis(10);
-/// Between an event that did not help and the look that finds out why.
-const RECHECK: Duration = Duration::from_millis(50);
-/// A TIME_WAIT's timer runs a little later than it says.
-const LATE: Duration = Duration::from_millis(20);
 /// How often the kernel may choose a port in vain.
 const OFFERS: usize = 16;
 
@@ -163,7 +153,7 @@ impl<'a> Claiming<'a> {
             _ if spec.port == 0 => None,
             Fallback::Next(count) => next_ports(spec.port, count, &avoid, &range::reserved())
                 .map(|port| Attempt::new(&spec.with_port(port), v6_only))
-                .find_map(|mut attempt| matches!(acquire(&mut attempt, listen), Tried::Ours).then_some(attempt)),
+                .find_map(|mut attempt| matches!(wait::acquire(&mut attempt, listen), Tried::Ours).then_some(attempt)),
             Fallback::Any => any_port(spec, v6_only, listen, &avoid),
         };
         let Some(found) = found else { return Ok(false) };
@@ -214,132 +204,13 @@ fn any_port(spec: &Spec, v6_only: bool, listen: bool, avoid: &[u16]) -> Option<A
     let mut vain: Vec<Attempt> = Vec::new();
     while vain.len() <= avoid.len().saturating_add(OFFERS) {
         let mut attempt = Attempt::new(&spec.with_port(0), v6_only);
-        match acquire(&mut attempt, listen) {
+        match wait::acquire(&mut attempt, listen) {
             Tried::Ours if attempt.port().is_some_and(|port| !avoid.contains(&port)) => return Some(attempt),
             Tried::Ours | Tried::Busy => vain.push(attempt),
             Tried::Never(_) => return None,
         }
     }
     None
-}
-
-fn acquire(attempt: &mut Attempt, listen: bool) -> Tried {
-    if listen { attempt.listen() } else { attempt.bind() }
-}
-
-/// One busy port and the time there is for it.
-struct Waiting<'a> {
-    spec: &'a Spec,
-    attempt: &'a mut Attempt,
-    policy: Policy,
-    /// `None`: for ever.
-    end: Option<Instant>,
-    started: Instant,
-}
-
-impl Waiting<'_> {
-    fn acquire(&mut self) -> Result<bool, Stop> {
-        match acquire(self.attempt, self.policy.listen) {
-            Tried::Ours => Ok(true),
-            Tried::Busy => Ok(false),
-            Tried::Never(error) => Err(Stop::Error(Error::Cannot(vec![advice::never(self.spec, &error)]))),
-        }
-    }
-
-    fn has_time(&self) -> bool {
-        self.end.is_none_or(|end| Instant::now() < end)
-    }
-
-    /// True: the port is ours. False: the time is over.
-    fn wait(&mut self, hear: &mut dyn Hear) -> Result<bool, Stop> {
-        // Subscribe first and try again then: what was freed in between would wake nobody.
-        let mut watch = Watch::open(self.spec.port, self.spec.protocol);
-        if self.acquire()? {
-            return Ok(true);
-        }
-        hear.wait_started(self.spec);
-        let mut pauses = Pauses::new(self.policy.backoff);
-        let mut look = self.report(&mut watch, true);
-        let now = Instant::now();
-        let mut net = now + pauses.next(watch.hears());
-        let mut report = now + REPORT;
-        let mut recheck = look.time_wait().map(|left| now + left + LATE);
-        let mut vain = 0u32;
-        while self.has_time() {
-            let until = [Some(net), Some(report), recheck, self.end].into_iter().flatten().min().unwrap_or(net);
-            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
-                vain = 0;
-            }
-            let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
-            if wake.heard
-                && let ControlFlow::Break(stop) = hear.heard()
-            {
-                return Err(stop);
-            }
-            // Nothing between the event and the try: this is the reaction time.
-            if self.acquire()? {
-                let (what, took) = (advice::label(self.spec), advice::human(self.started.elapsed()));
-                tracing::info!(port = self.spec.port, "{what} is ours after {took}");
-                return Ok(true);
-            }
-            let now = Instant::now();
-            if now >= net {
-                net = now + pauses.next(watch.hears());
-                vain = 0;
-            }
-            if wake.event {
-                vain += 1;
-                recheck = Some(recheck.map_or(now + RECHECK, |at| at.min(now + RECHECK)));
-            }
-            if now >= report {
-                look = self.report(&mut watch, false);
-                report = now + REPORT;
-            } else if recheck.is_some_and(|at| now >= at) {
-                look = holder::look(self.spec, Depth::Sockets);
-                watch.count_connections(look.only_connections());
-            } else {
-                continue;
-            }
-            recheck = look.time_wait().map(|left| Instant::now() + left + LATE);
-        }
-        Ok(false)
-    }
-
-    /// Finds out who has the port, follows them, and says so.
-    fn report(&self, watch: &mut Watch, first: bool) -> Look {
-        let look = holder::look(self.spec, Depth::Programs);
-        watch.follow(look.pids());
-        watch.count_connections(look.only_connections());
-        let (what, port) = (advice::label(self.spec), self.spec.port);
-        let limit = match self.end {
-            Some(end) => format!("for up to {}", advice::human(end.saturating_duration_since(Instant::now()))),
-            None => "for ever".to_owned(),
-        };
-        if first {
-            tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
-            let ephemeral = range::local().contains(&port);
-            if ephemeral && look.holders.iter().any(|holder| holder.state == State::Client) {
-                tracing::warn!(
-                    port,
-                    "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
-                    take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
-                );
-            } else if ephemeral {
-                tracing::debug!(
-                    port,
-                    "{what} lies in net.ipv4.ip_local_port_range: any outgoing connection may take it"
-                );
-            }
-        } else {
-            let waited = advice::human(self.started.elapsed());
-            tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
-        }
-        look
-    }
-}
-
-fn cannot_poll(error: std::io::Error) -> Stop {
-    Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {error}")))
 }
 
 /// Ascending by port, protocol and address; port 0 last, so that the kernel cannot choose a port that another spec names.

@@ -4,7 +4,7 @@ pub mod processes;
 pub mod sockets;
 mod words;
 
-pub use words::timestamp;
+pub use words::{short, timestamp};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -98,10 +98,8 @@ impl Holder {
 /// What a look at a port found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {
-    /// Listening first; connections of a listener that is listed are left out.
+    /// Listeners; where there are none, whatever else has the port.
     pub holders: Vec<Holder>,
-    /// Connections of the listeners in `holders`.
-    pub connections: usize,
     /// Why this may not be the whole truth, in words.
     pub incomplete: Option<&'static str>,
 }
@@ -138,15 +136,23 @@ pub enum Depth {
 
 /// Who has the port of `spec`, or an address of it that excludes the one asked for.
 pub fn look(spec: &Spec, depth: Depth) -> Look {
-    match sockets::list(spec.protocol, netlink::ALL, spec.port) {
-        Ok((rows, incomplete)) => {
-            let asked = sockets::reach_of(spec);
-            let reaches = |row: &Row| sockets::overlap(asked, sockets::reach(row.local, row.v6_only == Some(true)));
-            let rows = rows.into_iter().filter(reaches).collect();
-            Look { incomplete, ..name(rows, spec.protocol, depth) }
-        }
+    // The list of listeners costs the same however many connections the machine has, and mostly it is the answer: connections of
+    // a listener go with it.
+    let listeners = match spec.protocol {
+        Protocol::Tcp => rows(spec, netlink::LISTEN).ok().filter(|(rows, _)| !rows.is_empty()),
+        Protocol::Udp => None,
+    };
+    match listeners.map_or_else(|| rows(spec, netlink::ALL), Ok) {
+        Ok((rows, incomplete)) => Look { incomplete, ..name(rows, spec.protocol, depth) },
         Err(_) => Look { incomplete: Some("neither netlink nor /proc/net can be read here"), ..Look::default() },
     }
+}
+
+fn rows(spec: &Spec, states: u32) -> io::Result<(Vec<Row>, Option<&'static str>)> {
+    let asked = sockets::reach_of(spec);
+    let (mut rows, incomplete) = sockets::list(spec.protocol, states, spec.port)?;
+    rows.retain(|row| sockets::overlap(asked, sockets::reach(row.local, row.v6_only == Some(true))));
+    Ok((rows, incomplete))
 }
 
 /// Every listener of this network namespace: TCP, and UDP sockets without a peer.
@@ -165,15 +171,7 @@ pub fn everybody() -> io::Result<Look> {
 fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth) -> Look {
     let mut seen: Vec<(State, Row)> =
         rows.into_iter().filter_map(|row| Some((State::of(&row, protocol)?, row))).collect();
-    let listener = seen.iter().any(|(state, _)| *state == State::Listening);
-    let all = seen.len();
-    if listener {
-        // They are the listener's, and go with it; there may be very many.
-        seen.retain(|(state, _)| state.has_no_peer());
-    } else {
-        mark_clients(&mut seen);
-    }
-    let connections = all - seen.len();
+    mark_clients(&mut seen);
     let holders = match depth {
         Depth::Sockets => group(seen, protocol, &processes::Search::default()),
         Depth::Programs => {
@@ -183,7 +181,7 @@ fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth) -> Look {
             holders
         }
     };
-    Look { holders, connections, incomplete: None }
+    Look { holders, incomplete: None }
 }
 
 /// A connection on a port nobody listens on is a client's if it leads to a port that does not look like a client's own.
@@ -295,8 +293,9 @@ pub fn listening(port: u16) -> io::Result<Vec<Listener>> {
 pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
     let all = listening(0)?;
     let wanted: HashSet<u64> = all.iter().map(|listener| listener.inode).collect();
-    let sockets: HashSet<u64> =
-        pids.iter().filter_map(|pid| processes::sockets_of(*pid, Some(&wanted)).ok()).flatten().collect();
+    let of =
+        |pid: &i32| processes::sockets_of(*pid, &wanted, usize::MAX).map(|(sockets, _)| sockets).unwrap_or_default();
+    let sockets: HashSet<u64> = pids.iter().flat_map(of).collect();
     Ok(all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect())
 }
 

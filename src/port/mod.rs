@@ -7,4 +7,5 @@ pub mod file;
 pub mod holder;
 pub mod range;
 pub mod spec;
+mod wait;
 pub mod watch;

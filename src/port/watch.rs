@@ -110,6 +110,8 @@ pub struct Wake {
 pub struct Watch {
     port: u16,
     events: Option<Destroyed>,
+    /// Connected UDP sockets hold a port just as unconnected ones do.
+    udp: bool,
     peers: bool,
     holders: Vec<OwnedFd>,
 }
@@ -117,13 +119,12 @@ pub struct Watch {
 impl Watch {
     /// Subscribes to `port`. Netlink may be refused: then the clock is the only net, and `hears` says so.
     pub fn open(port: u16, protocol: Protocol) -> Self {
-        // Connected UDP sockets hold a port just as unconnected ones do.
-        let peers = protocol == Protocol::Udp;
+        let udp = protocol == Protocol::Udp;
         // Port 0 is no port anybody could free.
-        let events = (port != 0).then(|| Destroyed::subscribe(&[(port, protocol)], peers)).and_then(|events| {
+        let events = (port != 0).then(|| Destroyed::subscribe(&[(port, protocol)], udp)).and_then(|events| {
             events.inspect_err(|error| tracing::debug!(port, %error, "no socket events from the kernel")).ok()
         });
-        Self { port, events, peers, holders: Vec::new() }
+        Self { port, events, udp, peers: udp, holders: Vec::new() }
     }
 
     /// True while the kernel tells about closed sockets.
@@ -137,14 +138,15 @@ impl Watch {
     }
 
     /// Whether the end of a mere connection counts. Not while somebody listens: a busy server ends thousands a second.
-    pub fn count_connections(&mut self, peers: bool) {
-        if peers == self.peers {
-            return;
-        }
-        let Some(events) = &self.events else { return };
-        if events.socket.filter(&events.ports, peers).is_ok() {
+    /// True when this is new.
+    pub fn count_connections(&mut self, peers: bool) -> bool {
+        let peers = peers || self.udp;
+        let changes = |events: &Destroyed| peers != self.peers && events.socket.filter(&events.ports, peers).is_ok();
+        let changed = self.events.as_ref().is_some_and(changes);
+        if changed {
             self.peers = peers;
         }
+        changed
     }
 
     /// Sleeps until `ear` is readable or `until` has come, whatever happens on the port meanwhile; that is heard afterwards.

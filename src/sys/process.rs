@@ -443,17 +443,3 @@ pub fn fork_off(work: impl FnOnce() -> u8) -> io::Result<i32> {
         child => Ok(child),
     }
 }
-
-/// True if the process is on its way out or gone: its flags in `/proc/PID/stat` have PF_EXITING (`include/linux/sched.h`), or it is a
-/// zombie, or there is no such file.
-pub fn is_ending(pid: i32) -> bool {
-    const PF_EXITING: u32 = 0x4;
-    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return true };
-    // The command may hold spaces and parentheses; the fields are counted from the last one (`proc_pid_stat(5)`).
-    let Some(rest) = stat.rsplitn(2, |byte| *byte == b')').next() else { return true };
-    let text = String::from_utf8_lossy(rest);
-    let mut fields = text.split_ascii_whitespace();
-    let state = fields.next();
-    let flags = fields.nth(5).and_then(|field| field.parse::<u32>().ok());
-    matches!(state, Some("Z" | "X")) || flags.is_some_and(|flags| flags & PF_EXITING != 0)
-}

@@ -149,6 +149,10 @@ impl Launch {
     pub fn start(mut self) -> Running {
         if self.first {
             let mut words: Vec<OsString> = namespace_command().iter().map(Into::into).collect();
+            if self.ignored.contains(&libc::SIGCHLD) {
+                // `unshare` waits for its child, so it gives up an ignored SIGCHLD; `env` (coreutils) brings it back.
+                words.extend([program("env").into(), "--ignore-signal=CHLD".into()]);
+            }
             words.append(&mut self.words);
             self.words = words;
         }
@@ -373,14 +377,15 @@ impl Plan {
             }
             libc::umask(0o022);
             let ok = libc::chdir(self.cwd.as_ptr()) == 0;
-            for &(resource, value) in &self.limits {
-                let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-                libc::setrlimit(resource as _, &limit);
-            }
             if let Some(uid) = self.uid {
                 libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
                 libc::syscall(libc::SYS_setresgid, uid, uid, uid);
                 libc::syscall(libc::SYS_setresuid, uid, uid, uid);
+            }
+            // After the change of user: the kernel remembers one that was over its limit of processes, and refuses the exec.
+            for &(resource, value) in &self.limits {
+                let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+                libc::setrlimit(resource as _, &limit);
             }
             for signal in 1..=64 {
                 let ignore = self.ignored & (1 << (signal - 1)) != 0;

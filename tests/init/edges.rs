@@ -13,7 +13,7 @@ fn standard_error_that_has_gone_harms_nobody() {
     both(|mode| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let launch = run_app(&["--port", "0", "--log", "trace"], "ready block until=15 exit=3");
+        let launch = run_app(&["--port", "0", "--log", "trace"], "block ready until=15 exit=3");
         let mut running = mode(launch.stderr(Stdio::Given(writer.into()))).start();
         running.ready();
         running.signal(1);

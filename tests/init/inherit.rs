@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::harness::launch::{self, Stdio};
-use crate::harness::{Launch, look, place, running};
+use crate::harness::{Launch, look, place, running, until};
 use crate::{app, both, run, run_app};
 
 fn bits(signals: &[i32]) -> String {
@@ -64,19 +64,32 @@ fn no_descriptor_of_reberths_reaches_the_app() {
 
 #[test]
 fn inherited_descriptors_reach_the_app_and_are_not_kept() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let command = ["sh", "-c", "echo through >&9; exec 9>&-; echo closed; read x; exit 6"];
+    let mut running = run(&[], command).descriptor(9, writer).stdin(Stdio::Pipe).start();
+    running.expect("closed");
+    // The end of the pipe comes while reberth still runs: it holds no copy.
+    assert_eq!(running::read_to_end(reader.into()), "through\n");
+    running.write("\n");
+    running.finish().expect_code(6);
     both(|mode| {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let null = launch::open("/dev/zero", libc::O_RDONLY);
-        let command = ["sh", "-c", "echo through >&9; exec 9>&-; echo closed; read x; exit 6"];
-        let launch = run(&[], command).descriptor(9, writer).descriptor(5, null).stdin(Stdio::Pipe);
-        let mut running = mode(launch).start();
-        running.expect("closed");
-        // The end of the pipe comes while reberth still runs: it holds no copy.
-        assert_eq!(running::read_to_end(reader.into()), "through\n");
-        let held = look::descriptors(running.init);
-        assert!(held.values().all(|target| target != "/dev/zero"), "{held:?}");
-        running.write("\n");
-        running.finish().expect_code(6);
+        let port = place::free_port().to_string();
+        let listening = format!("listen=0.0.0.0:{port} ready pause");
+        for (flags, steps) in [
+            (&[][..], "ready pause"),
+            (&["--port", &port, "--relaunch", "0"], "ready pause"),
+            (&["--port", &port, "--handover", "on"], "ready pause"),
+            // An app that may be launched again needs them again; one that listens will not be.
+            (&["--port", &port], &listening),
+        ] {
+            let zero = launch::open("/dev/zero", libc::O_RDONLY);
+            let mut running = mode(run_app(flags, steps).descriptor(5, zero)).start();
+            let app = running.ready();
+            let app = running.outside(app);
+            let init = running.init;
+            until("reberth lets go of them", || look::descriptors(init).values().all(|target| target != "/dev/zero"));
+            assert_eq!(look::descriptors(app).get(&5).map(String::as_str), Some("/dev/zero"), "{flags:?}");
+        }
     });
     let null = launch::open("/dev/zero", libc::O_RDONLY);
     let outcome = run_app(&["--port", "0"], "fds").descriptor(7, null).start().finish().expect_code(0);
@@ -93,7 +106,8 @@ fn the_working_directory_is_the_apps_and_not_reberths() {
             place.path().to_path_buf().into_os_string().into_vec().iter().map(|b| format!("{b:02x}")).collect();
         running.expect(&format!("cwd {expected}"));
         running.ready();
-        assert_eq!(look::cwd(running.init).unwrap().to_str(), Some("/"));
+        let init = running.init;
+        until("reberth is at the root", || look::cwd(init).unwrap().to_str() == Some("/"));
     });
 }
 
@@ -161,15 +175,17 @@ fn variables_without_a_value_or_a_name_do_not_stop_the_start() {
 #[test]
 fn the_app_dies_with_reberth() {
     both(|mode| {
-        // PID 1 takes its namespace along; elsewhere the app gets TERM.
         let mut running = mode(run_app(&[], "block ids ready until=15 exit=0")).start();
-        assert!(running.line_after("ids ").ends_with("pdeathsig=15"), "{}", running.report());
-        running.ready();
-        let first = running.init != running.pid;
+        let ids = running.line_after("ids ");
+        let app = running.ready();
+        let app = running.outside(app);
         running.signal(libc::SIGKILL);
-        if !first {
+        if running.init == running.pid {
+            assert!(ids.ends_with("pdeathsig=15"), "{ids}");
             running.expect("signal 15");
         }
+        // With PID 1 the kernel ends its whole namespace.
+        until("the app is gone", || !look::alive(app));
     });
 }
 

@@ -168,7 +168,8 @@ fn an_app_that_is_not_ready_in_time_is_124() {
         for (grace, steps) in
             [("5s", "ready pause"), ("5s", "block ready until=15 exit=0"), ("200ms", "ignore=15 ready pause")]
         {
-            let flags = ["--port", "0", "--start-timeout", "300ms", "--grace", grace];
+            let flags =
+                ["--port", "0", "--start-timeout", "300ms", "--grace", grace, "--exit-map", "124=0,0=1,137=0,143=0"];
             let running = mode(run_app(&flags, steps)).start();
             running.finish_within(Duration::from_secs(4)).expect_code(124).expect_stderr("start-timeout");
         }

@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::harness::launch::Stdio;
-use crate::harness::{Running, place, until};
+use crate::harness::wait::holds_within;
+use crate::harness::{Running, look, place, until};
 use crate::run_app;
 
 /// Starts an app that binds `port` when it is told to, and dies with code 98 where it cannot.
@@ -70,7 +71,9 @@ fn a_thief_that_is_gone_again_is_remembered() {
     let mut running = launch.start();
     running.ready();
     drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
-    // Nobody holds the port now; the destroy event since the launch says that somebody did.
+    // Nobody holds the port now; the destroy event since the launch says that somebody did. The kernel sends it some time after
+    // the close, and one that comes while the app is dying may be the app's own.
+    assert!(!holds_within(Duration::from_millis(200), || running.has_ended()));
     running.write("\n");
     running.ready();
     running.write("\n");
@@ -130,4 +133,22 @@ fn not_with_handover() {
         .finish()
         .expect_code(98);
     assert_eq!(outcome.stdout, "once\n", "{}", outcome.report());
+}
+
+#[test]
+fn term_while_the_rest_of_the_tree_ends_is_no_relaunch() {
+    // The app has lost its port and left a child that takes its time; the container is stopped just then.
+    let port = place::free_port();
+    let steps = "ignore=15 fork ready=left: pause end line ready line exit=98";
+    let launch = run_app(&["--port", &port.to_string(), "--grace", "1s"], steps).stdin(Stdio::Pipe);
+    let mut running = launch.start();
+    running.ready_as("left:");
+    running.write("\n");
+    let app = running.ready();
+    let thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    running.write("\n");
+    until("the app is gone", || look::stat(app).is_none());
+    running.signal(15);
+    drop(thief);
+    running.finish_within(Duration::from_secs(5)).expect_code(143);
 }

@@ -131,7 +131,7 @@ fn signal_map_rewrites_and_drops() {
 #[test]
 fn scope_child_reaches_the_app_alone() {
     both(|mode| {
-        let steps = "block fork ready=child: until=12:child exit=0 end line ready until=12:app exit=3";
+        let steps = "block fork ready=child: until=12:child until=15:child exit=0 end line ready until=12:app exit=3";
         let mut running = mode(run_app(&["--signal-scope", "child"], steps).stdin(Stdio::Pipe)).start();
         let child = running.ready_as("child:");
         running.write("\n");

@@ -45,18 +45,22 @@ fn the_app_is_in_the_foreground_and_gets_ctrl_c_once() {
 
 #[test]
 fn the_terminal_goes_back_to_who_had_it() {
-    both(|mode| {
-        for steps in ["ready exit=3", "ready die=9"] {
-            let inner = mode(run_app(&[], steps));
-            let script = "\"$@\"; echo code $?; read x; echo got $x";
-            let (mut running, _master) = on_terminal(under_a_shell(&inner, script));
-            running.ready();
-            running.line_after("code ");
-            // Somebody in the background would be stopped by reading, or get nothing.
-            running.write("hello\n");
-            running.line_after("got hello");
-        }
-    });
+    // Not as PID 1: when that ends, nobody is left in its namespace to have the terminal.
+    for (command, code) in [
+        (app::words("ready exit=3"), "3"),
+        (app::words("ready die=9"), "137"),
+        (vec!["/no/such/file".into()], "127"),
+        (vec!["/etc".into()], "126"),
+    ] {
+        let inner = run(&[], command);
+        let script = "\"$@\"; echo code $?; read x; echo got $x";
+        let (mut running, _master) = on_terminal(under_a_shell(&inner, script));
+        running.line_after(&format!("code {code}"));
+        // Somebody in the background would be stopped by reading, or get nothing.
+        running.write("hello\n");
+        running.line_after("got hello");
+        running.finish().expect_code(0);
+    }
 }
 
 #[test]

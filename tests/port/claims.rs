@@ -146,6 +146,17 @@ fn ipv4_is_the_wildcard_where_there_is_no_ipv6() {
     });
 }
 
+#[test]
+fn a_wildcard_works_where_ipv6_is_switched_off() {
+    inside("claims::a_wildcard_works_where_ipv6_is_switched_off", || {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let claims = claim(&[spec("", PORT)], &at_once()).unwrap();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", PORT)).is_ok(), "{claims:?}");
+        let text = lines(claim(&[spec("::1", PORT + 1)], &at_once()));
+        assert!(text.contains("does not have the address ::1"), "{text}");
+    });
+}
+
 /// As a kernel started with `ipv6.disable=1` answers: EAFNOSUPPORT.
 fn refuse_ipv6() {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };

@@ -46,7 +46,7 @@ fn every_program_that_has_the_socket_is_named() {
         let (_client, _server) = connection(&own, PORT + 2);
         let found = look(&spec("", PORT + 2), Depth::Programs);
         assert_eq!(found.pids(), [std::process::id().cast_signed()]);
-        assert_eq!(found.connections, 1, "{found:?}");
+        assert_eq!(found.holders.len(), 1, "a listener's connections go with it: {found:?}");
         // Our own listener and theirs, and nobody else's.
         let mine = listeners(&[std::process::id().cast_signed()]).unwrap();
         assert_eq!(mine.iter().map(|listener| listener.port).collect::<Vec<_>>(), [PORT + 2]);
@@ -95,7 +95,8 @@ fn a_time_wait_that_blocks_is_a_timed_wait() {
         leave_time_wait(PORT, WITHOUT_RA);
         let text = lines(claim(&[spec("", PORT)], &at_once()));
         assert!(
-            (text.contains("TIME_WAIT, 60s left") || text.contains("TIME_WAIT, 61s left")) && text.contains("nobody"),
+            text.contains("held by nobody: TIME_WAIT, 60s left")
+                || text.contains("held by nobody: TIME_WAIT, 61s left"),
             "{text}"
         );
         assert!(text.contains("SO_REUSEADDR"), "{text}");

@@ -19,6 +19,10 @@ pub struct Search {
     pub looked: bool,
 }
 
+/// A listening socket is opened early, so a program's first descriptors are looked at first: one with many thousand connections
+/// would cost as many syscalls. All of them are looked at only for a socket that nobody seems to have.
+const EARLY: usize = 1024;
+
 /// Looks through every visible program's descriptors for these socket inodes. Costs milliseconds for hundreds of programs: for a
 /// message, never between an event and a try.
 pub fn search(inodes: &HashSet<u64>) -> Search {
@@ -30,9 +34,23 @@ pub fn search(inodes: &HashSet<u64>) -> Search {
         return found;
     }
     pids.sort_unstable();
+    let more = search_in(&pids, inodes, EARLY, &mut found);
+    let left: HashSet<u64> = inodes.iter().filter(|inode| !found.pids.contains_key(inode)).copied().collect();
+    if !left.is_empty() {
+        search_in(&more, &left, usize::MAX, &mut found);
+    }
+    found
+}
+
+/// Adds to `found`; returns the pids that have more descriptors than were looked at.
+fn search_in(pids: &[i32], inodes: &HashSet<u64>, most: usize, found: &mut Search) -> Vec<i32> {
+    let mut more = Vec::new();
     for pid in pids {
-        match sockets_of(pid, Some(inodes)) {
-            Ok(mine) => mine.into_iter().for_each(|inode| found.pids.entry(inode).or_default().push(pid)),
+        match sockets_of(*pid, inodes, most) {
+            Ok((mine, all)) => {
+                mine.into_iter().for_each(|inode| found.pids.entry(inode).or_default().push(*pid));
+                more.extend((!all).then_some(*pid));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 found.refused.extend(fs::metadata(format!("/proc/{pid}")).map(|entry| entry.uid()));
             }
@@ -40,29 +58,30 @@ pub fn search(inodes: &HashSet<u64>) -> Search {
             Err(_) => {}
         }
     }
-    found
+    more
 }
 
-/// The inodes of the sockets that `pid` has open; with `wanted`, only those of them.
+/// Which of `wanted`, inodes of sockets, `pid` has among its first `most` descriptors; true: it has no more of these.
 ///
 /// # Errors
 /// The program is gone, or its descriptors are not ours to see.
-pub fn sockets_of(pid: i32, wanted: Option<&HashSet<u64>>) -> std::io::Result<HashSet<u64>> {
+pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> std::io::Result<(HashSet<u64>, bool)> {
     let path = format!("/proc/{pid}/fd");
     let directory = fs::File::open(&path)?;
     let mut found = HashSet::new();
-    for entry in fs::read_dir(&path)?.flatten() {
+    for (position, entry) in fs::read_dir(&path)?.flatten().enumerate() {
+        if position >= most {
+            return Ok((found, false));
+        }
         let Ok(target) = readlinkat(directory.as_fd(), entry.file_name().as_os_str()) else { continue };
         let inode = target.as_bytes().strip_prefix(b"socket:[").and_then(|rest| rest.strip_suffix(b"]"));
         let inode = inode.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-        let Some(inode) = inode.filter(|inode| wanted.is_none_or(|wanted| wanted.contains(inode))) else { continue };
-        found.insert(inode);
-        // Programs with very many descriptors open the listening one early.
-        if wanted.is_some_and(|wanted| wanted.len() == found.len()) {
+        found.extend(inode.filter(|inode| wanted.contains(inode)));
+        if wanted.len() == found.len() {
             break;
         }
     }
-    Ok(found)
+    Ok((found, true))
 }
 
 /// What is worth saying about a program.

@@ -29,17 +29,25 @@ pub fn hidden(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u
     })
 }
 
+/// As much of a command line as a line can bear.
+pub fn short(command: &str) -> String {
+    let mut short: String = command.chars().take(COMMAND).collect();
+    if short.len() < command.len() {
+        short.push('…');
+    }
+    short
+}
+
 impl fmt::Display for Holder {
     /// One line: who, whose, where, in which state.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.pid, self.state) {
             (Some(pid), _) => write!(f, "pid {pid}")?,
-            (None, State::TimeWait) => f.write_str("nobody")?,
+            (None, State::TimeWait) => return self.doing(f),
             (None, _) => write!(f, "no visible pid ({})", self.hidden.as_deref().unwrap_or("unknown"))?,
         }
         if let Some(command) = &self.command {
-            let short: String = command.chars().take(COMMAND).collect();
-            write!(f, " `{short}{}`", if short.len() < command.len() { "…" } else { "" })?;
+            write!(f, " `{}`", short(command))?;
         }
         match (&self.user, self.uid) {
             (Some(user), Some(uid)) => write!(f, ", uid {uid} ({user})")?,
@@ -64,7 +72,7 @@ impl Holder {
             (State::Client, _) => write!(f, "a client connection: {many} to elsewhere that the kernel gave this port"),
             (State::TimeWait, _) => {
                 let left = self.seconds_left().unwrap_or_default();
-                write!(f, "TIME_WAIT, {left}s left: {many} of a server that has ended")
+                write!(f, "nobody: TIME_WAIT, {left}s left, {many} of a server that has ended")
             }
             (State::Established | State::CloseWait | State::FinWait, _) => {
                 write!(f, "{}: {many} left by a server that no longer listens", self.state.name())

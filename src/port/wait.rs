@@ -1,0 +1,155 @@
+//! Owns the wait for one busy port: subscribe, try, sleep until something may have changed, try again. Must not know other ports, or
+//! what comes after the time is over.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::attempt::{Attempt, Tried};
+use super::claim::{Hear, Policy, Stop};
+use super::holder::{self, Depth, Look, State};
+use super::spec::Spec;
+use super::watch::{Pauses, Watch};
+use super::{advice, range};
+use crate::error::Error;
+
+/// Between two log lines about the same wait.
+const REPORT: Duration = Duration::from_secs(10);
+/// So many events in vain between two ticks of the net are a storm: resets of a busy server look like the end of a listener.
+const STORM: u32 = 32;
+/// The pause between two tries in a storm.
+const SHELTER: Duration = Duration::from_millis(10);
+/// Between an event that did not help and the look that finds out why.
+const RECHECK: Duration = Duration::from_millis(50);
+/// A TIME_WAIT's timer runs a little later than it says.
+const LATE: Duration = Duration::from_millis(20);
+/// One try, as far as the policy goes.
+pub fn acquire(attempt: &mut Attempt, listen: bool) -> Tried {
+    if listen { attempt.listen() } else { attempt.bind() }
+}
+
+/// One busy port and the time there is for it.
+pub struct Waiting<'a> {
+    pub spec: &'a Spec,
+    pub attempt: &'a mut Attempt,
+    pub policy: Policy,
+    /// `None`: for ever.
+    pub end: Option<Instant>,
+    pub started: Instant,
+}
+
+impl Waiting<'_> {
+    /// One try.
+    ///
+    /// # Errors
+    /// Waiting would not help.
+    pub fn acquire(&mut self) -> Result<bool, Stop> {
+        match acquire(self.attempt, self.policy.listen) {
+            Tried::Ours => Ok(true),
+            Tried::Busy => Ok(false),
+            Tried::Never(error) => Err(Stop::Error(Error::Cannot(vec![advice::never(self.spec, &error)]))),
+        }
+    }
+
+    pub fn has_time(&self) -> bool {
+        self.end.is_none_or(|end| Instant::now() < end)
+    }
+
+    /// True: the port is ours. False: the time is over.
+    ///
+    /// # Errors
+    /// The caller heard something that ends the wait, or the port turns out to be one that can never be had.
+    pub fn wait(&mut self, hear: &mut dyn Hear) -> Result<bool, Stop> {
+        // Subscribe first and try again then: what was freed in between would wake nobody.
+        let mut watch = Watch::open(self.spec.port, self.spec.protocol);
+        if self.acquire()? {
+            return Ok(true);
+        }
+        hear.wait_started(self.spec);
+        let mut pauses = Pauses::new(self.policy.backoff);
+        let look = self.report(&mut watch, true);
+        let mut recheck = aim(&mut watch, &look);
+        let mut net = Instant::now() + pauses.next(watch.hears());
+        let mut report = Instant::now() + REPORT;
+        let mut vain = 0u32;
+        while self.has_time() {
+            let until = [Some(net), Some(report), recheck, self.end].into_iter().flatten().min().unwrap_or(net);
+            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
+                vain = 0;
+            }
+            let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
+            if wake.heard
+                && let ControlFlow::Break(stop) = hear.heard()
+            {
+                return Err(stop);
+            }
+            // Nothing between the event and the try: this is the reaction time.
+            if self.acquire()? {
+                let (what, took) = (advice::label(self.spec), advice::human(self.started.elapsed()));
+                tracing::info!(port = self.spec.port, "{what} is ours after {took}");
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now >= net {
+                net = now + pauses.next(watch.hears());
+                vain = 0;
+            }
+            if wake.event {
+                vain += 1;
+                recheck = Some(recheck.map_or(now + RECHECK, |at| at.min(now + RECHECK)));
+            }
+            if now >= report {
+                let look = self.report(&mut watch, false);
+                recheck = aim(&mut watch, &look);
+                report = now + REPORT;
+            } else if recheck.is_some_and(|at| now >= at) {
+                recheck = aim(&mut watch, &holder::look(self.spec, Depth::Sockets));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Finds out who has the port, follows them, and says so.
+    fn report(&self, watch: &mut Watch, first: bool) -> Look {
+        let look = holder::look(self.spec, Depth::Programs);
+        watch.follow(look.pids());
+        let (what, port) = (advice::label(self.spec), self.spec.port);
+        let limit = match self.end {
+            Some(end) => format!("for up to {}", advice::human(end.saturating_duration_since(Instant::now()))),
+            None => "for ever".to_owned(),
+        };
+        if first {
+            tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
+            let ephemeral = range::local().contains(&port);
+            if ephemeral && look.holders.iter().any(|holder| holder.state == State::Client) {
+                tracing::warn!(
+                    port,
+                    "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
+                    take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
+                );
+            } else if ephemeral {
+                tracing::debug!(
+                    port,
+                    "{what} lies in net.ipv4.ip_local_port_range: any outgoing connection may take it"
+                );
+            }
+        } else {
+            let waited = advice::human(self.started.elapsed());
+            tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
+        }
+        look
+    }
+}
+
+/// Points the watch at what holds the port, and tells when to look again; `None`: an event or the net will say.
+fn aim(watch: &mut Watch, look: &Look) -> Option<Instant> {
+    let now = Instant::now();
+    if watch.count_connections(look.only_connections()) {
+        // A connection may have ended after the look and before the watch heard connections.
+        return Some(now);
+    }
+    look.time_wait().map(|left| now + left + LATE)
+}
+
+fn cannot_poll(error: std::io::Error) -> Stop {
+    Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {error}")))
+}
