@@ -311,10 +311,7 @@ pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
 /// The users of those `pids` whose descriptors are not ours to see: an app that has become another user, seen from a container without
 /// CAP_SYS_PTRACE. Their sockets can only be told by their owner.
 pub fn hidden_users(pids: &[i32]) -> Vec<u32> {
-    let refused = |pid: &&i32| {
-        let looked = std::fs::read_dir(format!("/proc/{pid}/fd"));
-        looked.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    };
+    let refused = |pid: &&i32| processes::is_hidden(**pid);
     pids.iter().filter(refused).filter_map(|pid| processes::facts(*pid).uid).collect()
 }
 
