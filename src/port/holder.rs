@@ -134,8 +134,14 @@ pub enum Depth {
     Programs,
 }
 
+/// What it means that even "any port" is busy.
+const EXHAUSTED: &str = "every port the kernel may choose is taken: widen net.ipv4.ip_local_port_range";
+
 /// Who has the port of `spec`, or an address of it that excludes the one asked for.
 pub fn look(spec: &Spec, depth: Depth) -> Look {
+    if spec.port == 0 {
+        return Look { incomplete: Some(EXHAUSTED), ..Look::default() };
+    }
     // The list of listeners costs the same however many connections the machine has, and mostly it is the answer: connections of
     // a listener go with it.
     let listeners = match spec.protocol {

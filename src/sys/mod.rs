@@ -3,6 +3,7 @@
 
 pub mod descriptor;
 pub mod lookup;
+pub mod memory;
 pub mod netlink;
 pub mod pidfd;
 pub mod process;

@@ -14,5 +14,6 @@ pub mod terminal;
 pub mod wait;
 
 pub use launch::Launch;
+#[allow(unused_imports)]
 pub use running::Running;
 pub use wait::until;

@@ -1,0 +1,111 @@
+//! Redirects by kubelet's rule: the same hostname is followed, ten times; another one is a success with a note.
+
+use std::net::TcpListener;
+
+use crate::check;
+use crate::server::{Server, answer};
+
+fn redirect(status: u16, to: &str) -> String {
+    answer(status, &format!("Location: {to}\r\n"), "")
+}
+
+/// `/` leads to `location`; `/ok` is fine; everything else is not there.
+fn leading(status: u16, location: &str) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let location = location.replace("PORT", &listener.local_addr().unwrap().port().to_string());
+    Server::on(listener, move |head| match head.split(' ').nth(1) {
+        Some("/") => redirect(status, &location),
+        Some("/ok") => answer(200, "", ""),
+        _ => answer(404, "", ""),
+    })
+}
+
+#[test]
+fn the_same_hostname_is_followed() {
+    for (location, healthy) in [
+        ("/ok", true),
+        ("ok", true),
+        ("http://127.0.0.1:PORT/ok", true),
+        ("//127.0.0.1:PORT/ok", true),
+        ("/missing", false),
+        ("http://127.0.0.1:PORT/missing", false),
+    ] {
+        for status in [301, 302, 303, 307, 308] {
+            let server = leading(status, location);
+            let last = if healthy { "status 200" } else { "status 404" };
+            check(&[&server.url("/")]).expect(healthy, &[last, "after a redirect"]);
+        }
+    }
+}
+
+#[test]
+fn another_port_of_the_hostname_is_followed() {
+    let other = Server::saying(answer(500, "", ""));
+    let server = leading(302, &other.url("/"));
+    check(&[&server.url("/")]).expect(false, &["status 500"]);
+    assert_eq!(other.heads().len(), 1);
+}
+
+#[test]
+fn elsewhere_is_a_success_with_a_note_and_nobody_goes_there() {
+    let other = Server::saying(answer(500, "", ""));
+    for location in
+        [format!("http://localhost:{}/login?session=hunter2", other.port), "https://login.example/x".to_owned()]
+    {
+        let server = leading(302, &location);
+        let said = check(&[&server.url("/")]).expect(true, &["status 302", "elsewhere"]);
+        assert!(!said.line.contains("hunter2"), "{said:?}");
+        // The status list judges the last answer, which this one is.
+        check(&["--status", "200", &server.url("/")]).expect(false, &["status 302"]);
+    }
+    assert!(other.heads().is_empty());
+}
+
+#[test]
+fn a_status_that_is_named_is_not_followed() {
+    let server = leading(302, "/missing");
+    check(&["--status", "302", &server.url("/")]).expect(true, &["status 302"]);
+    check(&["--status", "200,300-399", &server.url("/")]).expect(true, &["status 302"]);
+    check(&["--status", "301", &server.url("/")]).expect(false, &["status 404"]);
+    assert_eq!(server.heads().len(), 4);
+}
+
+#[test]
+fn answers_that_lead_nowhere() {
+    for status in [300, 301, 302, 304, 305] {
+        let server = Server::saying(answer(status, "", ""));
+        check(&[&server.url("/")]).expect(true, &[&format!("status {status}")]);
+    }
+    let server = leading(302, "http://");
+    check(&[&server.url("/")]).expect(false, &["leads nowhere"]);
+    // A `Location` of 300 or 304 is no redirect.
+    let server = leading(304, "/missing");
+    check(&[&server.url("/")]).expect(true, &["status 304"]);
+}
+
+#[test]
+fn ten_at_most() {
+    for (steps, healthy) in [(10, true), (11, false)] {
+        let server = Server::new(move |head| {
+            let step: u32 = head.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
+            if step == steps { answer(200, "", "") } else { redirect(302, &format!("/{}", step + 1)) }
+        });
+        check(&[&server.url("/0")]).expect(healthy, &["10 redirects"]);
+    }
+    let server = leading(302, "#again");
+    check(&[&server.url("/")]).expect(false, &["10 redirects"]);
+    assert_eq!(server.heads().len(), 11);
+}
+
+#[test]
+fn method_and_host_along_the_way() {
+    let heads = |status: u16, location: &str| {
+        let server = leading(status, location);
+        check(&["--method", "POST", "--header", "Host: example.org", &server.url("/")]).expect(true, &[]);
+        let last = server.heads().pop().unwrap();
+        (last.starts_with("GET"), last.contains("Host: example.org"))
+    };
+    assert_eq!(heads(302, "/ok"), (true, true));
+    assert_eq!(heads(307, "/ok"), (false, true));
+    assert_eq!(heads(303, "http://127.0.0.1:PORT/ok"), (true, false));
+}

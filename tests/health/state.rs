@@ -1,0 +1,210 @@
+//! Whom a healthcheck believes, and what the phase of `run` makes of it. This test program is the `run` its state files speak of.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use reberth::port::spec::{Protocol, Spec};
+use reberth::state::{Phase, PortState, Publisher, State};
+
+use crate::harness::launch::{Launch, program};
+use crate::harness::place::{TempDir, free_port};
+use crate::server::{Server, answer};
+use crate::{Said, said};
+
+fn tcp(port: u16) -> Spec {
+    Spec { name: None, addr: None, port, protocol: Protocol::Tcp }
+}
+
+fn state(phase: Phase, port: u16) -> State {
+    State { phase, ports: vec![PortState::new(&tcp(0), port)], health: None, liveness: None, app_pid: None }
+}
+
+fn publish(dir: &TempDir, state: &State) -> PathBuf {
+    Publisher::open(Some(dir.path()), state).unwrap().path().unwrap().to_owned()
+}
+
+fn launch(dir: &Path) -> Launch {
+    Launch::new(env!("CARGO_BIN_EXE_reberth")).env("REBERTH_STATE_DIR", dir).arg("healthcheck")
+}
+
+#[track_caller]
+fn check(dir: &TempDir, words: &[&str]) -> Said {
+    said(launch(dir.path()).args(words.iter().copied()))
+}
+
+/// Answers 200 on `/live`, `/ready` and `/`, and 404 elsewhere.
+fn app() -> Server {
+    Server::new(|head| {
+        let known = ["/", "/live", "/ready"].contains(&head.split(' ').nth(1).unwrap());
+        answer(if known { 200 } else { 404 }, "", "")
+    })
+}
+
+#[test]
+fn the_port_really_taken() {
+    let (dir, app) = (TempDir::new(), app());
+    publish(&dir, &state(Phase::Ready, app.port));
+    check(&dir, &[]).expect(true, &[&app.url("/"), "status 200"]);
+    check(&dir, &["/ready"]).expect(true, &[&app.url("/ready")]);
+    check(&dir, &["/missing"]).expect(false, &["status 404"]);
+    check(&dir, &["tcp"]).expect(true, &["tcp://"]);
+    // The settings of the image are beaten by what run really did.
+    said(launch(dir.path()).env("PORT", free_port().to_string())).expect(true, &[&app.url("/")]);
+    // Their mistakes do not matter to a check that never needs them.
+    said(launch(dir.path()).env("PORT", "nonsense")).expect(true, &[]);
+}
+
+#[test]
+fn what_run_was_told() {
+    let (dir, app) = (TempDir::new(), app());
+    let told = |health: Option<&str>, liveness: Option<&str>| State {
+        health: health.map(str::to_owned),
+        liveness: liveness.map(str::to_owned),
+        ..state(Phase::Ready, app.port)
+    };
+    for (health, liveness, readiness_asks, liveness_asks) in [
+        (None, None, "/", "/"),
+        (Some("/ready"), None, "/ready", "/ready"),
+        (Some("/ready"), Some("/live"), "/ready", "/live"),
+    ] {
+        publish(&dir, &told(health, liveness));
+        for (probe, path) in [("readiness", readiness_asks), ("startup", readiness_asks), ("liveness", liveness_asks)] {
+            check(&dir, &["--probe", probe]).expect(true, &[&format!("{},", app.url(path))]);
+        }
+    }
+    let elsewhere = Server::saying(answer(503, "", ""));
+    publish(&dir, &told(Some(&elsewhere.url("/x")), Some("tcp")));
+    check(&dir, &[]).expect(false, &[&elsewhere.url("/x"), "status 503"]);
+    check(&dir, &["--probe", "liveness"]).expect(true, &["tcp://"]);
+}
+
+#[test]
+fn the_phase_decides_first() {
+    let (dir, app) = (TempDir::new(), app());
+    for (phase, startup, liveness, readiness) in [
+        (Phase::Waiting, "fail", "pass", "fail"),
+        (Phase::Starting, "ask", "pass", "ask"),
+        (Phase::Ready, "ask", "ask", "ask"),
+        (Phase::Draining, "pass", "pass", "fail"),
+        (Phase::Exited, "fail", "fail", "fail"),
+        (Phase::Exec, "ask", "ask", "ask"),
+    ] {
+        publish(&dir, &state(phase, app.port));
+        for (probe, ruling) in [("startup", startup), ("liveness", liveness), ("readiness", readiness)] {
+            for target in [&[][..], &["/ready"], &["/missing"], &["tcp"]] {
+                let said = check(&dir, &[&["--probe", probe], target].concat());
+                let about = (phase, probe, target);
+                if ruling == "ask" {
+                    assert!(
+                        said.healthy == (target != ["/missing"]) && said.line.contains("127.0.0.1"),
+                        "{about:?}: {said:?}"
+                    );
+                } else {
+                    let words = said.line.contains(&format!("phase {}", phase.name()));
+                    assert!(said.healthy == (ruling == "pass") && words, "{about:?}: {said:?}");
+                }
+            }
+            // A whole URL is simply asked.
+            check(&dir, &["--probe", probe, &app.url("/")]).expect(true, &["status 200"]);
+        }
+    }
+}
+
+#[test]
+fn with_neither_port_nor_target_healthy_means_that_the_app_runs() {
+    let dir = TempDir::new();
+    check(&dir, &[]).expect(false, &["no run here"]);
+    publish(&dir, &State { ports: Vec::new(), ..state(Phase::Ready, 0) });
+    check(&dir, &[]).expect(true, &["the app runs"]);
+    check(&dir, &["/x"]).expect(false, &["no tcp port"]);
+    publish(&dir, &State { ports: Vec::new(), ..state(Phase::Waiting, 0) });
+    check(&dir, &[]).expect(false, &["waiting"]);
+}
+
+#[test]
+fn a_writer_that_died_is_a_failure_whatever_the_settings_say() {
+    let (dir, app) = (TempDir::new(), app());
+    // The writer is this program, so its file is forged: the same place and form, another start time.
+    let path = publish(&dir, &state(Phase::Ready, app.port));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"start_time\":", "\"start_time\":1")).unwrap();
+    for probe in ["readiness", "liveness", "startup"] {
+        let said = said(launch(dir.path()).env("PORT", app.port.to_string()).args(["--probe", probe]));
+        said.expect(false, &["gone", path.to_str().unwrap()]);
+    }
+    check(&dir, &[&app.url("/")]).expect(true, &[]);
+}
+
+#[test]
+fn what_is_not_believed_is_named_and_settings_decide() {
+    let app = app();
+    type Spoil = fn(&Path);
+    let cases: &[(&str, Spoil)] = &[
+        ("damaged", |path| fs::write(path, "{}").unwrap()),
+        ("damaged", |path| fs::write(path, &fs::read(path).unwrap()[..50]).unwrap()),
+        ("more than", |path| fs::write(path, vec![b' '; 1 << 20]).unwrap()),
+        ("symbolic link", |path| {
+            fs::rename(path, path.with_extension("real")).unwrap();
+            std::os::unix::fs::symlink(path.with_extension("real"), path).unwrap();
+        }),
+        ("regular file", |path| {
+            fs::remove_file(path).unwrap();
+            nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        }),
+        ("others can write", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap()),
+    ];
+    for (why, spoil) in cases {
+        let dir = TempDir::new();
+        let path = publish(&dir, &state(Phase::Waiting, app.port));
+        spoil(&path);
+        let named = path.to_str().unwrap();
+        said(launch(dir.path()).env("PORT", app.port.to_string())).expect(true, &["not believed", why, named]);
+        // Where only the state would know the port, nobody is healthy.
+        said(launch(dir.path()).env("PORT", "0")).expect(false, &["not believed", why, named]);
+        said(launch(dir.path()).env("REBERTH_PROFILE", "test")).expect(false, &["not believed", why, named]);
+        check(&dir, &[]).expect(false, &["not believed", why, named]);
+    }
+}
+
+/// In another mount namespace the same file is of another container; in another PID namespace its pid is somebody else's.
+#[test]
+fn other_namespaces_are_other_containers() {
+    let (dir, app) = (TempDir::new(), app());
+    publish(&dir, &state(Phase::Ready, app.port));
+    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+    for flags in
+        [&["--mount"][..], &["--pid", "--fork", "--kill-child"], &["--pid", "--fork", "--mount-proc", "--kill-child"]]
+    {
+        let inside = |variables: &[(&str, String)]| {
+            let mut launch = Launch::new(program("unshare")).args(user.iter().chain(flags).copied());
+            for (name, value) in variables {
+                launch = launch.env(*name, value);
+            }
+            said(launch.arg(env!("CARGO_BIN_EXE_reberth")).args(["healthcheck", "--state-dir"]).arg(dir.path()))
+        };
+        inside(&[]).expect(false, &["not believed", "another container"]);
+        inside(&[("PORT", app.port.to_string())]).expect(true, &["not believed", "another container", "status 200"]);
+    }
+}
+
+#[test]
+fn a_file_of_another_owner() {
+    let (dir, app) = (TempDir::new(), app());
+    let path = publish(&dir, &state(Phase::Ready, app.port));
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tested: only root can give a file to somebody else");
+        return;
+    }
+    // Root's file is believed by everybody, a stranger's by nobody but the stranger.
+    check(&dir, &[]).expect(true, &[]);
+    std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
+    check(&dir, &[]).expect(false, &["belongs to uid 4242"]);
+}
+
+#[test]
+fn settings_that_turn_out_to_be_needed_are_told() {
+    let dir = TempDir::new();
+    let said = said(launch(dir.path()).env("PORT", "nonsense")).expect(false, &["settings", "nonsense"]);
+    assert!(said.stderr.contains("nonsense") && said.stderr.lines().count() == 1, "{said:?}");
+}

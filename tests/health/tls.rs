@@ -1,0 +1,154 @@
+//! https: whom a probe trusts, and what it says when it does not.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, Stream};
+
+use crate::harness::place::TempDir;
+use crate::server::{Server, answer, hostile, pace, read_head, serve};
+use crate::{check, healthcheck, said};
+
+/// A certificate that a server presents, and its key.
+struct Identity {
+    certificate: CertificateDer<'static>,
+    pem: String,
+    key: KeyPair,
+}
+
+fn names() -> Vec<String> {
+    vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+}
+
+fn self_signed(names: Vec<String>) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    Identity { certificate: certificate.der().clone(), pem: certificate.pem(), key }
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn issued(params: CertificateParams, by: &CertifiedIssuer<'static, KeyPair>) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, by).unwrap();
+    Identity { certificate: certificate.der().clone(), pem: certificate.pem(), key }
+}
+
+/// An https server that answers 200 to everything; its port.
+fn https(identity: &Identity) -> u16 {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::try_from(identity.key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.certificate.clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
+        let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut stream);
+        if !read_head(&mut stream).is_empty() {
+            let _ = stream.write_all(answer(200, "", "fine").as_bytes());
+            let _ = stream.read(&mut [0]);
+        }
+    })
+}
+
+fn bundle(dir: &TempDir, pems: &[&str]) -> PathBuf {
+    dir.file(&crate::harness::place::unique(), pems.concat(), 0o644)
+}
+
+#[test]
+fn a_server_certificate_named_by_ca_is_trusted_and_its_name_checked() {
+    let dir = TempDir::new();
+    let (mine, other) = (self_signed(names()), self_signed(names()));
+    let port = https(&mine);
+    let ca = bundle(&dir, &[&other.pem, &mine.pem]);
+    let ca = ca.to_str().unwrap();
+    check(&["--ca", ca, "--body-contains", "fine", &format!("https://127.0.0.1:{port}/")])
+        .expect(true, &["status 200"]);
+    check(&["--ca", ca, &format!("https://localhost:{port}/")]).expect(true, &["status 200"]);
+    let elsewhere = https(&self_signed(vec!["example.org".to_owned()]));
+    check(&["--ca", ca, &format!("https://127.0.0.1:{elsewhere}/")]).expect(false, &["--ca", "--insecure"]);
+    let stranger = bundle(&dir, &[&other.pem]);
+    check(&["--ca", stranger.to_str().unwrap(), &format!("https://localhost:{port}/")]).expect(false, &["--ca"]);
+    let named = self_signed(vec!["example.org".to_owned()]);
+    let (ca, port) = (bundle(&dir, &[&named.pem]), https(&named));
+    check(&["--ca", ca.to_str().unwrap(), &format!("https://localhost:{port}/")]).expect(false, &["another name"]);
+}
+
+#[test]
+fn an_authority() {
+    let dir = TempDir::new();
+    let ca = authority();
+    let path = bundle(&dir, &[&ca.pem()]);
+    let ca_flag = ["--ca", path.to_str().unwrap()];
+    let ask =
+        |identity: &Identity| check(&[&ca_flag[..], &[&format!("https://localhost:{}/", https(identity))]].concat());
+    ask(&issued(CertificateParams::new(names()).unwrap(), &ca)).expect(true, &["status 200"]);
+    ask(&issued(CertificateParams::new(names()).unwrap(), &authority())).expect(false, &["--ca", "--insecure"]);
+    ask(&issued(CertificateParams::new(vec!["example.org".to_owned()]).unwrap(), &ca)).expect(false, &["another name"]);
+    let mut old = CertificateParams::new(names()).unwrap();
+    (old.not_before, old.not_after) = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+    let old = issued(old, &ca);
+    ask(&old).expect(false, &["expired"]);
+    // Naming it does not make it younger.
+    let both = bundle(&dir, &[&ca.pem(), &old.pem]);
+    let url = format!("https://localhost:{}/", https(&old));
+    check(&["--ca", both.to_str().unwrap(), &url]).expect(false, &["expired"]);
+    check(&["--insecure", &url]).expect(true, &["status 200"]);
+}
+
+#[test]
+fn stores() {
+    let dir = TempDir::new();
+    let mine = self_signed(names());
+    let url = format!("https://localhost:{}/", https(&mine));
+    check(&["--insecure", &url]).expect(true, &["status 200"]);
+    check(&[&url]).expect(false, &["--ca", "--insecure"]);
+    // An image without a store: none where the variable says, and an empty folder.
+    let none = healthcheck().env("SSL_CERT_FILE", dir.path().join("none")).env("SSL_CERT_DIR", dir.path());
+    said(none.arg(&url)).expect(false, &["no store of trusted certificates", "--ca"]);
+    let empty = bundle(&dir, &["no certificate here\n"]);
+    check(&["--ca", empty.to_str().unwrap(), &url]).expect(false, &["--ca", "no certificate"]);
+    let broken = bundle(&dir, &["-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"]);
+    check(&["--ca", broken.to_str().unwrap(), &url]).expect(false, &["--ca"]);
+    check(&["--ca", "/nowhere/ca.pem", &url]).expect(false, &["--ca", "/nowhere/ca.pem", "no such file"]);
+}
+
+#[test]
+fn the_wrong_protocol_on_either_side() {
+    let plain = Server::saying(answer(200, "", ""));
+    check(&["--insecure", &format!("https://127.0.0.1:{}/", plain.port)]).expect(false, &["TLS"]);
+    let port = https(&self_signed(names()));
+    check(&[&format!("http://127.0.0.1:{port}/")]).expect(false, &["TLS", "https://"]);
+}
+
+#[test]
+fn a_handshake_that_never_ends() {
+    let timeout = Duration::from_millis(400);
+    let url = hostile(|mut stream| while pace(&mut stream, Duration::from_secs(20)) {}).replace("http", "https");
+    check(&["--insecure", "--timeout", "400ms", &url]).expect(false, &["timed out after 400ms", "TLS"]).within(timeout);
+    let url = hostile(|mut stream| while stream.write_all(&[0x16, 3, 3, 0x40, 0]).is_ok() {}).replace("http", "https");
+    check(&["--insecure", "--timeout", "400ms", &url]).expect(false, &["TLS"]).within(timeout);
+    let url = hostile(drop).replace("http", "https");
+    check(&["--insecure", "--timeout", "400ms", &url]).expect(false, &["TLS"]).within(timeout);
+}
+
+#[test]
+fn a_redirect_to_https_of_the_same_name_is_followed() {
+    let port = https(&self_signed(names()));
+    let server = Server::new(move |_| answer(301, &format!("Location: https://127.0.0.1:{port}/\r\n"), ""));
+    check(&["--insecure", &server.url("/")]).expect(true, &["status 200", "after a redirect to https://127.0.0.1"]);
+    check(&[&server.url("/")]).expect(false, &["TLS"]);
+}
