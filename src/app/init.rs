@@ -16,6 +16,7 @@ use crate::config::SignalScope;
 use crate::exit::Code;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
+use crate::sys::memory;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
@@ -35,6 +36,8 @@ pub struct Init<'a> {
     pub contest: Option<Contest>,
     /// When `--start-timeout` ends; `None` once the app is ready.
     pub ready_by: Option<Instant>,
+    /// When reberth lets go of the memory an idle init does not need; `None` once it has.
+    pub settle_at: Option<Instant>,
 }
 
 /// How it ended.
@@ -84,7 +87,7 @@ impl Init<'_> {
             self.ready_by,
             self.contest.as_ref().map(Contest::ends_at),
         ];
-        let deadline = deadline.into_iter().flatten().min();
+        let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(
             self.contest.as_ref().and_then(Contest::events).map(|events| PollFd::new(events, PollFlags::POLLIN)),
@@ -180,6 +183,10 @@ impl Init<'_> {
         }
         if self.supervisor.deadline().is_some_and(|at| at <= now) {
             return self.on(now, Event::Due);
+        }
+        if self.settle_at.is_some_and(|at| at <= now) && self.arrival.next_look().is_none() {
+            self.settle_at = None;
+            memory::release_code();
         }
         None
     }

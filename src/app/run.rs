@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
@@ -26,6 +26,9 @@ use crate::sys::descriptor;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
+
+/// An app that has run this long is there to stay: what its start took may go.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Claims the ports, launches the app and looks after it. Returns the code to exit with.
 ///
@@ -289,6 +292,7 @@ impl<'a> Session<'a> {
             terminal,
             supervisor: Supervisor::new(policy),
             ready_by: config.start_timeout.filter(|_| !arrival.is_up()).map(|limit| launched + limit),
+            settle_at: Some(launched + SETTLED),
             arrival,
             contest,
         }

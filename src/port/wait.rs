@@ -20,8 +20,9 @@ const STORM: u32 = 32;
 const SHELTER: Duration = Duration::from_millis(10);
 /// Between an event that did not help and the look that finds out why.
 const RECHECK: Duration = Duration::from_millis(50);
-/// A TIME_WAIT's timer runs a little later than it says.
-const LATE: Duration = Duration::from_millis(20);
+/// A TIME_WAIT's timer runs later than it says, up to a second: looked at so often from then on.
+const LATE: Duration = Duration::from_millis(100);
+
 /// One try, as far as the policy goes.
 pub fn acquire(attempt: &mut Attempt, listen: bool) -> Tried {
     if listen { attempt.listen() } else { attempt.bind() }

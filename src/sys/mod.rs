@@ -4,6 +4,7 @@
 pub mod arena;
 pub mod descriptor;
 pub mod lookup;
+pub mod memory;
 pub mod netlink;
 pub mod pidfd;
 pub mod process;

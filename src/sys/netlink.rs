@@ -146,8 +146,7 @@ fn program(ports: &[u16], peers: bool) -> Vec<SockFilter> {
         program.push(SockFilter::new(EQUAL, 1, 0, 0));
         program.push(SockFilter::new(RETURN, 0, 0, 0));
     }
-    let spans = u8::try_from(ports.len()).ok().filter(|count| *count > 0);
-    if let Some(count) = spans {
+    if let Ok(count) = u8::try_from(ports.len()) {
         program.push(SockFilter::new(LOAD, 0, 0, 20));
         for (left, port) in (0..count).rev().zip(ports) {
             program.push(SockFilter::new(EQUAL, left + 1, 0, u32::from(*port)));

@@ -173,6 +173,10 @@ fn one(name: &str, value: &str) {
             "pause" => {
                 libc::pause();
             }
+            // Sends its parent a signal.
+            "kick" => {
+                libc::kill(libc::getppid(), number(value));
+            }
             "stop" => {
                 libc::raise(libc::SIGSTOP);
             }

@@ -226,6 +226,26 @@ fn fallback_any() {
 }
 
 #[test]
+fn any_port_may_be_none() {
+    inside("claims::any_port_may_be_none", || {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "30000 30000").unwrap();
+        let ports =
+            |claims: Vec<reberth::port::claim::Claim>| claims.iter().map(|claim| claim.port).collect::<Vec<_>>();
+        assert_eq!(ports(claim(&[spec("", 0)], &at_once()).unwrap()), [30_000]);
+        let holder = listening("0.0.0.0", 30_000, WITHOUT_RA);
+        let text = lines(claim(&[spec("", 0)], &at_once()));
+        assert!(text.contains("ip_local_port_range"), "{text}");
+        // No event tells of a port that has no number yet; the clock does.
+        let tick = Duration::from_millis(5);
+        let backoff = reberth::config::Backoff { min: tick, max: tick };
+        let claimant = Claimant::start(&[spec("", 0)], Policy { backoff, ..by_event(Duration::from_secs(50)) });
+        claimant.caller.waits_for();
+        drop(holder);
+        assert_eq!(ports(claimant.end().unwrap()), [30_000]);
+    });
+}
+
+#[test]
 fn specs_that_exclude_each_other_are_refused() {
     inside("claims::specs_that_exclude_each_other_are_refused", || {
         let text = lines(claim(&[spec("", PORT), spec("127.0.0.1", PORT)], &by_event(Duration::from_secs(50))));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use reberth::config::{Backoff, Wait};
 use reberth::port::claim::{Policy, Stop};
+use reberth::port::holder::{Depth, look};
 use reberth::port::spec::Protocol;
 use reberth::port::watch::Destroyed;
 
@@ -106,6 +107,25 @@ fn without_netlink_only_the_clock_is_left() {
         // The try at the very end of the budget finds it free.
         let claims = claimant.end().unwrap();
         assert!(claims[0].waited >= budget, "{claims:?}");
+    });
+}
+
+#[test]
+fn without_netlink_holders_come_from_proc() {
+    inside("events::without_netlink_holders_come_from_proc", || {
+        let _holders = [listening("127.0.0.1", PORT, WITHOUT_RA), listening("::1", PORT, WITHOUT_RA)];
+        let complete = look(&spec("", PORT), Depth::Programs);
+        let thread = std::thread::spawn(|| {
+            refuse_netlink();
+            look(&spec("", PORT), Depth::Programs)
+        });
+        let degraded = thread.join().unwrap();
+        assert_eq!(complete.incomplete, None);
+        assert!(
+            degraded.incomplete.is_some_and(|reason| reason.contains("refuses socket diagnostics")),
+            "{degraded:?}"
+        );
+        assert_eq!((complete.holders.len(), &complete.holders), (2, &degraded.holders));
     });
 }
 
