@@ -156,7 +156,8 @@ fn the_state_file_comes_and_goes_with_run() {
         launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
         let mut running = mode(launch.env("REBERTH_STATE_DIR", place.path())).start();
         running.ready();
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+        // Beside it stands the next one for a moment, until it is renamed.
+        until("there is one state file", || std::fs::read_dir(place.path()).unwrap().count() == 1);
         running.signal(15);
         running.finish().expect_code(143);
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the state file is left");
