@@ -15,8 +15,7 @@ const MEMORY: u64 = 48 << 20;
 #[track_caller]
 fn asked(words: &[&str], server: impl Fn(TcpStream) + Send + Sync + 'static) -> Said {
     let url = hostile(server);
-    let launch =
-        healthcheck().limit(libc::RLIMIT_AS as _, MEMORY).args(["--timeout", "400ms"]).args(words.iter().copied());
+    let launch = healthcheck().limit(libc::RLIMIT_AS, MEMORY).args(["--timeout", "400ms"]).args(words.iter().copied());
     said(launch.arg(url)).within(TIMEOUT)
 }
 
