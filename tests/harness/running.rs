@@ -18,6 +18,16 @@ pub struct Outcome {
     pub stderr: String,
     /// What was started and how, for messages.
     pub description: String,
+    tag: String,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        // A test that fails after the end may do so because something was left behind.
+        if std::thread::panicking() {
+            look::end_tagged(&self.tag);
+        }
+    }
 }
 
 impl Outcome {
@@ -37,7 +47,7 @@ impl Outcome {
     }
 
     pub fn report(&self) -> String {
-        let Self { code, signal, stdout, stderr, description } = self;
+        let Self { code, signal, stdout, stderr, description, .. } = self;
         format!("{description}\nended: code {code:?}, signal {signal:?}\nstdout:\n{stdout}\nstderr:\n{stderr}")
     }
 }
@@ -339,6 +349,7 @@ impl Running {
             stdout: self.out.all(),
             stderr: self.err.all(),
             description: std::mem::take(&mut self.description),
+            tag: self.tag.clone(),
         }
     }
 

@@ -49,7 +49,7 @@ fn what_cannot_be_executed_is_126_each_with_its_own_words() {
             said.push(outcome.stderr.replace(name, "NAME"));
         }
         let outcome = mode(run(&[], ["/etc"])).start().finish().expect_code(126).expect_stderr("directory");
-        said.push(outcome.stderr);
+        said.push(outcome.stderr.clone());
         let mut distinct = said.clone();
         distinct.sort();
         distinct.dedup();
