@@ -160,6 +160,6 @@ fn nothing_is_left_when_run_has_ended() {
     let mut running = run_app(&[], "fork pause end daemon pause end ready exit=0").start();
     running.ready();
     let tag = running.tag.clone();
-    running.finish().expect_code(0);
+    let _ended = running.finish().expect_code(0);
     assert_eq!(look::tagged(&tag), Vec::<i32>::new());
 }
