@@ -18,14 +18,17 @@ pub struct Outcome {
     pub stderr: String,
     /// What was started and how, for messages.
     pub description: String,
-    tag: String,
+    left: Left,
 }
 
-impl Drop for Outcome {
+/// Whatever a program left behind, by the word in its environment. A test that fails after the end may do so because of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Left(String);
+
+impl Drop for Left {
     fn drop(&mut self) {
-        // A test that fails after the end may do so because something was left behind.
         if std::thread::panicking() {
-            look::end_tagged(&self.tag);
+            look::end_tagged(&self.0);
         }
     }
 }
@@ -349,7 +352,7 @@ impl Running {
             stdout: self.out.all(),
             stderr: self.err.all(),
             description: std::mem::take(&mut self.description),
-            tag: self.tag.clone(),
+            left: Left(self.tag.clone()),
         }
     }
 
