@@ -132,6 +132,26 @@ fn the_exit_codes_are_those_in_the_readme() {
 }
 
 #[test]
+fn the_phases_are_those_in_the_readme() {
+    use reberth::config::Probe;
+    use reberth::health::phase::{Ruling, rule};
+    use reberth::state::Phase;
+    let word = |phase, probe| match rule(phase, probe) {
+        Ruling::Ask => "ask",
+        Ruling::Pass(_) => "pass",
+        Ruling::Fail(_) => "fail",
+    };
+    let phases = [Phase::Waiting, Phase::Starting, Phase::Ready, Phase::Draining, Phase::Exited, Phase::Exec];
+    let rows = rows("phases");
+    assert_eq!(rows.len(), phases.len());
+    for (row, phase) in rows.iter().zip(phases) {
+        let coded = [Probe::Startup, Probe::Liveness, Probe::Readiness].map(|probe| word(phase, probe));
+        assert!(row[0].starts_with(&format!("{phase:?}").to_lowercase()), "{} stands where {phase:?} belongs", row[0]);
+        assert_eq!(row[1..], coded, "{phase:?}");
+    }
+}
+
+#[test]
 fn every_variable_in_the_docs_exists() {
     let known: BTreeSet<_> = table::variables().collect();
     for (path, text) in documents() {
