@@ -14,6 +14,9 @@ use reberth::exit::Code;
 use reberth::sys::signal::Signals;
 use reberth::{app, health, install, log, who};
 
+#[global_allocator]
+static MEMORY: reberth::sys::arena::Arena = reberth::sys::arena::Arena::new();
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let environment: Environment = std::env::vars_os().collect();

@@ -4,7 +4,7 @@
 //! The kernel sends no event when a socket begins to listen, so this looks, quickly at first and then ever more rarely, and ends:
 //! an app that is up, or will never be, costs no wake-up.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -175,9 +175,6 @@ impl Arrival {
             _ => OLD_PAUSE,
         };
         self.pause = (self.pause * 2).min(cap);
-        if age >= GROWN && cap == OLD_PAUSE && self.pause < OLD_PAUSE {
-            self.pause = OLD_PAUSE;
-        }
         self.next = (age < OLD || self.expected.impatient).then(|| now + self.pause);
         if self.next.is_none() {
             warn!("the app has not come up in {} minutes: no longer looking for it", OLD.as_secs() / 60);
@@ -190,28 +187,32 @@ impl Arrival {
             return self.look_for_take_up(now, app, &primary, inode);
         }
         // Whoever listens there is found with one cheap question; whose it is costs a walk through /proc.
-        let somebody = holder::listening(primary.port).is_ok_and(|found| !found.is_empty());
-        if !somebody && now < self.next_walk {
+        let there = holder::listening(primary.port).unwrap_or_default();
+        if there.is_empty() && now < self.next_walk {
             return;
         }
         self.next_walk = now + YOUNG_PAUSE;
         let pids = tree(app);
         let listeners = holder::listeners(&pids).unwrap_or_default();
-        let here: Vec<&Listener> = listeners.iter().filter(|found| found.port == primary.port).collect();
-        if !here.is_empty() {
-            self.listened = true;
-            if primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
-                warn!(
-                    "the app listens on loopback only ({}): unreachable from outside the container; make it bind 0.0.0.0",
-                    show(
-                        here.first().map_or(primary.port.into(), |found| found.port.into()),
-                        here.iter().map(|found| found.addr)
-                    )
-                );
+        let mut here: Vec<Listener> = listeners.iter().filter(|found| found.port == primary.port).cloned().collect();
+        if here.is_empty() {
+            let hidden = holder::hidden_users(&pids);
+            // The port was ours a moment ago, so a listener of the app's user is the app's.
+            here = there.into_iter().filter(|found| hidden.contains(&found.uid)).collect();
+            if here.is_empty() && !hidden.is_empty() {
+                return;
             }
-            return;
         }
-        self.look_elsewhere(now, &primary, &listeners);
+        if here.is_empty() {
+            return self.look_elsewhere(now, &primary, &listeners);
+        }
+        self.listened = true;
+        if primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
+            warn!(
+                "the app listens on loopback only ({}): unreachable from outside the container; make it bind 0.0.0.0",
+                show(&here)
+            );
+        }
     }
 
     /// The socket listens since the claim; what is looked for is the app waiting on it.
@@ -262,7 +263,7 @@ impl Arrival {
             return;
         }
         self.said_elsewhere = true;
-        let place = std::net::SocketAddr::new(first.addr, first.port);
+        let place = SocketAddr::new(first.addr, first.port);
         let loopback = if first.addr.is_loopback() {
             ", and on loopback only: unreachable from outside the container"
         } else {
@@ -330,14 +331,15 @@ impl Arrival {
         )];
         let listeners = holder::listeners(&tree(app)).unwrap_or_default();
         if let Some(primary) = self.primary().filter(|_| !self.listened) {
-            let ports: Vec<u16> = listeners.iter().map(|found| found.port).collect();
-            lines.push(match listeners.first() {
-                None => format!("it listens nowhere; it was told port {} (PORT, {{port}})", primary.port),
-                Some(first) => format!(
-                    "it was told port {} and listens on {} instead: make it take PORT from its environment or {{port}} from its arguments",
+            lines.push(if listeners.is_empty() {
+                format!("it listens nowhere; it was told port {} (PORT, {{port}})", primary.port)
+            } else {
+                format!(
+                    "it was told port {} and listens on {} instead: make it take PORT from its environment or {{port}} from its \
+                     arguments",
                     primary.port,
-                    show(ports.first().copied().unwrap_or_default().into(), [first.addr])
-                ),
+                    show(&listeners)
+                )
             });
         }
         if let (Some((target, _)), Some(answer)) = (&self.expected.health, &self.answer) {
@@ -355,7 +357,7 @@ fn tree(app: i32) -> Vec<i32> {
 }
 
 /// `127.0.0.1:80, [::1]:80`
-fn show(port: u32, addresses: impl IntoIterator<Item = IpAddr>) -> String {
-    let port = u16::try_from(port).unwrap_or_default();
-    addresses.into_iter().map(|addr| std::net::SocketAddr::new(addr, port).to_string()).collect::<Vec<_>>().join(", ")
+fn show(listeners: &[Listener]) -> String {
+    let one = |found: &Listener| SocketAddr::new(found.addr, found.port).to_string();
+    listeners.iter().map(one).collect::<Vec<_>>().join(", ")
 }

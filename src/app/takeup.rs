@@ -54,7 +54,8 @@ fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
         let target = fs::read_link(entry.path()).ok()?;
         Some((number, target.to_string_lossy().into_owned()))
     });
-    Some(all.collect())
+    // An open descriptor has a target; a list without any is one whose links are not ours to follow.
+    Some(all.collect::<Vec<_>>()).filter(|all| !all.is_empty())
 }
 
 /// True if the epoll set behind `epoll` watches one of `held`.

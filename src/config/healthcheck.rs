@@ -54,6 +54,7 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Option<String>) 
         health: fallback.health,
         liveness: fallback.liveness,
         ports: fallback.ports,
+        port_may_move: port_may_move(environ),
         unreadable: fallback.unreadable,
         timeout: timeout.unwrap_or(Duration::from_millis(900)),
         wait: wait.unwrap_or(Duration::ZERO),
@@ -142,6 +143,12 @@ fn ports(reader: &mut Reader<'_>, environ: &Environ) -> Vec<Spec> {
     // Profile `test` claims a port that only `run` knows: a port of 0 says that there is one.
     let test = environ.run.profile.as_deref().and_then(|text| profile(text).ok()) == Some(Profile::Test);
     if test { vec![any_port()] } else { Vec::new() }
+}
+
+/// Whether `run`'s fallback leaves the port open: a bad value of it is as unsure as a good one.
+fn port_may_move(environ: &Environ) -> bool {
+    let dev = || environ.run.profile.as_deref().and_then(|text| profile(text).ok()) == Some(Profile::Dev);
+    environ.run.fallback.as_deref().map_or_else(dev, |text| text != "none")
 }
 
 /// Decides `who`.

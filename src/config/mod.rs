@@ -152,6 +152,8 @@ pub struct Healthcheck {
     pub liveness: Option<Target>,
     /// The ports of the environment (`REBERTH_PORT`, else `PORT`), likewise.
     pub ports: Vec<Spec>,
+    /// A fallback of the environment may have taken `run` to another port than these.
+    pub port_may_move: bool,
     /// What is wrong with `health`, `liveness` and `ports`, a line each. To be told as settings errors only when these are needed, which
     /// is when no state is believed: `run`'s flags may have beaten the bad value.
     pub unreadable: Vec<String>,

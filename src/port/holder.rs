@@ -269,6 +269,8 @@ pub struct Listener {
     pub v6_only: bool,
     /// Connections that wait to be accepted.
     pub queue: u32,
+    /// The owner of the socket.
+    pub uid: u32,
 }
 
 impl From<Row> for Listener {
@@ -279,6 +281,7 @@ impl From<Row> for Listener {
             inode: row.inode,
             v6_only: row.v6_only == Some(true),
             queue: row.receive_queue,
+            uid: row.uid,
         }
     }
 }
@@ -303,6 +306,13 @@ pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
         |pid: &i32| processes::sockets_of(*pid, &wanted, usize::MAX).map(|(sockets, _)| sockets).unwrap_or_default();
     let sockets: HashSet<u64> = pids.iter().flat_map(of).collect();
     Ok(all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect())
+}
+
+/// The users of those `pids` whose descriptors are not ours to see: an app that has become another user, seen from a container without
+/// CAP_SYS_PTRACE. Their sockets can only be told by their owner.
+pub fn hidden_users(pids: &[i32]) -> Vec<u32> {
+    let refused = |pid: &&i32| processes::is_hidden(**pid);
+    pids.iter().filter(refused).filter_map(|pid| processes::facts(*pid).uid).collect()
 }
 
 /// How many connections wait to be accepted on the listening socket `inode`; `None`: it is not listening (any more).

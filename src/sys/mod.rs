@@ -1,6 +1,7 @@
 //! Owns every direct question to the kernel, and with it the only `unsafe` of the crate. Must not know policy: it does what it is
 //! asked, and reports what the kernel said.
 
+pub mod arena;
 pub mod descriptor;
 pub mod lookup;
 pub mod memory;

@@ -4,7 +4,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A set of signals as the kernel sees it: bit n-1 is signal n, 1 to 64 (`sigprocmask(2)`).
 ///
@@ -20,19 +20,26 @@ impl Mask {
 /// Bytes in the kernel's signal set.
 const MASK_SIZE: usize = mem::size_of::<u64>();
 
-/// What the Rust runtime changes before `main` runs, seen by [`save_sigpipe`] before that.
+/// What is changed before `main` runs, seen by [`save_originals`] before that.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+static MASK_AT_START: AtomicU64 = AtomicU64::new(0);
 
-/// Runs from `.init_array`, before the Rust runtime sets SIGPIPE to ignored: afterwards nobody can tell what the app would have got.
-extern "C" fn save_sigpipe() {
+/// Runs from `.init_array`, before the Rust runtime sets SIGPIPE to ignored and installs its first handler, at which musl unblocks
+/// 33 and 34 for itself: afterwards nobody can tell what the app would have got.
+extern "C" fn save_originals() {
     SIGPIPE_WAS_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+    let mut mask = 0_u64;
+    let nothing = std::ptr::null::<u64>();
+    // SAFETY: a null new set only queries; the old one is 8 bytes, as the size says, and lives through the call.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, nothing, &mut mask, MASK_SIZE) };
+    MASK_AT_START.store(mask, Ordering::Relaxed);
 }
 
 // SAFETY: `.init_array` holds pointers to functions that the C start-up code calls once, before `main`; this one only asks the kernel
-// and stores an atomic, so it needs nothing that is not set up yet.
+// and stores atomics, so it needs nothing that is not set up yet.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static SAVE_SIGPIPE: extern "C" fn() = save_sigpipe;
+static SAVE_ORIGINALS: extern "C" fn() = save_originals;
 
 /// True if `signal` is ignored in this process (`sigaction(2)`); false where the kernel does not say.
 fn is_ignored(signal: i32) -> bool {
@@ -68,12 +75,12 @@ impl Inherited {
     }
 }
 
-/// Replaces the signal mask and returns the one before (`rt_sigprocmask(2)`). Async-signal-safe.
-fn set_mask(mask: Mask) -> io::Result<Mask> {
-    let mut before = 0_u64;
-    // SAFETY: both pointers are to 8-byte sets, as the size argument says, and live through the call.
-    let done = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask.0, &mut before, MASK_SIZE) };
-    if done == 0 { Ok(Mask(before)) } else { Err(io::Error::last_os_error()) }
+/// Replaces the signal mask (`rt_sigprocmask(2)`). Async-signal-safe.
+fn set_mask(mask: Mask) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<u64>();
+    // SAFETY: the new set is 8 bytes, as the size argument says, and lives through the call; the old one is not asked for.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask.0, nothing, MASK_SIZE) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Unblocks everything and lets every signal act by default again: for a child of ours that is to die like any other program.
@@ -106,13 +113,16 @@ impl Signals {
     /// # Errors
     /// Those of `rt_sigprocmask(2)` and `signalfd(2)`; EMFILE is the likely one.
     pub fn block() -> io::Result<Self> {
-        let mask = set_mask(Mask::ALL)?;
+        set_mask(Mask::ALL)?;
         let sigchld_ignored = is_ignored(libc::SIGCHLD);
         if sigchld_ignored {
             set_ignored(libc::SIGCHLD, false);
         }
-        let inherited =
-            Inherited { mask, sigpipe_ignored: SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed), sigchld_ignored };
+        let inherited = Inherited {
+            mask: Mask(MASK_AT_START.load(Ordering::Relaxed)),
+            sigpipe_ignored: SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed),
+            sigchld_ignored,
+        };
         let all = Mask::ALL.0;
         // SAFETY: -1 asks for a new descriptor; the set is 8 bytes, as the size says, and lives through the call.
         let fd =

@@ -45,7 +45,7 @@ pub struct Launch {
     /// Signals ignored at the start. All others have their default action.
     pub ignored: Vec<i32>,
     /// Soft and hard limit: (resource, value).
-    pub limits: Vec<(u32, u64)>,
+    pub limits: Vec<(i64, u64)>,
     /// The user it runs as, where that is not the user of the tests (needs root).
     pub uid: Option<u32>,
     /// Descriptor 0 becomes the controlling terminal of the child's new session.
@@ -128,8 +128,9 @@ impl Launch {
         self
     }
 
-    pub fn limit(mut self, resource: u32, value: u64) -> Self {
-        self.limits.push((resource, value));
+    /// `RLIMIT_…`, whose type is not the same in every C library.
+    pub fn limit(mut self, resource: impl Into<i64>, value: u64) -> Self {
+        self.limits.push((resource.into(), value));
         self
     }
 
@@ -290,9 +291,10 @@ struct Plan {
     descriptors: Vec<(RawFd, RawFd)>,
     terminal: bool,
     uid: Option<u32>,
-    blocked: libc::sigset_t,
+    /// Sets of signals as the kernel has them: signal n is bit n - 1.
+    blocked: u64,
     ignored: u64,
-    limits: Vec<(u32, u64)>,
+    limits: Vec<(i64, u64)>,
     // What the pointers above point into.
     _words: Vec<CString>,
 }
@@ -332,7 +334,7 @@ impl Plan {
             descriptors,
             terminal,
             uid,
-            blocked: set(&[]),
+            blocked: 0,
             ignored: 0,
             limits: Vec::new(),
             _words: args.into_iter().chain(variables).collect(),
@@ -341,11 +343,11 @@ impl Plan {
 
     fn signals(mut self, blocked: &[i32], ignored: &[i32]) -> Self {
         self.blocked = set(blocked);
-        self.ignored = ignored.iter().fold(0, |bits, signal| bits | 1 << (signal - 1));
+        self.ignored = set(ignored);
         self
     }
 
-    fn limits(mut self, limits: &[(u32, u64)]) -> Self {
+    fn limits(mut self, limits: &[(i64, u64)]) -> Self {
         self.limits = limits.to_vec();
         self
     }
@@ -390,12 +392,18 @@ impl Plan {
             for signal in 1..=64 {
                 let ignore = self.ignored & (1 << (signal - 1)) != 0;
                 // The kernel's own struct, which begins with the action; all else in it is zero. The C library's wrapper would
-                // refuse 32 and 33, and its posix_spawn (cargo's) leaves one of them ignored.
+                // refuse the first real-time signals, and glibc's posix_spawn (cargo's) leaves one of them ignored.
                 let action: [libc::sighandler_t; 8] =
                     [if ignore { libc::SIG_IGN } else { libc::SIG_DFL }, 0, 0, 0, 0, 0, 0, 0];
                 libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u8>(), 8);
             }
-            libc::sigprocmask(libc::SIG_SETMASK, &self.blocked, std::ptr::null_mut());
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const self.blocked,
+                std::ptr::null::<u8>(),
+                8,
+            );
             if ok {
                 libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
             }
@@ -406,16 +414,9 @@ impl Plan {
     }
 }
 
-fn set(signals: &[i32]) -> libc::sigset_t {
-    // SAFETY: sigemptyset fills the set before anything reads it.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        for &signal in signals {
-            libc::sigaddset(&mut set, signal);
-        }
-        set
-    }
+/// Not a `sigset_t`: C libraries keep signals for themselves (musl 34) that may be sent all the same.
+fn set(signals: &[i32]) -> u64 {
+    signals.iter().fold(0, |bits, signal| bits | 1 << (signal - 1))
 }
 
 /// Opens a descriptor that no child inherits by accident.

@@ -37,7 +37,9 @@ fn status_lists() {
 #[test]
 fn the_request_is_kubelets() {
     let agent = concat!("reberth/", env!("CARGO_PKG_VERSION"));
-    let cases: &[(&[&str], &str, &[&str], &[&str])] = &[
+    /// Words of the command line, then what the request begins with, has and has not.
+    type Case<'a> = (&'a [&'a str], &'a str, &'a [&'a str], &'a [&'a str]);
+    let cases: &[Case<'_>] = &[
         (
             &[],
             "GET /a?b=c HTTP/1.1",

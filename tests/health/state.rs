@@ -163,6 +163,10 @@ fn what_is_not_believed_is_named_and_settings_decide() {
         // Where only the state would know the port, nobody is healthy.
         said(launch(dir.path()).env("PORT", "0")).expect(false, &["not believed", why, named]);
         said(launch(dir.path()).env("REBERTH_PROFILE", "test")).expect(false, &["not believed", why, named]);
+        for (name, value) in [("REBERTH_FALLBACK", "next"), ("REBERTH_PROFILE", "dev")] {
+            let moved = launch(dir.path()).env("PORT", app.port.to_string()).env(name, value);
+            said(moved).expect(false, &["not believed", why, named, "only the state file knows"]);
+        }
         check(&dir, &[]).expect(false, &["not believed", why, named]);
     }
 }

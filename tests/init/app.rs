@@ -123,13 +123,22 @@ fn child(kind: &str, steps: &[String]) {
     leave(0);
 }
 
-fn all_signals() -> libc::sigset_t {
-    // SAFETY: sigfillset fills the set before anything reads it.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigfillset(&mut set);
-        set
-    }
+/// All of them, as the kernel has them. Not a `sigset_t`: C libraries keep signals for themselves (musl 34) that may be sent all
+/// the same; and so the system calls, not their wrappers.
+static ALL: u64 = u64::MAX;
+
+fn mask(how: i32) {
+    // SAFETY: the set is eight bytes, as we say.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const ALL, std::ptr::null::<u8>(), 8) };
+}
+
+/// The next signal of those blocked, which is all of them.
+fn next_signal() -> i32 {
+    // SAFETY: the set is eight bytes, as we say; nothing is written.
+    let signal = unsafe {
+        libc::syscall(libc::SYS_rt_sigtimedwait, &raw const ALL, std::ptr::null::<u8>(), std::ptr::null::<u8>(), 8)
+    };
+    i32::try_from(signal).unwrap_or(-1)
 }
 
 fn one(name: &str, value: &str) {
@@ -144,15 +153,11 @@ fn one(name: &str, value: &str) {
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 libc::setrlimit(libc::RLIMIT_CORE, &none);
                 libc::signal(number(value), libc::SIG_DFL);
-                let mut set = all_signals();
-                libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+                mask(libc::SIG_UNBLOCK);
                 libc::raise(number(value));
-                libc::sigemptyset(&mut set);
-                libc::sigsuspend(&set);
+                libc::pause();
             }
-            "block" => {
-                libc::sigprocmask(libc::SIG_BLOCK, &all_signals(), std::ptr::null_mut());
-            }
+            "block" => mask(libc::SIG_BLOCK),
             "ignore" => {
                 libc::signal(number(value), libc::SIG_IGN);
             }
@@ -161,7 +166,7 @@ fn one(name: &str, value: &str) {
                 let (last, who) = value.split_once(':').unwrap_or((value, ""));
                 let who = if who.is_empty() { String::new() } else { format!("{who} ") };
                 loop {
-                    let signal = libc::sigwaitinfo(&all_signals(), std::ptr::null_mut());
+                    let signal = next_signal();
                     if signal > 0 {
                         say(&format!("{who}signal {signal}"));
                     }
@@ -172,6 +177,10 @@ fn one(name: &str, value: &str) {
             }
             "pause" => {
                 libc::pause();
+            }
+            // Sends its parent a signal.
+            "kick" => {
+                libc::kill(libc::getppid(), number(value));
             }
             "stop" => {
                 libc::raise(libc::SIGSTOP);

@@ -173,3 +173,33 @@ fn mount_namespace() -> Vec<&'static str> {
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } == 0 { vec!["--mount"] } else { vec!["--user", "--map-root-user", "--mount"] }
 }
+
+#[test]
+fn without_proc_it_is_still_an_init() {
+    // The mount covers /proc for this test alone.
+    for command in ["exit 6", "sleep 1000 & sleep 1000 & kill -9 $$"] {
+        let code = if command == "exit 6" { 6 } else { 137 };
+        let mut inner = run(&["--port", "0", "--grace", "500ms"], ["sh", "-c", command]);
+        inner.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+        let script = "mount -t tmpfs none /proc; exec \"$@\"";
+        let outer = launch::Launch::new("unshare")
+            .args(mount_namespace())
+            .args(["sh", "-c", script, "sh"])
+            .args(inner.words.clone());
+        let running = outer.start();
+        let tag = running.tag.clone();
+        running.finish_within(Duration::from_secs(5)).expect_code(code);
+        assert_eq!(look::tagged(&tag), Vec::<i32>::new());
+    }
+}
+
+#[test]
+fn a_working_directory_that_is_gone_is_no_reason_to_fail() {
+    both(|mode| {
+        let place = place::TempDir::new();
+        let inner = run_app(&["--port", "0"], "exit=6");
+        let script = "rmdir \"$PWD\" && exec \"$@\"";
+        let outer = launch::Launch::new("sh").args(["-c", script, "sh"]).args(inner.words.clone()).cwd(place.path());
+        mode(outer).start().finish().expect_code(6);
+    });
+}

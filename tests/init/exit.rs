@@ -37,7 +37,7 @@ fn what_cannot_be_executed_is_126_each_with_its_own_words() {
     both(|mode| {
         let mut said = Vec::new();
         for (name, content, mode_bits, words) in [
-            ("plain", "echo hello\n", 0o644, "not executable"),
+            ("plain", "echo hello\n", 0o644, "permission"),
             ("no-interpreter-line", "echo hello\n", 0o755, "#!"),
             ("interpreter-missing", "#!/no/such/interpreter\n", 0o755, "/no/such/interpreter"),
         ] {

@@ -109,3 +109,25 @@ fn inherited_sockets_are_passed_on_without_handover() {
         }
     });
 }
+
+#[test]
+fn sockets_meant_for_somebody_else_are_left_alone() {
+    both(|mode| {
+        let foreign = |launch: Launch| {
+            let zero = crate::harness::launch::open("/dev/zero", libc::O_RDONLY);
+            let launch = launch.env("LISTEN_PID", "4194304").env("LISTEN_FDS", "3").env("LISTEN_FDNAMES", "x:y:z");
+            mode(launch.descriptor(3, zero)).start()
+        };
+        let steps = "var=LISTEN_PID var=LISTEN_FDS var=LISTEN_FDNAMES fds ready pause";
+        let mut running = foreign(run_app(&["--port", "0"], steps));
+        running.ready();
+        expect_lines(&mut running, &["LISTEN_PID=4194304", "LISTEN_FDS=3", "LISTEN_FDNAMES=x:y:z", "fd 3 /dev/zero"]);
+        // Where reberth hands over sockets of its own, theirs are the only ones.
+        let port = place::free_port();
+        let mut running = foreign(run_app(&["--port", &format!("mine={port}"), "--handover", "on"], steps));
+        let app = running.ready();
+        expect_lines(&mut running, &[&format!("LISTEN_PID={app}"), "LISTEN_FDS=1", "LISTEN_FDNAMES=mine"]);
+        let said = running.stdout();
+        assert!(descriptor(&said, "3").contains(&format!(":{port}")), "{said}");
+    });
+}

@@ -3,7 +3,8 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{place, until};
+use crate::harness::launch::Stdio;
+use crate::harness::{Running, place, running, until};
 use crate::{both, run_app};
 
 #[test]
@@ -123,7 +124,7 @@ fn the_app_that_has_come_up_is_said_with_its_port() {
     });
 }
 
-fn state(running: &crate::harness::Running) -> String {
+fn state(running: &Running) -> String {
     let files = std::fs::read_dir(running.dir.path()).unwrap().flatten();
     files.map(|e| String::from_utf8_lossy(&std::fs::read(e.path()).unwrap_or_default()).into_owned()).collect()
 }
@@ -155,7 +156,8 @@ fn the_state_file_comes_and_goes_with_run() {
         launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
         let mut running = mode(launch.env("REBERTH_STATE_DIR", place.path())).start();
         running.ready();
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+        // Beside it stands the next one for a moment, until it is renamed.
+        until("there is one state file", || std::fs::read_dir(place.path()).unwrap().count() == 1);
         running.signal(15);
         running.finish().expect_code(143);
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the state file is left");
@@ -189,4 +191,40 @@ fn start_timeout_spares_what_listens_and_what_ends() {
     let port = port.to_string();
     run_app(&["--port", &port, "--start-timeout", "5s"], "block ready die=15").start().finish().expect_code(143);
     run_app(&["--start-timeout", "5s"], "exit=0").start().finish().expect_code(125);
+}
+
+#[test]
+fn every_phase_is_published() {
+    both(|mode| {
+        let port = place::free_port();
+        let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        let steps =
+            format!("block ready line listen=0.0.0.0:{port} fork ready=left: until=10 exit=0 end until=15 exit=3");
+        let flags = ["--port", &port.to_string(), "--grace", "10s"];
+        let mut running = mode(run_app(&flags, &steps).stdin(Stdio::Pipe)).start();
+        let phase = |running: &Running, word: &str| {
+            until(&format!("the phase is {word}"), || state(running).contains(&format!("\"{word}\"")));
+        };
+        phase(&running, "waiting");
+        drop(holder);
+        running.ready();
+        phase(&running, "starting");
+        running.write("\n");
+        let left = running.ready_as("left:");
+        let left = running.outside(left);
+        phase(&running, "ready");
+        running.signal(15);
+        phase(&running, "exited");
+        running::kill(left, 10);
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn a_launch_that_fails_leaves_no_state_behind() {
+    let place = place::TempDir::new();
+    let mut launch = crate::run(&["--port", "0"], ["/no/such/file"]);
+    launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+    launch.env("REBERTH_STATE_DIR", place.path()).start().finish().expect_code(127);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the state file is left");
 }

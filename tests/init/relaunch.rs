@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::launch::Stdio;
 use crate::harness::wait::holds_within;
 use crate::harness::{Running, look, place, until};
-use crate::run_app;
+use crate::{both, run_app};
 
 /// Starts an app that binds `port` when it is told to, and dies with code 98 where it cannot.
 fn start(port: u16, relaunches: &str) -> Running {
@@ -151,4 +151,31 @@ fn term_while_the_rest_of_the_tree_ends_is_no_relaunch() {
     running.signal(15);
     drop(thief);
     running.finish_within(Duration::from_secs(5)).expect_code(143);
+}
+
+#[test]
+fn every_launch_finds_the_same() {
+    both(|mode| {
+        let port = place::free_port();
+        let place = place::TempDir::new();
+        let steps = format!("cwd environ status fds var=PORT ready line listen=0.0.0.0:{port} pause");
+        let launch = run_app(&["--port", &port.to_string()], &steps).cwd(place.path());
+        let mut running = mode(launch.stdin(Stdio::Pipe).blocked(&[10]).ignored(&[13])).start();
+        running.ready();
+        let first = running.stdout();
+        let thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        running.write("\n");
+        running.line_after("cannot listen");
+        running.stderr_until("relaunch");
+        drop(thief);
+        running.ready();
+        let both = running.stdout();
+        let second = both[first.len()..].split_once('\n').unwrap().1;
+        let without_pid = |text: &str| text.lines().filter(|l| !l.starts_with("ready")).collect::<Vec<_>>().join("\n");
+        assert_eq!(without_pid(&first), without_pid(second), "{}", running.report());
+        running.write("\n");
+        running.expect("listening");
+        running.signal(15);
+        running.finish().expect_code(143);
+    });
 }

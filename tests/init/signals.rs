@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use crate::harness::launch::Stdio;
 use crate::harness::{Running, look, place, running, until};
-use crate::{both, run_app};
+use crate::{both, run, run_app};
 
 /// What can be received and is no stop signal. 32 and 33 are the C library's own, CHLD is about children.
 fn forwardable() -> impl Iterator<Item = i32> {
@@ -202,4 +202,65 @@ fn a_storm_of_signals_interrupts_nothing() {
         }
         end(running);
     });
+}
+
+#[test]
+fn what_was_ignored_or_blocked_at_the_start_is_forwarded_all_the_same() {
+    both(|mode| {
+        let signals = [1, 2, 10, 15];
+        for (blocked, ignored) in [(&signals[..], &[][..]), (&[], &signals), (&signals, &signals)] {
+            let launch = run_app(&["--grace", "0s"], "block ready until=12 exit=3").blocked(blocked).ignored(ignored);
+            let mut running = mode(launch).start();
+            running.ready();
+            for signal in signals {
+                running.signal(signal);
+                running.expect(&format!("signal {signal}"));
+            }
+            running.signal(12);
+            running.finish().expect_code(3);
+        }
+    });
+}
+
+#[test]
+fn a_signal_that_the_app_sends_comes_back_to_it() {
+    both(|mode| {
+        let mut running = mode(run_app(&[], "block ready kick=10 until=10 kick=15 until=15 exit=3")).start();
+        running.ready();
+        running.expect("signal 10");
+        running.expect("signal 15");
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn one_run_inside_another_passes_everything_through() {
+    both(|mode| {
+        let inner = run_app(&[], "block ready until=12 fork ignore=15 pause end exit=3");
+        let mut running = mode(run(&["--grace", "10s"], inner.words.clone()).env("REBERTH_GRACE", "300ms")).start();
+        running.ready();
+        running.signal(1);
+        running.expect("signal 1");
+        running.signal(12);
+        running.finish().expect_code(3);
+    });
+}
+
+#[test]
+fn term_at_any_moment_of_the_start_ends_it_and_leaves_nobody() {
+    for round in 0..40 {
+        let mut running = run_app(&["--port", "0", "--grace", "2s"], "pause").start();
+        let (init, tag) = (running.init, running.tag.clone());
+        // Later and later, counted in looks at the process table and not in time.
+        for _ in 0..round {
+            look::stat(init);
+            look::command_line(init);
+        }
+        running.signal(libc::SIGTERM);
+        let outcome = running.finish_within(std::time::Duration::from_secs(5));
+        // Before reberth has taken its signals over, TERM simply ends it.
+        let ended = outcome.code == Some(143) || outcome.signal == Some(libc::SIGTERM);
+        assert!(ended, "{}", outcome.report());
+        assert_eq!(look::tagged(&tag), Vec::<i32>::new());
+    }
 }

@@ -61,6 +61,12 @@ fn search_in(pids: &[i32], inodes: &HashSet<u64>, most: usize, found: &mut Searc
     more
 }
 
+/// True if `pid` is there and its descriptors are not ours to see.
+pub fn is_hidden(pid: i32) -> bool {
+    let looked = sockets_of(pid, &HashSet::from([0]), usize::MAX);
+    looked.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
 /// Which of `wanted`, inodes of sockets, `pid` has among its first `most` descriptors; true: it has no more of these.
 ///
 /// # Errors
@@ -73,7 +79,12 @@ pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> std::io::Resu
         if position >= most {
             return Ok((found, false));
         }
-        let Ok(target) = readlinkat(directory.as_fd(), entry.file_name().as_os_str()) else { continue };
+        let target = match readlinkat(directory.as_fd(), entry.file_name().as_os_str()) {
+            Ok(target) => target,
+            // A container's root lists every directory (CAP_DAC_OVERRIDE) and may follow only its own links (no CAP_SYS_PTRACE).
+            Err(nix::Error::EACCES | nix::Error::EPERM) => return Err(std::io::ErrorKind::PermissionDenied.into()),
+            Err(_) => continue,
+        };
         let inode = target.as_bytes().strip_prefix(b"socket:[").and_then(|rest| rest.strip_suffix(b"]"));
         let inode = inode.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         found.extend(inode.filter(|inode| wanted.contains(inode)));
