@@ -22,6 +22,8 @@ mod identity;
 
 pub use believe::{Found, believe};
 use identity::Writer;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {believe::parse, identity::parse_stat};
 
 /// Where the state file goes when nothing else was asked: the first that works.
 pub const DEFAULT_DIRS: [&str; 3] = ["/run", "/dev/shm", "/tmp"];
@@ -108,12 +110,12 @@ pub struct State {
 /// The whole file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document<S> {
+pub(crate) struct Document<S> {
     format: u32,
     /// The version of reberth that wrote it; for people only.
     version: String,
     writer: Writer,
-    state: S,
+    pub state: S,
 }
 
 /// The writing side, held by `run`. It keeps no descriptor between two writes, and its paths are absolute, so it survives `chdir("/")`.
