@@ -7,6 +7,9 @@ pub mod config;
 pub mod env;
 pub mod error;
 pub mod exit;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod install;
 pub mod log;

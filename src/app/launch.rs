@@ -199,7 +199,7 @@ fn has_x_bit(path: &Path) -> bool {
 }
 
 /// The program that a file needs to be run: after `#!`, or in an ELF file's PT_INTERP (`elf(5)`; 64-bit little-endian, as our targets are).
-fn interpreter(head: &[u8]) -> Option<String> {
+pub(crate) fn interpreter(head: &[u8]) -> Option<String> {
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next()?;
         let word = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).find(|word| !word.is_empty())?;
@@ -223,7 +223,8 @@ fn interpreter(head: &[u8]) -> Option<String> {
         if number(at, 4)? == 3 {
             let (offset, size) = (number(at.checked_add(8)?, 8)?, number(at.checked_add(32)?, 8)?);
             let text = head.get(offset..offset.checked_add(size)?)?;
-            return Some(String::from_utf8_lossy(text.split(|byte| *byte == 0).next()?).into_owned());
+            let name = text.split(|byte| *byte == 0).next().filter(|name| !name.is_empty())?;
+            return Some(String::from_utf8_lossy(name).into_owned());
         }
     }
     None

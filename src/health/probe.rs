@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::config::Healthcheck;
 
-mod body;
+pub(crate) mod body;
 pub mod clock;
-mod http;
+pub(crate) mod http;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod url;

@@ -185,7 +185,7 @@ fn read(path: &Path) -> Result<Option<Document<State>>, String> {
     parse(&text).map(Some)
 }
 
-fn parse(text: &[u8]) -> Result<Document<State>, String> {
+pub(crate) fn parse(text: &[u8]) -> Result<Document<State>, String> {
     match serde_json::from_slice::<Document<State>>(text) {
         Ok(document) if document.format == FORMAT => Ok(document),
         Ok(document) => {

@@ -101,7 +101,7 @@ fn stat(path: &Path) -> io::Result<(u8, u64)> {
 }
 
 /// The command name may hold blanks and brackets, so the fields are counted from the last `)`.
-fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
+pub(crate) fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();

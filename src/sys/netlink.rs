@@ -215,13 +215,13 @@ fn collect(socket: &Socket, rows: &mut Vec<Row>) -> io::Result<()> {
     }
 }
 
-enum Kind {
+pub(crate) enum Kind {
     Row,
     /// The dump is over; negative: why it failed.
     End(i32),
 }
 
-fn messages(mut bytes: &[u8], mut each: impl FnMut(Kind, Option<Row>)) {
+pub(crate) fn messages(mut bytes: &[u8], mut each: impl FnMut(Kind, Option<Row>)) {
     while let Some(length) = u32_at(bytes, 0).and_then(|length| usize::try_from(length).ok()) {
         let Some(message) = bytes.get(..length).filter(|message| message.len() >= HEADER) else { return };
         match u16_at(message, 4) {

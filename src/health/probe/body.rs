@@ -31,14 +31,14 @@ pub enum Search {
 }
 
 /// Looks for `wanted` in the body whose first bytes are `rest`, and stops reading as soon as it knows.
-pub fn contains(
+pub(super) fn contains(
     carrier: &mut Carrier,
     framing: Framing,
     rest: &[u8],
     wanted: &[u8],
     clock: Clock,
 ) -> Result<Search, Broken> {
-    let mut body = Body { framing, chunk: Chunk::Size, line: Vec::new(), text: Vec::new(), ended: false };
+    let mut body = Body::new(framing);
     let mut buffer = [0; 4096];
     let mut searched = 0usize;
     body.feed(rest)?;
@@ -65,13 +65,13 @@ pub fn contains(
 
 /// A body that comes in pieces.
 #[derive(Debug)]
-struct Body {
+pub(crate) struct Body {
     framing: Framing,
     chunk: Chunk,
     /// The line of chunked framing that is being read.
     line: Vec<u8>,
-    text: Vec<u8>,
-    ended: bool,
+    pub text: Vec<u8>,
+    pub ended: bool,
 }
 
 /// What comes next in a chunked body.
@@ -84,7 +84,11 @@ enum Chunk {
 }
 
 impl Body {
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+    pub fn new(framing: Framing) -> Self {
+        Self { framing, chunk: Chunk::Size, line: Vec::new(), text: Vec::new(), ended: false }
+    }
+
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         match self.framing {
             Framing::None => self.ended = true,
             Framing::UntilClose => self.keep(bytes),
@@ -115,6 +119,10 @@ impl Body {
                 return if self.line.len() > MAX_CHUNK_LINE { Err(bad_chunk()) } else { Ok(()) };
             };
             self.line.extend_from_slice(bytes.get(..end).unwrap_or_default());
+            // Here too, or it would depend on the packets whether a long line passes.
+            if self.line.len() > MAX_CHUNK_LINE {
+                return Err(bad_chunk());
+            }
             bytes = bytes.get(end + 1..).unwrap_or_default();
             let line = String::from_utf8_lossy(&self.line).into_owned();
             self.line.clear();
@@ -122,13 +130,14 @@ impl Body {
             self.chunk = match self.chunk {
                 Chunk::End if line.is_empty() => Chunk::Size,
                 Chunk::End => return Err(bad_chunk()),
+                _ if line.starts_with('+') => return Err(bad_chunk()),
                 _ => match u64::from_str_radix(line, 16) {
                     // Trailers may follow; nobody reads them.
                     Ok(0) => {
                         self.ended = true;
                         Chunk::Size
                     }
-                    Ok(length) if !line.starts_with('+') => Chunk::Data(length),
+                    Ok(length) => Chunk::Data(length),
                     _ => return Err(bad_chunk()),
                 },
             };
@@ -156,15 +165,11 @@ fn bad_chunk() -> Broken {
 mod tests {
     use super::*;
 
-    fn body(framing: Framing) -> Body {
-        Body { framing, chunk: Chunk::Size, line: Vec::new(), text: Vec::new(), ended: false }
-    }
-
     #[test]
     fn chunks_cut_anywhere() {
         let whole = b"4\r\nWiki\r\n00A;x=y\r\npedia in\r\n\r\n0\r\nTrailer: x\r\n\r\n";
         for cut in 0..whole.len() {
-            let mut body = body(Framing::Chunked);
+            let mut body = Body::new(Framing::Chunked);
             body.feed(&whole[..cut]).unwrap();
             body.feed(&whole[cut..]).unwrap();
             assert!(body.ended);
@@ -174,24 +179,26 @@ mod tests {
 
     #[test]
     fn malformed_chunks() {
-        for text in ["x\r\n", "\r\n", "-1\r\n", "+1\r\n", "1\r\nab\r\n", "ffffffffffffffffff\r\n"] {
-            assert!(body(Framing::Chunked).feed(text.as_bytes()).is_err(), "{text:?}");
+        for text in ["x\r\n", "\r\n", "-1\r\n", "+1\r\n", "+0\r\n", "1\r\nab\r\n", "ffffffffffffffffff\r\n"] {
+            assert!(Body::new(Framing::Chunked).feed(text.as_bytes()).is_err(), "{text:?}");
         }
-        assert!(body(Framing::Chunked).feed(&[b'1'; MAX_CHUNK_LINE + 1]).is_err());
+        assert!(Body::new(Framing::Chunked).feed(&[b'1'; MAX_CHUNK_LINE + 1]).is_err());
+        let long = format!("1;{}\r\n", "x".repeat(MAX_CHUNK_LINE));
+        assert!(Body::new(Framing::Chunked).feed(long.as_bytes()).is_err());
     }
 
     #[test]
     fn lengths_and_limits() {
-        let mut length = body(Framing::Length(3));
+        let mut length = Body::new(Framing::Length(3));
         length.feed(b"ab").unwrap();
         assert!(!length.ended);
         length.feed(b"cde").unwrap();
         assert!(length.ended);
         assert_eq!(length.text, b"abc");
-        let mut endless = body(Framing::UntilClose);
+        let mut endless = Body::new(Framing::UntilClose);
         endless.feed(&[b'x'; MAX_BODY * 2]).unwrap();
         assert_eq!(endless.text.len(), MAX_BODY);
-        let mut huge = body(Framing::Chunked);
+        let mut huge = Body::new(Framing::Chunked);
         huge.feed(b"ffffffffffffffff\r\n").unwrap();
         huge.feed(&[b'x'; MAX_BODY * 2]).unwrap();
         assert_eq!(huge.text.len(), MAX_BODY);

@@ -24,10 +24,10 @@ const MAX_REDIRECTS: usize = 10;
 
 /// The head of an answer, as far as a probe cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Head {
-    status: u16,
-    location: Option<String>,
-    framing: body::Framing,
+pub(crate) struct Head {
+    pub status: u16,
+    pub location: Option<String>,
+    pub framing: body::Framing,
 }
 
 /// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer.
@@ -238,7 +238,7 @@ fn status_list(terms: &Healthcheck) -> String {
 }
 
 /// Fails at the first byte that no HTTP answer has there: a server of another protocol may never send a line's end.
-fn begins_like_http(text: &[u8]) -> Result<(), String> {
+pub(crate) fn begins_like_http(text: &[u8]) -> Result<(), String> {
     let known = b"HTTP/1.";
     if text.iter().zip(known).all(|(got, want)| got == want) {
         return Ok(());
@@ -250,7 +250,7 @@ fn begins_like_http(text: &[u8]) -> Result<(), String> {
 }
 
 /// Where the empty line ends, looked for from a little before `scanned`.
-fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
+pub(crate) fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
     let from = scanned.saturating_sub(3);
     let tail = text.get(from..)?;
     let mut breaks = tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
@@ -261,7 +261,7 @@ fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
     })
 }
 
-fn parse(text: &[u8]) -> Result<Head, String> {
+pub(crate) fn parse(text: &[u8]) -> Result<Head, String> {
     // Most answers have few headers; room for many is two fresh pages of stack.
     let parsed = match parse_with::<32>(text) {
         Err(httparse::Error::TooManyHeaders) => parse_with::<MAX_HEADERS>(text),

@@ -124,19 +124,19 @@ pub fn facts(pid: i32) -> Facts {
 }
 
 /// Arguments end in NUL; a control character would break the line it is printed on.
-fn one_line(arguments: &str) -> String {
+pub(crate) fn one_line(arguments: &str) -> String {
     arguments.trim_end_matches('\0').chars().map(|c| if c.is_control() { ' ' } else { c }).take(4096).collect()
 }
 
 /// The container's id in `/proc/PID/cgroup`: 64 hexadecimal digits, whatever the engine wraps around them. The last one counts, since
 /// a container in a container (kind, Docker in Docker) is named by both.
-fn container(cgroup: &str) -> Option<String> {
+pub(crate) fn container(cgroup: &str) -> Option<String> {
     let mut runs = cgroup.split(|c: char| !c.is_ascii_hexdigit());
     runs.rfind(|run| run.len() == 64).map(str::to_owned)
 }
 
 /// Field 22 of `/proc/PID/stat` counts ticks (USER_HZ, 100 a second) since boot; the name in field 2 may hold anything, `)` included.
-fn started(stat: &str) -> Option<u64> {
+pub(crate) fn started(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let ticks: u64 = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
     let boot = fs::read_to_string("/proc/stat").ok()?;
@@ -150,7 +150,7 @@ pub fn user(uid: u32) -> Option<String> {
     name_in(&String::from_utf8_lossy(&passwd), uid)
 }
 
-fn name_in(passwd: &str, uid: u32) -> Option<String> {
+pub(crate) fn name_in(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;

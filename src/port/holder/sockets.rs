@@ -66,7 +66,7 @@ fn from_proc(protocol: Protocol, states: u32, port: u16) -> io::Result<Vec<Row>>
 }
 
 /// A line of `/proc/net/{tcp,tcp6,udp,udp6}` (`tcp4_seq_show` in `net/ipv4/tcp_ipv4.c`). Headings and other surprises: `None`.
-fn parse(line: &str) -> Option<Row> {
+pub(crate) fn parse(line: &str) -> Option<Row> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (local, local_port) = endpoint(fields.next()?)?;
     let (peer, peer_port) = endpoint(fields.next()?)?;

@@ -1,0 +1,52 @@
+//! Owns the checks of what the kernel and the file system say: netlink messages, files in `/proc`, the head of a program.
+
+use std::net::IpAddr;
+
+use super::is_one_line;
+use crate::app::launch::interpreter;
+use crate::port::holder::processes::{container, name_in, one_line, started};
+use crate::port::holder::sockets;
+use crate::state::parse_stat;
+use crate::sys::netlink::messages;
+
+/// One datagram of `NETLINK_SOCK_DIAG`.
+pub fn netlink(data: &[u8]) {
+    let mut told = 0;
+    messages(data, |_, row| {
+        told += 1;
+        if let Some(row) = row {
+            assert_eq!(row.local.is_ipv4(), row.peer.is_ipv4());
+        }
+    });
+    assert!(told <= data.len() / 16, "{told} messages in {} bytes", data.len());
+}
+
+/// One file of `/proc`, read as each of those that are looked at.
+pub fn proc_files(data: &[u8]) {
+    let text = &*String::from_utf8_lossy(data);
+    if let Some(id) = container(text) {
+        assert!(id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id:?}");
+    }
+    let _ = started(text);
+    let _ = parse_stat(data);
+    let command = one_line(text);
+    assert!(!command.contains(char::is_control) && command.chars().count() <= 4096, "{command:?}");
+    for uid in [0, 33, u32::MAX] {
+        assert!(name_in(text, uid).is_none_or(|name| !name.is_empty() && !name.contains(['\n', ':'])), "{text:?}");
+    }
+    for row in text.lines().filter_map(sockets::parse) {
+        let reach = sockets::reach(row.local, row.v6_only == Some(true));
+        assert!(sockets::overlap(reach, reach), "{row:?} excludes itself");
+        let mapped = matches!(row.local, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+        assert!(!mapped || reach.1.is_none(), "{row:?}");
+    }
+}
+
+/// The first bytes of a program that could not be executed.
+pub fn head(data: &[u8]) {
+    if let Some(name) = interpreter(data) {
+        assert!(!name.is_empty() && name.len() <= 3 * data.len() + 100, "{name:?}");
+        // It is quoted in an error, and the file may be anybody's.
+        assert!(is_one_line(&crate::config::value::one_line(&name)), "{name:?}");
+    }
+}

@@ -1,0 +1,39 @@
+//! Owns what must hold for every input of a parser, whoever wrote it: each function takes arbitrary bytes, feeds them to code that reads
+//! a stranger's text, and checks its promises. Compiled for fuzzers (`fuzz/`, `--cfg fuzzing`) and for tests, which play the same checks
+//! over the seeds and a fixed pseudo-random table. Must not be needed by anything.
+#![allow(clippy::expect_used, reason = "a check that fails is meant to panic")]
+
+mod kernel;
+mod machine;
+mod text;
+mod wire;
+
+pub use kernel::{head, netlink, proc_files};
+pub use machine::supervisor;
+pub use text::{settings, templates, values};
+pub use wire::{http, state, url};
+
+/// A check over arbitrary bytes.
+pub type Check = fn(&[u8]);
+
+/// Every check under the name of its fuzz target and its folder of seeds.
+pub const CHECKS: [(&str, Check); 10] = [
+    ("settings", settings),
+    ("values", values),
+    ("templates", templates),
+    ("state", state),
+    ("netlink", netlink),
+    ("proc", proc_files),
+    ("head", head),
+    ("http", http),
+    ("url", url),
+    ("supervisor", supervisor),
+];
+
+/// A message to the user stays on one line and says something.
+fn is_one_line(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Owns the checks of what the user writes: arguments, variables, values, templates.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
+
+use super::is_one_line;
+use crate::app::command::{self, Place};
+use crate::config::value::{self, one_line, shown};
+use crate::config::{Healthcheck, Mode, Run, Who, decide, signal};
+use crate::error::Error;
+use crate::health::probe::url::Url;
+use crate::health::target::Target;
+use crate::port::spec::{self, Spec};
+
+/// Words that end in NUL: the arguments up to the first empty word, then `NAME=VALUE`.
+pub fn settings(data: &[u8]) {
+    let mut words = data.split(|byte| *byte == 0);
+    let typed = words.by_ref().take_while(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).to_owned());
+    let argv: Vec<OsString> = std::iter::once("reberth".into()).chain(typed).collect();
+    let environ: Vec<(OsString, OsString)> = words
+        .filter_map(|word| {
+            let at = word.iter().position(|byte| *byte == b'=')?;
+            Some((OsString::from_vec(word.get(..at)?.to_vec()), OsString::from_vec(word.get(at + 1..)?.to_vec())))
+        })
+        .collect();
+    let decision = decide(&argv, &environ);
+    assert!(decision.warnings.iter().all(|line| is_one_line(line)), "{:?}", decision.warnings);
+    match &decision.mode {
+        Ok(Mode::Run(run)) => check_run(run),
+        Ok(Mode::Healthcheck(terms)) => check_healthcheck(terms),
+        Ok(Mode::Who(Who { ports, .. })) => ports.iter().for_each(reads_back),
+        Ok(Mode::Install(destination)) => assert!(!destination.as_os_str().is_empty()),
+        Ok(Mode::Print(text)) => assert!(text.ends_with('\n')),
+        Err(Error::Settings(lines)) => {
+            assert!(!lines.is_empty() && lines.iter().all(|line| is_one_line(line)), "{lines:?}");
+        }
+        Err(other) => assert!(matches!(other, Error::Settings(_)), "{other:?}"),
+    }
+}
+
+fn check_run(run: &Run) {
+    run.ports.iter().for_each(reads_back);
+    for (position, one) in run.ports.iter().enumerate() {
+        for other in run.ports.iter().skip(position + 1) {
+            assert!(one.name.is_none() || one.name != other.name, "a name twice: {one} and {other}");
+            let same = one.port == other.port && one.protocol == other.protocol && one.addr == other.addr;
+            assert!(one.port == 0 || !same, "a port twice: {one} and {other}");
+        }
+    }
+    assert!(!run.command.is_empty(), "nothing to start");
+    assert!(run.backoff.min <= run.backoff.max, "{:?}", run.backoff);
+    for time in [run.drain, run.grace].into_iter().chain(run.start_timeout) {
+        assert!(time <= value::LONGEST, "{time:?}");
+    }
+    assert!(run.parent_death_signal.is_none_or(|number| (1..=64).contains(&number)));
+    assert!(command::check(&run.command, &run.ports, run.handover).is_empty(), "{:?}", run.command);
+    run.health.iter().chain(&run.liveness).for_each(target_reads_back);
+}
+
+fn check_healthcheck(terms: &Healthcheck) {
+    assert!(!terms.timeout.is_zero() && terms.timeout <= value::LONGEST);
+    assert!(terms.status.iter().all(|(low, high)| 100 <= *low && low <= high && *high <= 599), "{:?}", terms.status);
+    // What goes into a request line or a header must not end it.
+    let sent = terms.headers.iter().flat_map(|(name, value)| [name, value]).chain([&terms.method, &terms.user_agent]);
+    for text in sent {
+        assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
+    }
+    assert!(terms.unreadable.iter().all(|line| is_one_line(&one_line(line))));
+    terms.ports.iter().for_each(reads_back);
+    terms.target.iter().chain(&terms.health).chain(&terms.liveness).for_each(target_reads_back);
+}
+
+fn reads_back(spec: &Spec) {
+    assert_eq!(spec.to_string().parse().as_ref(), Ok(spec));
+    assert!(!spec.candidates().is_empty());
+}
+
+fn target_reads_back(target: &Target) {
+    let text = target.to_string();
+    assert_eq!(text.parse().as_ref(), Ok(target), "{text:?}");
+    if let Target::Url(text) = target {
+        let url = Url::parse(text).expect("a target that is a URL is one for the probe too");
+        assert!(!url.host.is_empty() && url.port != 0);
+    }
+}
+
+/// One text, read as every kind of value.
+pub fn values(data: &[u8]) {
+    let text = &*String::from_utf8_lossy(data);
+    if let Ok(specs) = spec::list(text) {
+        let shown: Vec<String> = specs.iter().map(Spec::to_string).collect();
+        let again = if shown.is_empty() { "none".to_owned() } else { shown.join(",") };
+        assert_eq!(spec::list(&again), Ok(specs), "{text:?}");
+    }
+    if let Ok(time) = value::duration(text) {
+        assert!(time <= value::LONGEST);
+        assert_eq!(value::duration(&written(time)), Ok(time), "{text:?}");
+    }
+    if let Ok(number) = signal::signal(text) {
+        assert_eq!(signal::signal(&signal::name(number)), Ok(number), "{text:?}");
+    }
+    if let Ok(map) = signal::map(text) {
+        for number in 1..=64 {
+            assert!(map.apply(number).is_none_or(|to| (1..=64).contains(&to)), "{text:?}");
+        }
+    }
+    if let Ok(target) = text.parse::<Target>() {
+        target_reads_back(&target);
+    }
+    assert!(is_one_line(&shown(text)) && shown(text).chars().count() <= 10 * 200 + 3, "{text:?}");
+    assert!(!one_line(text).contains(char::is_control), "{text:?}");
+    assert_eq!(value::distance(text, text).min(1), usize::from(text.len() > 64), "{text:?}");
+}
+
+/// A duration as the settings take it.
+fn written(time: Duration) -> String {
+    let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+    format!("{}h{}m{}.{nanos:09}s", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Words that end in NUL: a command line with templates.
+pub fn templates(data: &[u8]) {
+    let command: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    let places = [
+        Place { name: None, addr: None, port: 8080, fd: Some(3) },
+        Place { name: Some("admin".into()), addr: "::1".parse().ok(), port: 9090, fd: Some(4) },
+    ];
+    let known = [
+        ("{port}", "8080"),
+        ("{port.admin}", "9090"),
+        ("{addr}", "0.0.0.0:8080"),
+        ("{host}", "0.0.0.0"),
+        ("{fd}", "3"),
+        ("{fd.admin}", "4"),
+    ];
+    let expanded = command::expand(&command, &places);
+    assert_eq!(expanded.len(), command.len());
+    assert_eq!(expanded.first(), command.first(), "the command word stays as it is");
+    for (before, after) in command.iter().zip(&expanded).skip(1) {
+        assert_eq!(after.as_bytes(), replaced(before.as_bytes(), &known), "{before:?}");
+    }
+    let specs: Vec<Spec> = ["8080", "admin=[::1]:9090"].iter().filter_map(|text| text.parse().ok()).collect();
+    for handover in [false, true] {
+        let lines = command::check(&command, &specs, handover);
+        assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
+    }
+    if command::check(&command, &specs, true).is_empty() {
+        assert!(!command::wants_fd(&expanded), "a template is left in {expanded:?}");
+    }
+}
+
+/// The slow and obvious way: at each byte, is it one of the texts?
+fn replaced(argument: &[u8], known: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = argument;
+    while let Some((byte, tail)) = rest.split_first() {
+        match known.iter().find(|(template, _)| rest.starts_with(template.as_bytes())) {
+            Some((template, value)) => {
+                out.extend_from_slice(value.as_bytes());
+                rest = rest.get(template.len()..).unwrap_or_default();
+            }
+            None => {
+                out.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,81 @@
+//! Owns the checks of what others send or leave behind: answers of a server, redirects, state files.
+
+use crate::health::probe::body::{Body, Framing, MAX_BODY};
+use crate::health::probe::http::{begins_like_http, end_of_head, parse};
+use crate::health::probe::url::Url;
+use crate::health::target::Target;
+use crate::state;
+
+/// The first byte says where the stream is cut; the rest is an answer.
+pub fn http(data: &[u8]) {
+    let Some((cut, text)) = data.split_first() else { return };
+    let cut = text.len() * usize::from(*cut) / 256;
+    let _ = begins_like_http(text);
+    let end = end_of_head(text, 0);
+    // Wherever the packets were cut, the end of the head is the same.
+    let early = text.get(..cut).and_then(|early| end_of_head(early, 0));
+    assert_eq!(early.or_else(|| end_of_head(text, cut)), end);
+    let Some(end) = end else { return };
+    assert!(end <= text.len());
+    let (head, rest) = text.split_at(end);
+    let Ok(head) = parse(head) else { return };
+    assert!(head.status < 1000, "{head:?}");
+    for framing in [head.framing, Framing::Chunked, Framing::Length(rest.len() as u64 / 2), Framing::UntilClose] {
+        let cut = cut.saturating_sub(end).min(rest.len());
+        let whole = body(framing, &[rest]);
+        let pieces = body(framing, &[rest.get(..cut).unwrap_or_default(), rest.get(cut..).unwrap_or_default()]);
+        assert_eq!(whole, pieces, "{framing:?} cut at {cut}");
+    }
+    if let Some(location) = head.location {
+        redirect("http://localhost:8080/a/b?c", &location);
+    }
+}
+
+/// What was kept of a body, and whether it has ended; `None`: it is malformed.
+fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, bool)> {
+    let mut body = Body::new(framing);
+    for piece in pieces {
+        // The reader asks for no more than that either.
+        if !body.ended && body.text.len() < MAX_BODY {
+            body.feed(piece).ok()?;
+        }
+    }
+    assert!(body.text.len() <= MAX_BODY);
+    Some((body.text, body.ended))
+}
+
+/// A URL and, after a NUL, a `Location` that it sends us to.
+pub fn url(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (base, location) = text.split_once('\0').unwrap_or((&text, ""));
+    redirect(base, location);
+}
+
+fn redirect(base: &str, location: &str) {
+    let Ok(base) = Url::parse(base) else { return };
+    check_url(&base);
+    if let Ok(next) = base.join(location) {
+        check_url(&next);
+        // Only a reference with an authority may lead to another host.
+        assert!(location.contains("//") || next.host == base.host, "{location:?} leads from {base:?} to {next:?}");
+    }
+}
+
+fn check_url(url: &Url) {
+    assert!(!url.host.is_empty() && url.port != 0 && url.path.starts_with('/') && !url.path.contains('#'), "{url:?}");
+    assert_eq!(Url::parse(&url.shown()).as_ref(), Ok(url), "{}", url.shown());
+    let target = url.request_target();
+    assert!(target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic()), "{target:?}");
+    assert!(!url.shown_without_query().contains('?'));
+}
+
+/// A state file, whoever wrote it.
+pub fn state(data: &[u8]) {
+    let Ok(document) = state::parse(data) else { return };
+    let again = serde_json::to_vec(&document).expect("what was read can be written");
+    let again = state::parse(&again).expect("what was written can be read");
+    assert_eq!(again.state, document.state);
+    for target in document.state.health.iter().chain(&document.state.liveness) {
+        let _ = target.parse::<Target>();
+    }
+}
