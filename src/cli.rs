@@ -246,15 +246,94 @@ pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -
     }
 }
 
-impl Run {
-    /// Parses the words of `run`. The usual `run -- COMMAND ...` and `run COMMAND ...` have no options, so they need no parser.
-    pub fn parse(words: &[OsString]) -> Typed<Self> {
-        let command = match words.split_first() {
-            Some((first, rest)) if first == "--" => rest,
-            Some((first, _)) if !first.as_encoded_bytes().starts_with(b"-") => words,
-            _ => return parse(words),
+/// Commands whose usual command lines need no parser: building one takes longer than all else that a `healthcheck` does.
+pub trait Plain: CommandFactory + FromArgMatches + Default {
+    /// The field of an option that takes a value and may stand before it as `--name value` or `--name=value`.
+    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>>;
+
+    /// Takes the first word that is no option, and all after it; `false`: that is for the parser to judge.
+    fn rest(&mut self, words: &[OsString]) -> bool;
+
+    /// Parses the words of the command, without the parser where they are plain.
+    fn from_words(words: &[OsString]) -> Typed<Self> {
+        plain(words).map_or_else(|| parse(words), Typed::Options)
+    }
+}
+
+/// The options of a plain command line; whatever is not quite plain, wrong ones above all, is the parser's.
+fn plain<T: Plain>(words: &[OsString]) -> Option<T> {
+    let mut typed = T::default();
+    let mut words = words;
+    while let Some((word, after)) = words.split_first() {
+        let Some(option) = word.as_encoded_bytes().strip_prefix(b"-") else {
+            return typed.rest(words).then_some(typed);
         };
-        Typed::Options(Self { command: command.to_vec(), ..Self::default() })
+        let option = std::str::from_utf8(option).ok()?;
+        let (name, value) = match option.strip_prefix('-') {
+            Some("") => return (!after.is_empty() && typed.rest(after)).then_some(typed),
+            Some(long) if long.len() > 1 => {
+                long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value.into())))
+            }
+            None if option.len() == 1 => (option, None),
+            _ => return None,
+        };
+        let (value, after) = match value {
+            Some(value) => (value, after),
+            None => after.split_first().map(|(value, after)| (value.clone(), after))?,
+        };
+        if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") {
+            return None;
+        }
+        *typed.value(name)? = Some(value);
+        words = after;
+    }
+    Some(typed)
+}
+
+impl Plain for Run {
+    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>> {
+        Some(match name {
+            "p" | "port" => &mut self.port,
+            "profile" => &mut self.profile,
+            "wait" => &mut self.wait,
+            "fallback" => &mut self.fallback,
+            "handover" => &mut self.handover,
+            "port-file" => &mut self.port_file,
+            "log" => &mut self.log,
+            "drain" => &mut self.drain,
+            "grace" => &mut self.grace,
+            "health" => &mut self.health,
+            "start-timeout" => &mut self.start_timeout,
+            "state-dir" => &mut self.state_dir,
+            _ => return None,
+        })
+    }
+
+    fn rest(&mut self, words: &[OsString]) -> bool {
+        self.command = words.to_vec();
+        true
+    }
+}
+
+impl Plain for Healthcheck {
+    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>> {
+        Some(match name {
+            "probe" => &mut self.probe,
+            "timeout" => &mut self.timeout,
+            "status" => &mut self.status,
+            "state-dir" => &mut self.state_dir,
+            _ => return None,
+        })
+    }
+
+    fn rest(&mut self, words: &[OsString]) -> bool {
+        match words {
+            [target] if !target.is_empty() => {
+                self.target = Some(target.clone());
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -311,7 +390,7 @@ mod tests {
     }
 
     fn command(list: &[&str]) -> Vec<OsString> {
-        match Run::parse(&words(list)) {
+        match Run::from_words(&words(list)) {
             Typed::Options(run) => run.command,
             other => panic!("{list:?}: {other:?}"),
         }
@@ -350,12 +429,61 @@ mod tests {
             }
         }
         let raw = vec![OsString::from("--wait=1s"), OsString::from("echo"), OsString::from_vec(vec![0xff, b'-'])];
-        assert!(matches!(Run::parse(&raw), Typed::Options(run) if run.command[1].as_encoded_bytes() == b"\xff-"));
+        assert!(matches!(Run::from_words(&raw), Typed::Options(run) if run.command[1].as_encoded_bytes() == b"\xff-"));
+    }
+
+    #[test]
+    fn plain_command_lines_need_no_parser_and_agree_with_it() {
+        fn same<T: Plain + PartialEq + std::fmt::Debug>(lists: &[(&[&str], bool)]) {
+            for (list, without) in lists {
+                assert_eq!(plain::<T>(&words(list)).is_some(), *without, "{list:?}");
+                assert_eq!(T::from_words(&words(list)), parse::<T>(&words(list)), "{list:?}");
+            }
+        }
+        same::<Run>(&[
+            (&["true"], true),
+            (&["--", "true", "-x"], true),
+            (&["-p", "80", "--", "true"], true),
+            (&["--port=80", "--wait", "1s", "--wait=2s", "true", "--port"], true),
+            (&["--health", "/a=b", "--state-dir=/x=y", "true"], true),
+            (&["-p80", "true"], false),
+            (&["-port", "80", "true"], false),
+            (&["--p", "80", "true"], false),
+            (&["--port", "-1", "true"], false),
+            (&["--port=", "true"], false),
+            (&["--port"], false),
+            (&["--exec", "true"], false),
+            (&["--"], false),
+            (&["-"], false),
+            (&["--port=80"], true),
+            (&[], true),
+        ]);
+        same::<Healthcheck>(&[
+            (&[], true),
+            (&["/health"], true),
+            (&["--probe", "liveness"], true),
+            (&["--probe=liveness", "--timeout", "1s", "--", "tcp"], true),
+            (&["/a", "/b"], false),
+            (&["/a", "--timeout", "1s"], false),
+            (&["--quiet"], false),
+            (&["--help"], false),
+            (&[""], false),
+        ]);
     }
 
     #[test]
     fn last_one_wins_and_headers_add_up() {
-        match Run::parse(&words(&["--wait", "1s", "--exec", "--wait=2s", "--exec=off", "-p", "1", "--port=2", "x"])) {
+        match Run::from_words(&words(&[
+            "--wait",
+            "1s",
+            "--exec",
+            "--wait=2s",
+            "--exec=off",
+            "-p",
+            "1",
+            "--port=2",
+            "x",
+        ])) {
             Typed::Options(run) => {
                 assert_eq!((run.wait, run.exec, run.port), (Some("2s".into()), Some("off".into()), Some("2".into())));
             }
@@ -379,7 +507,7 @@ mod tests {
             (&["--exec=", "x"], &[]),
             (&["--a\nb", "x"], &["unexpected argument"]),
         ] {
-            match Run::parse(&words(list)) {
+            match Run::from_words(&words(list)) {
                 Typed::Usage(line, _) => {
                     assert!(parts.iter().all(|part| line.contains(part)), "{line}");
                     assert!(!line.contains('\n') && !line.contains("Usage:"), "{line}");
@@ -389,9 +517,11 @@ mod tests {
             }
         }
         // What was understood before the error still counts, so that its own errors are reported along.
-        assert!(matches!(Run::parse(&words(&["--wait", "10", "--nope"])), Typed::Usage(_, run) if run.wait.is_some()));
+        assert!(
+            matches!(Run::from_words(&words(&["--wait", "10", "--nope"])), Typed::Usage(_, run) if run.wait.is_some())
+        );
         let raw = vec![OsString::from_vec(b"--\xff".to_vec())];
-        assert!(matches!(Run::parse(&raw), Typed::Usage(..)));
+        assert!(matches!(Run::from_words(&raw), Typed::Usage(..)));
     }
 
     #[test]
@@ -400,7 +530,7 @@ mod tests {
             Typed::Print(text) => text,
             _ => panic!("not help"),
         };
-        let long = print(match Run::parse(&words(&["--help"])) {
+        let long = print(match Run::from_words(&words(&["--help"])) {
             Typed::Print(text) => Typed::<()>::Print(text),
             _ => panic!("not help"),
         });
@@ -414,7 +544,7 @@ mod tests {
             assert!(long.contains(&line), "{line}: {long}");
         }
         assert!(
-            matches!(Run::parse(&words(&["-h"])), Typed::Print(short) if short.len() < long.len() && !short.contains("REBERTH_WAIT"))
+            matches!(Run::from_words(&words(&["-h"])), Typed::Print(short) if short.len() < long.len() && !short.contains("REBERTH_WAIT"))
         );
         match parse::<Healthcheck>(&words(&["--help"])) {
             Typed::Print(text) => {
@@ -426,7 +556,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(parse::<Who>(&words(&["-V"])), Typed::Print(version()));
-        assert_eq!(Run::parse(&words(&["--version"])), Typed::Print(version()));
+        assert_eq!(Run::from_words(&words(&["--version"])), Typed::Print(version()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! argv, environ → settings → mode → run, healthcheck, who or install → exit code.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use reberth::app::launch::Environment;
@@ -19,15 +19,20 @@ static MEMORY: reberth::sys::arena::Arena = reberth::sys::arena::Arena::new();
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Signals first: PID 1 has no default actions, so a TERM that came while the settings are read would be lost.
+    let signals = arguments.get(1).is_some_and(|word| word == "run").then(Signals::block);
     let environment: Environment = std::env::vars_os().collect();
     let decision = decide(&arguments, &environment);
-    ExitCode::from(perform(decision, &environment))
+    ExitCode::from(perform(decision, &environment, signals))
 }
 
 /// Does what was decided.
-fn perform(decision: Decision, environment: &Environment) -> Code {
+fn perform(decision: Decision, environment: &Environment, signals: Option<io::Result<Signals>>) -> Code {
     match decision.mode {
-        Ok(Mode::Run(settings)) => run(&settings, &decision.log, &decision.warnings, environment),
+        Ok(Mode::Run(settings)) => {
+            let signals = signals.unwrap_or_else(Signals::block);
+            run(&settings, &decision.log, &decision.warnings, environment, signals)
+        }
         Ok(Mode::Healthcheck(settings)) => {
             let said = health::run(&settings);
             if !said.errors.is_empty() {
@@ -50,9 +55,14 @@ fn perform(decision: Decision, environment: &Environment) -> Code {
     }
 }
 
-fn run(settings: &Run, log: &Log, warnings: &[String], environment: &Environment) -> Code {
-    // Signals first: from here on none is lost, and TERM ends even a start that has not begun to wait.
-    let signals = match Signals::block() {
+fn run(
+    settings: &Run,
+    log: &Log,
+    warnings: &[String],
+    environment: &Environment,
+    signals: io::Result<Signals>,
+) -> Code {
+    let signals = match signals {
         Ok(signals) => signals,
         Err(error) => return refuse(log, &Error::cannot(format!("signals cannot be read: {error}"))),
     };
@@ -78,6 +88,6 @@ fn refuse(log: &Log, error: &Error) -> Code {
 
 /// What was asked for goes to stdout; a reader that has gone away is no failure.
 fn print(text: &str) -> Code {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(text.as_bytes());
     Code::OK
 }

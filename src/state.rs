@@ -133,6 +133,8 @@ struct Place {
     writer: Writer,
     path: PathBuf,
     beside: PathBuf,
+    /// Something complete lies beside, and nothing in the place yet.
+    reserved: bool,
 }
 
 impl Publisher {
@@ -144,9 +146,27 @@ impl Publisher {
     /// # Errors
     /// [`Error::Cannot`] (125) when an explicit `dir` cannot be written.
     pub fn open(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
+        Self::find(dir, |dir, writer| {
+            let mut place = Place::reserve(dir, writer, first)?;
+            place.reserved = false;
+            place.show().map(|()| place)
+        })
+    }
+
+    /// As [`Publisher::open`], but `first` is only written beside its place, and nobody sees it before the first
+    /// [`Publisher::publish`]: an app without a port has no phase worth telling before its launch, and a second file over the first
+    /// is what costs most of all in a short run.
+    ///
+    /// # Errors
+    /// As [`Publisher::open`].
+    pub fn reserve(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
+        Self::find(dir, |dir, writer| Place::reserve(dir, writer, first))
+    }
+
+    fn find(dir: Option<&Path>, open: impl Fn(&Path, Writer) -> io::Result<Place>) -> Result<Self, Error> {
         let writer = Writer::this();
         if let Some(dir) = dir {
-            let opened = writer.and_then(|writer| Place::open(&std::path::absolute(dir)?, writer, first));
+            let opened = writer.and_then(|writer| open(&std::path::absolute(dir)?, writer));
             return match opened {
                 Ok(place) => Ok(Self { place: Some(place), warning: None, complained: false }),
                 Err(error) => Err(Error::cannot(format!(
@@ -162,7 +182,7 @@ impl Publisher {
         match writer {
             Ok(writer) => {
                 for dir in DEFAULT_DIRS {
-                    match Place::open(Path::new(dir), writer.clone(), first) {
+                    match open(Path::new(dir), writer.clone()) {
                         Ok(place) => return Ok(Self { place: Some(place), warning: None, complained: false }),
                         Err(error) => tried.push(format!("{dir}: {}", reason(&error))),
                     }
@@ -192,7 +212,7 @@ impl Publisher {
     /// line to log as a warning, later ones are silent until a write succeeds again.
     #[must_use = "the line is to be logged"]
     pub fn publish(&mut self, state: &State) -> Option<String> {
-        let place = self.place.as_ref()?;
+        let place = self.place.as_mut()?;
         match place.write(state) {
             Ok(()) => {
                 self.complained = false;
@@ -214,22 +234,23 @@ impl Publisher {
     /// Removes the file at a clean end. Nothing can be done about a failure, and a reader sees that the writer is gone.
     pub fn remove(&self) {
         if let Some(place) = &self.place {
-            let _ = fs::remove_file(&place.path);
+            let _ = fs::remove_file(if place.reserved { &place.beside } else { &place.path });
         }
     }
 }
 
 impl Place {
-    fn open(dir: &Path, writer: Writer, first: &State) -> io::Result<Self> {
+    fn reserve(dir: &Path, writer: Writer, first: &State) -> io::Result<Self> {
         let path = dir.join(file_name(writer.mount_namespace, writer.pid));
         let mut beside: OsString = path.clone().into();
         beside.push(".new");
-        let place = Self { writer, path, beside: beside.into() };
-        place.write(first)?;
+        let mut place = Self { writer, path, beside: beside.into(), reserved: false };
+        place.write_beside(&place.text(first)?)?;
+        place.reserved = true;
         Ok(place)
     }
 
-    fn write(&self, state: &State) -> io::Result<()> {
+    fn text(&self, state: &State) -> io::Result<Vec<u8>> {
         let document = Document {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -238,16 +259,34 @@ impl Place {
         };
         let mut text = serde_json::to_vec(&document)?;
         text.push(b'\n');
-        match self.replace(&text) {
+        Ok(text)
+    }
+
+    fn write(&mut self, state: &State) -> io::Result<()> {
+        let mut text = self.text(state)?;
+        if std::mem::take(&mut self.reserved) {
+            // Nobody reads what lies beside, so it may be written over.
+            let written = overwrite(&self.beside, &mut text).inspect_err(|_| self.discard());
+            return written.and_then(|()| self.show());
+        }
+        match self.write_beside(&text).and_then(|()| self.show()) {
             // A full disk has no room for a second file, but the room of the first one is ours already.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                self.overwrite(&mut text).map_err(|_| error)
+                overwrite(&self.path, &mut text).map_err(|_| error)
             }
             other => other,
         }
     }
 
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
+    fn show(&self) -> io::Result<()> {
+        fs::rename(&self.beside, &self.path).inspect_err(|_| self.discard())
+    }
+
+    fn discard(&self) {
+        let _ = fs::remove_file(&self.beside);
+    }
+
+    fn write_beside(&self, text: &[u8]) -> io::Result<()> {
         let mut file = match self.create() {
             // Left by a writer that was killed between its write and its rename, with our name: container restarts reuse both numbers.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -256,29 +295,24 @@ impl Place {
             }
             other => other?,
         };
-        let written = file
-            .write_all(text)
+        file.write_all(text)
             // A tight umask would hide the file from a healthcheck that runs as another user.
             .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
-            .and_then(|()| fs::rename(&self.beside, &self.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&self.beside);
-        }
-        written
+            .inspect_err(|_| self.discard())
     }
 
     /// `create_new` is O_EXCL: it never follows a symbolic link that somebody laid in `/tmp`. std adds O_CLOEXEC.
     fn create(&self) -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(0o644).open(&self.beside)
     }
+}
 
-    /// One `write` over the old text, padded with blanks to its length, so that a reader sees the one or the other.
-    fn overwrite(&self, text: &mut Vec<u8>) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path)?;
-        let old = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(believe::MAX_SIZE);
-        text.resize(text.len().max(old), b' ');
-        file.write_all(text)
-    }
+/// One `write` over the old text, padded with blanks to its length, so that a reader sees the one or the other.
+fn overwrite(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let old = usize::try_from(file.metadata()?.len()).unwrap_or(0).min(believe::MAX_SIZE);
+    text.resize(text.len().max(old), b' ');
+    file.write_all(text)
 }
 
 /// `reberth-<inode of the mount namespace>-<pid>.json`

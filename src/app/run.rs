@@ -65,8 +65,12 @@ impl<'a> Session<'a> {
                 .map_err(|error| Error::cannot(format!("--parent-death-signal {}: {error}", signal::name(signal))))?;
         }
         let port_file = config.port_file.as_deref().map(file::check).transpose()?;
-        let phase = if config.ports.is_empty() { Phase::Starting } else { Phase::Waiting };
-        let publisher = Publisher::open(config.state_dir.as_deref(), &state(config, phase, &[]))?;
+        let dir = config.state_dir.as_deref();
+        let publisher = if config.ports.is_empty() {
+            Publisher::reserve(dir, &state(config, Phase::Starting, &[]))?
+        } else {
+            Publisher::open(dir, &state(config, Phase::Waiting, &[]))?
+        };
         if let Some(line) = publisher.warning() {
             warn!("{line}");
         }

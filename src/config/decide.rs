@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use super::value::{distance, nearest, one_line, shown};
 use super::{Format, Level, Log, Mode, healthcheck, run};
-use crate::cli::{self, Typed};
+use crate::cli::{self, Plain, Typed};
 use crate::env::Environ;
 use crate::error::Error;
 
@@ -49,7 +49,7 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
     let mut log = quiet_log(&environ);
     let mut warnings = Vec::new();
     let mode = match command {
-        Command::Run => match cli::Run::parse(words) {
+        Command::Run => match cli::Run::from_words(words) {
             Typed::Print(text) => Ok(Mode::Print(text)),
             typed => {
                 let (options, usage) = split(typed);
@@ -62,7 +62,7 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
                 mode
             }
         },
-        Command::Healthcheck => match cli::parse::<cli::Healthcheck>(words) {
+        Command::Healthcheck => match cli::Healthcheck::from_words(words) {
             Typed::Print(text) => Ok(Mode::Print(text)),
             typed => {
                 let (options, usage) = split(typed);

@@ -140,6 +140,24 @@ fn failures_after_the_start_are_said_once() {
 }
 
 #[test]
+fn what_is_reserved_is_seen_with_the_first_publish_and_removed_without_one() {
+    let entries = |dir: &Dir| fs::read_dir(&dir.0).unwrap().count();
+    let dir = Dir::new();
+    let mut publisher = Publisher::reserve(Some(&dir.0), &state(Phase::Starting)).unwrap();
+    assert!(!publisher.path().unwrap().exists());
+    assert_eq!(publisher.publish(&state(Phase::Ready)), None);
+    assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready);
+    assert_eq!(entries(&dir), 1);
+    publisher.remove();
+    assert_eq!(entries(&dir), 0);
+    Publisher::reserve(Some(&dir.0), &state(Phase::Starting)).unwrap().remove();
+    assert_eq!(entries(&dir), 0);
+    fs::remove_dir(&dir.0).unwrap();
+    assert!(Publisher::reserve(Some(&dir.0), &state(Phase::Starting)).is_err());
+    fs::create_dir(&dir.0).unwrap();
+}
+
+#[test]
 fn overwriting_in_place_leaves_a_readable_file_when_the_text_gets_shorter() {
     let dir = Dir::new();
     let publisher = Publisher::open(Some(&dir.0), &state(Phase::Draining)).unwrap();
@@ -147,7 +165,7 @@ fn overwriting_in_place_leaves_a_readable_file_when_the_text_gets_shorter() {
     let mut short = fs::read(&place.path).unwrap();
     let text = String::from_utf8(short.clone()).unwrap().replace("draining", "exec");
     short = text.into_bytes();
-    place.overwrite(&mut short).unwrap();
+    overwrite(&place.path, &mut short).unwrap();
     assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Exec);
 }
 

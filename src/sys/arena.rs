@@ -6,7 +6,7 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Bytes. Enough for the settings and one question; every page of it that was never touched costs nothing.
-const SIZE: usize = 48 * 1024;
+const SIZE: usize = 32 * 1024;
 
 /// A program that lives for a third of a millisecond spends a fifth of it in `mmap`, `munmap` and first touches of pages, because musl
 /// gives every group of freed pieces back at once. From here pieces are cut off one after the other, and given back only from the end;

@@ -70,8 +70,9 @@ fn a_second_instance_waits_and_takes_over() {
     client.wait_answer("new");
     let tries = client.end();
     let gap = tries.gap("old", "new");
+    // Nearly all of the gap is the new app's own start, which is as slow as the machine is busy.
     println!("takeover, the app binds by itself: gap {gap:?}; {}", tries.summary());
-    assert!(gap < Duration::from_secs(5), "{gap:?}: {}\n{}", tries.summary(), new.logs());
+    assert!(gap < Duration::from_secs(20), "{gap:?}: {}\n{}", tries.summary(), new.logs());
     new.wait_health("healthy");
 }
 
@@ -264,4 +265,37 @@ fn a_port_below_1024_without_permission_says_what_to_do() {
     for needle in ["81", "65534", "ip_unprivileged_port_start"] {
         assert!(logs.contains(needle), "the advice names {needle}");
     }
+}
+
+/// A compose project that is taken down when the test ends.
+struct Compose {
+    project: String,
+    port: String,
+}
+
+impl Compose {
+    fn call(&self, arguments: &[&str]) -> engine::Done {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/compose.yaml");
+        let (image, port) = (format!("API_IMAGE={}", image("busybox")), format!("API_PORT={}", self.port));
+        let plugin = docker(&["compose", "version"]).code == 0;
+        let tool: &[&str] = if plugin { &["docker", "compose"] } else { &["docker-compose"] };
+        command("env", &[&[&image[..], &port], tool, &["-p", &self.project, "-f", file], arguments].concat())
+    }
+}
+
+impl Drop for Compose {
+    fn drop(&mut self) {
+        self.call(&["down", "-t", "1"]);
+    }
+}
+
+#[test]
+fn the_compose_example_starts_the_worker_when_the_api_is_healthy() {
+    let compose = Compose { project: unique("compose"), port: free_port().to_string() };
+    let up = compose.call(&["up", "-d"]);
+    assert_eq!(up.code, 0, "{}", up.out);
+    let worker = compose.call(&["ps", "-q", "worker"]);
+    let api = compose.call(&["ps", "-q", "api"]);
+    assert_eq!(docker_ok(&["inspect", "--format", "{{.State.Health.Status}}", api.out.trim()]), "healthy");
+    assert_eq!(docker_ok(&["inspect", "--format", "{{.State.Status}}", worker.out.trim()]), "running");
 }

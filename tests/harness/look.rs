@@ -91,7 +91,11 @@ pub fn zombies(parent: i32) -> usize {
 }
 
 /// Processes that still have `word` in the environment they were started with. Zombies have none and are not found.
+///
+/// # Panics
+/// When `word` is no `NAME=value`: every environment ends in an empty word, and callers end what they find.
 pub fn tagged(word: &str) -> Vec<i32> {
+    assert!(word.contains('='), "{word:?} is no variable");
     everyone()
         .into_iter()
         .filter(|pid| {

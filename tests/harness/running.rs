@@ -18,6 +18,19 @@ pub struct Outcome {
     pub stderr: String,
     /// What was started and how, for messages.
     pub description: String,
+    left: Left,
+}
+
+/// Whatever a program left behind, by the word in its environment. A test that fails after the end may do so because of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Left(String);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            look::end_tagged(&self.0);
+        }
+    }
 }
 
 impl Outcome {
@@ -37,7 +50,7 @@ impl Outcome {
     }
 
     pub fn report(&self) -> String {
-        let Self { code, signal, stdout, stderr, description } = self;
+        let Self { code, signal, stdout, stderr, description, .. } = self;
         format!("{description}\nended: code {code:?}, signal {signal:?}\nstdout:\n{stdout}\nstderr:\n{stderr}")
     }
 }
@@ -339,6 +352,7 @@ impl Running {
             stdout: self.out.all(),
             stderr: self.err.all(),
             description: std::mem::take(&mut self.description),
+            left: Left(self.tag.clone()),
         }
     }
 

@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod beside;
 mod hostile;
 mod http;
 mod install;

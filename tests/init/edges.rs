@@ -188,7 +188,7 @@ fn without_proc_it_is_still_an_init() {
             .args(inner.words.clone());
         let running = outer.start();
         let tag = running.tag.clone();
-        running.finish_within(Duration::from_secs(5)).expect_code(code);
+        let _ended = running.finish_within(Duration::from_secs(5)).expect_code(code);
         assert_eq!(look::tagged(&tag), Vec::<i32>::new());
     }
 }

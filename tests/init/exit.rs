@@ -49,7 +49,7 @@ fn what_cannot_be_executed_is_126_each_with_its_own_words() {
             said.push(outcome.stderr.replace(name, "NAME"));
         }
         let outcome = mode(run(&[], ["/etc"])).start().finish().expect_code(126).expect_stderr("directory");
-        said.push(outcome.stderr);
+        said.push(outcome.stderr.clone());
         let mut distinct = said.clone();
         distinct.sort();
         distinct.dedup();
@@ -160,6 +160,6 @@ fn nothing_is_left_when_run_has_ended() {
     let mut running = run_app(&[], "fork pause end daemon pause end ready exit=0").start();
     running.ready();
     let tag = running.tag.clone();
-    running.finish().expect_code(0);
+    let _ended = running.finish().expect_code(0);
     assert_eq!(look::tagged(&tag), Vec::<i32>::new());
 }

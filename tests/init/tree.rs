@@ -107,7 +107,7 @@ fn a_stopped_leftover_ends_too() {
         let left = running.outside(left);
         until("the leftover is stopped", || look::stat(left).is_some_and(|s| s.state == 'T'));
         running.write("\n");
-        running.finish_within(Duration::from_secs(5)).expect_code(7);
+        let _ended = running.finish_within(Duration::from_secs(5)).expect_code(7);
         assert_eq!(look::stat(left), None);
     });
 }
