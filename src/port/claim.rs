@@ -214,7 +214,7 @@ fn any_port(spec: &Spec, v6_only: bool, listen: bool, avoid: &[u16]) -> Option<A
 }
 
 /// Ascending by port, protocol and address; port 0 last, so that the kernel cannot choose a port that another spec names.
-fn ascending(specs: &[Spec]) -> Vec<usize> {
+pub(crate) fn ascending(specs: &[Spec]) -> Vec<usize> {
     let mut order: Vec<(bool, u16, Protocol, Option<IpAddr>, usize)> = specs
         .iter()
         .enumerate()

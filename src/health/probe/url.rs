@@ -30,7 +30,11 @@ impl Url {
         // A login is refused in the settings; in a `Location` it is the server's idea, and neither sent nor shown.
         let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         let (host, port) = match authority.strip_prefix('[') {
-            Some(bracketed) => bracketed.split_once(']').ok_or("its [ has no ]")?,
+            Some(bracketed) => match bracketed.split_once(']').ok_or("its [ has no ]")? {
+                // Whatever else stands there could not be put together again.
+                (host, _) if !host.contains(':') || host.contains('[') => return Err("its [] hold no IPv6 address"),
+                parts => parts,
+            },
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
         if host.is_empty() {
@@ -165,6 +169,8 @@ mod tests {
             ("http://a:0", Err("its port is not 1 to 65535")),
             ("http://a:65536", Err("its port is not 1 to 65535")),
             ("http://[::1", Err("its [ has no ]")),
+            ("http://[h]", Err("its [] hold no IPv6 address")),
+            ("http://[[::1]", Err("its [] hold no IPv6 address")),
             ("http://[::1]x", Err("something follows its ]")),
         ] {
             let got = Url::parse(text);
