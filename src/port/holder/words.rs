@@ -20,7 +20,8 @@ pub fn hidden(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u
         0 => "closed by its program, the kernel still ends the connection".to_owned(),
         _ if !search.looked => "pid unknown: /proc was not searched".to_owned(),
         _ if search.refused.contains(&row.uid) && row.uid == own => {
-            "pid hidden: the program is not dumpable".to_owned()
+            "pid hidden: a program of this user that we may not look into, or in another PID namespace or container"
+                .to_owned()
         }
         _ if search.refused.contains(&row.uid) || (row.uid != own && !search.refused.is_empty()) => {
             "pid hidden: another user".to_owned()
