@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::is_one_line;
 use crate::app::command::{self, Place};
+use crate::cli::{self, Plain};
 use crate::config::value::{self, one_line, shown};
 use crate::config::{Healthcheck, Mode, Run, Who, decide, signal};
 use crate::error::Error;
@@ -38,6 +39,13 @@ pub fn settings(data: &[u8]) {
         }
         Err(other) => assert!(matches!(other, Error::Settings(_)), "{other:?}"),
     }
+}
+
+/// Words that end in NUL: a plain command line is read as the parser reads it.
+pub fn arguments(data: &[u8]) {
+    let words: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    assert_eq!(cli::Run::from_words(&words), cli::parse(&words), "{words:?}");
+    assert_eq!(cli::Healthcheck::from_words(&words), cli::parse(&words), "{words:?}");
 }
 
 fn check_run(run: &Run) {
