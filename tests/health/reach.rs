@@ -77,8 +77,8 @@ fn a_full_backlog_leaves_half_of_the_clock_to_the_second_address() {
         .within(timeout / 2);
     let _second = Server::on(TcpListener::bind(("::1", port)).unwrap(), |_| answer(200, "", ""));
     let said =
-        check(&["--timeout", "600ms", &format!("http://localhost:{port}/")]).expect(true, &["[::1]"]).within(timeout);
-    assert!(said.took >= timeout / 2, "{said:?}");
+        check(&["--timeout", "2s", &format!("http://localhost:{port}/")]).expect(true, &["[::1]"]).within(timeout * 3);
+    assert!(said.took >= Duration::from_secs(1), "{said:?}");
 }
 
 #[test]
