@@ -10,14 +10,15 @@ mod wire;
 
 pub use kernel::{head, netlink, proc_files};
 pub use machine::supervisor;
-pub use text::{settings, templates, values};
+pub use text::{arguments, settings, templates, values};
 pub use wire::{http, state, url};
 
 /// A check over arbitrary bytes.
 pub type Check = fn(&[u8]);
 
 /// Every check under the name of its fuzz target and its folder of seeds.
-pub const CHECKS: [(&str, Check); 10] = [
+pub const CHECKS: [(&str, Check); 11] = [
+    ("arguments", arguments),
     ("settings", settings),
     ("values", values),
     ("templates", templates),

@@ -5,7 +5,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use super::is_one_line;
-use crate::app::command::{self, Place};
+use crate::app::command::{self, Listen, Place};
+use crate::app::launch::Activation;
+use crate::cli::{self, Plain};
 use crate::config::value::{self, one_line, shown};
 use crate::config::{Healthcheck, Mode, Run, Who, decide, signal};
 use crate::error::Error;
@@ -26,6 +28,7 @@ pub fn settings(data: &[u8]) {
         })
         .collect();
     let decision = decide(&argv, &environ);
+    check_environment(&environ);
     assert!(decision.warnings.iter().all(|line| is_one_line(line)), "{:?}", decision.warnings);
     match &decision.mode {
         Ok(Mode::Run(run)) => check_run(run),
@@ -38,6 +41,31 @@ pub fn settings(data: &[u8]) {
         }
         Err(other) => assert!(matches!(other, Error::Settings(_)), "{other:?}"),
     }
+}
+
+/// The app gets what we got, byte for byte, but for what is set for it.
+fn check_environment(inherited: &Vec<(OsString, OsString)>) {
+    let passed = Activation::inherited(inherited, 7);
+    assert!(passed.names.len() <= 1024 && passed.names.iter().all(|name| !name.is_empty()), "{passed:?}");
+    let places = [Place { name: Some("a-b".into()), addr: None, port: 8080, fd: Some(3) }];
+    let given = command::environment(inherited, &places, Some(&Listen { names: passed.names }));
+    let set = ["PORT", "PORT_A_B", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+    let others = |list: &[(OsString, OsString)]| -> Vec<(OsString, OsString)> {
+        list.iter().filter(|(name, _)| set.iter().all(|ours| name != ours)).cloned().collect()
+    };
+    assert_eq!(others(&given.entries), others(inherited));
+    for name in set {
+        assert_eq!(given.entries.iter().filter(|(known, _)| known == name).count(), 1, "{name} in {given:?}");
+    }
+    let (name, value) = given.listen_pid.and_then(|at| given.entries.get(at)).expect("LISTEN_PID has a place");
+    assert!(name == "LISTEN_PID" && value == command::PID_PLACEHOLDER);
+}
+
+/// Words that end in NUL: a plain command line is read as the parser reads it.
+pub fn arguments(data: &[u8]) {
+    let words: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    assert_eq!(cli::Run::from_words(&words), cli::parse(&words), "{words:?}");
+    assert_eq!(cli::Healthcheck::from_words(&words), cli::parse(&words), "{words:?}");
 }
 
 fn check_run(run: &Run) {
