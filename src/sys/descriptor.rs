@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
@@ -13,13 +13,35 @@ use nix::sys::time::TimeSpec;
 /// Inherited is what lacks close-on-exec: a descriptor with it would not have survived our own exec, and all of ours have it.
 /// Without /proc the first 1024 are looked at.
 pub fn close_inherited() {
-    let listed: Option<Vec<RawFd>> = std::fs::read_dir("/proc/self/fd")
-        .ok()
-        .map(|entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect());
-    for fd in listed.unwrap_or_else(|| (3..1024).collect()) {
+    for fd in open_descriptors().unwrap_or_else(|| (3..1024).collect()) {
         if fd > 2 && is_inherited(fd) {
             // SAFETY: no object of ours owns a descriptor without close-on-exec, so nobody is left with a dangling one.
             unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// What /proc/self/fd lists. Read without `opendir`, whose buffers would be the only ones that the C library keeps for a whole `run`.
+fn open_descriptors() -> Option<Vec<RawFd>> {
+    /// Where a record's length and name stand in `struct linux_dirent64` (`getdents(2)`).
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+    let folder = std::fs::File::open("/proc/self/fd").ok()?;
+    let mut listed = Vec::new();
+    let mut buffer = [0_u8; 1024];
+    loop {
+        // SAFETY: the buffer is writable, as long as is said, and outlives the call.
+        let size =
+            unsafe { libc::syscall(libc::SYS_getdents64, folder.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
+        let mut rest = buffer.get(..usize::try_from(size).ok()?)?;
+        if rest.is_empty() {
+            return Some(listed);
+        }
+        while let Some(length) = rest.get(LENGTH..LENGTH + 2) {
+            let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
+            let name = rest.get(NAME..length)?.split(|byte| *byte == 0).next()?;
+            listed.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok()));
+            rest = rest.get(length..)?;
         }
     }
 }
@@ -78,4 +100,17 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// The inode behind `fd`, which is the number in `socket:[N]` and in the kernel's socket tables.
 pub fn inode(fd: &OwnedFd) -> Option<u64> {
     nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_open_descriptor_is_listed() {
+        // More than one buffer full, which is about 40 records.
+        let held: Vec<OwnedFd> = (0..150).map(|_| duplicate_from(2, 3).unwrap()).collect();
+        let listed = open_descriptors().unwrap();
+        assert!(held.iter().all(|fd| listed.contains(&fd.as_raw_fd())), "{listed:?}");
+    }
 }
