@@ -138,7 +138,9 @@ struct Place {
 }
 
 impl Publisher {
-    /// Finds the place and publishes `first` there: only a real write tells whether a directory can be written.
+    /// Finds the place and writes `first` beside it: only a real write tells whether a directory can be written. Nobody sees it before
+    /// the first [`Publisher::publish`], so that a run whose port is free shows its state once: a second file over one that was just
+    /// written makes ext4 write that one out, which is what would cost most of all in a short run.
     ///
     /// `dir` is `--state-dir`; relative to the working directory of now. With `None` the first of [`DEFAULT_DIRS`] that works is taken;
     /// if none does, the publisher is an idle one and [`Publisher::warning`] says so.
@@ -146,27 +148,9 @@ impl Publisher {
     /// # Errors
     /// [`Error::Cannot`] (125) when an explicit `dir` cannot be written.
     pub fn open(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
-        Self::find(dir, |dir, writer| {
-            let mut place = Place::reserve(dir, writer, first)?;
-            place.reserved = false;
-            place.show().map(|()| place)
-        })
-    }
-
-    /// As [`Publisher::open`], but `first` is only written beside its place, and nobody sees it before the first
-    /// [`Publisher::publish`]: an app without a port has no phase worth telling before its launch, and a second file over the first
-    /// is what costs most of all in a short run.
-    ///
-    /// # Errors
-    /// As [`Publisher::open`].
-    pub fn reserve(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
-        Self::find(dir, |dir, writer| Place::reserve(dir, writer, first))
-    }
-
-    fn find(dir: Option<&Path>, open: impl Fn(&Path, Writer) -> io::Result<Place>) -> Result<Self, Error> {
         let writer = Writer::this();
         if let Some(dir) = dir {
-            let opened = writer.and_then(|writer| open(&std::path::absolute(dir)?, writer));
+            let opened = writer.and_then(|writer| Place::open(&std::path::absolute(dir)?, writer, first));
             return match opened {
                 Ok(place) => Ok(Self { place: Some(place), warning: None, complained: false }),
                 Err(error) => Err(Error::cannot(format!(
@@ -182,7 +166,7 @@ impl Publisher {
         match writer {
             Ok(writer) => {
                 for dir in DEFAULT_DIRS {
-                    match open(Path::new(dir), writer.clone()) {
+                    match Place::open(Path::new(dir), writer.clone(), first) {
                         Ok(place) => return Ok(Self { place: Some(place), warning: None, complained: false }),
                         Err(error) => tried.push(format!("{dir}: {}", reason(&error))),
                     }
@@ -240,7 +224,7 @@ impl Publisher {
 }
 
 impl Place {
-    fn reserve(dir: &Path, writer: Writer, first: &State) -> io::Result<Self> {
+    fn open(dir: &Path, writer: Writer, first: &State) -> io::Result<Self> {
         let path = dir.join(file_name(writer.mount_namespace, writer.pid));
         let mut beside: OsString = path.clone().into();
         beside.push(".new");

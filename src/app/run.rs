@@ -65,12 +65,8 @@ impl<'a> Session<'a> {
                 .map_err(|error| Error::cannot(format!("--parent-death-signal {}: {error}", signal::name(signal))))?;
         }
         let port_file = config.port_file.as_deref().map(file::check).transpose()?;
-        let dir = config.state_dir.as_deref();
-        let publisher = if config.ports.is_empty() {
-            Publisher::reserve(dir, &state(config, Phase::Starting, &[]))?
-        } else {
-            Publisher::open(dir, &state(config, Phase::Waiting, &[]))?
-        };
+        let phase = if config.ports.is_empty() { Phase::Starting } else { Phase::Waiting };
+        let publisher = Publisher::open(config.state_dir.as_deref(), &state(config, phase, &[]))?;
         if let Some(line) = publisher.warning() {
             warn!("{line}");
         }
@@ -121,15 +117,16 @@ impl<'a> Session<'a> {
             backoff: config.backoff,
             listen: config.handover,
         };
-        match claim::claim(&config.ports, &policy, &mut Waiting { signals: self.signals }) {
+        let mut waiting = Waiting { signals: self.signals, config, publisher: &mut self.publisher };
+        match claim::claim(&config.ports, &policy, &mut waiting) {
             Ok(claims) => Ok(ControlFlow::Continue(claims)),
             Err(Stop::Ended(code)) => Ok(ControlFlow::Break(code)),
             Err(Stop::Error(error)) => Err(error),
         }
     }
 
-    /// Tells everybody who may ask which ports were taken: file, log and state; the environment and the arguments follow.
-    fn announce(&mut self, claims: &[Claim], phase: Phase) -> Result<(), Error> {
+    /// Tells which ports were taken: in the file and the log. The environment, the arguments and the state follow.
+    fn announce(&mut self, claims: &[Claim]) -> Result<(), Error> {
         if let Some(path) = &self.port_file {
             let lines = claims.iter().map(|claim| (claim.spec.name.as_deref(), claim.port));
             file::write(path, lines)?;
@@ -144,9 +141,6 @@ impl<'a> Session<'a> {
                     Protocol::Udp => "/udp",
                 }
             );
-        }
-        if !claims.is_empty() || phase == Phase::Exec {
-            self.publish(phase, claims);
         }
         Ok(())
     }
@@ -190,9 +184,10 @@ impl<'a> Session<'a> {
 
     /// `--exec`: returns only if it failed.
     fn replace(&mut self, claims: Vec<Claim>) -> Error {
-        if let Err(error) = self.announce(&claims, Phase::Exec) {
+        if let Err(error) = self.announce(&claims) {
             return error;
         }
+        self.publish(Phase::Exec, &claims);
         let (words, environment, patch_pid) = self.dress(&claims);
         let descriptors = self.descriptors(&claims);
         let kept = self.config.handover.then_some(claims);
@@ -209,7 +204,7 @@ impl<'a> Session<'a> {
     }
 
     fn launch(&mut self, claims: Vec<Claim>) -> Result<Ending, Error> {
-        self.announce(&claims, Phase::Starting)?;
+        self.announce(&claims)?;
         let (words, environment, patch_pid) = self.dress(&claims);
         let descriptors = self.descriptors(&claims);
         let taken: Vec<Spec> = claims.iter().map(|claim| claim.spec.with_port(claim.port)).collect();
@@ -342,11 +337,20 @@ fn ask(environment: &Environment, state: &State) -> Ask {
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.
 struct Waiting<'a> {
     signals: &'a Signals,
+    config: &'a Run,
+    publisher: &'a mut Publisher,
 }
 
 impl Hear for Waiting<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
+    }
+
+    /// Only who really waits says so: on a free port the first state to be seen is that of the launched app.
+    fn wait_started(&mut self, _: &Spec) {
+        if let Some(line) = self.publisher.publish(&state(self.config, Phase::Waiting, &[])) {
+            warn!("{line}");
+        }
     }
 
     fn heard(&mut self) -> ControlFlow<Stop> {

@@ -6,6 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
+/// A publisher that has published `first`.
+fn shown(dir: Option<&Path>, first: &State) -> Publisher {
+    let mut publisher = Publisher::open(dir, first).unwrap();
+    assert_eq!(publisher.publish(first), None);
+    publisher
+}
+
 /// A directory of its own for each test, removed at the end.
 struct Dir(PathBuf);
 
@@ -75,7 +82,7 @@ fn own_name(pid: i32) -> String {
 #[test]
 fn every_phase_is_read_as_it_was_written() {
     let dir = Dir::new();
-    let mut publisher = Publisher::open(Some(&dir.0), &state(Phase::Waiting)).unwrap();
+    let mut publisher = shown(Some(&dir.0), &state(Phase::Waiting));
     assert_eq!(publisher.warning(), None);
     for phase in [Phase::Waiting, Phase::Starting, Phase::Ready, Phase::Draining, Phase::Exited, Phase::Exec] {
         assert_eq!(publisher.publish(&state(phase)), None);
@@ -107,7 +114,7 @@ fn a_half_written_file_of_a_killed_writer_is_no_obstacle() {
     let dir = Dir::new();
     let left = dir.0.join(format!("{}.new", own_name(std::process::id() as i32)));
     fs::write(&left, "{").unwrap();
-    let publisher = Publisher::open(Some(&dir.0), &state(Phase::Ready)).unwrap();
+    let publisher = shown(Some(&dir.0), &state(Phase::Ready));
     assert_eq!(dir.names().len(), 1);
     assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready);
     publisher.remove();
@@ -121,7 +128,7 @@ fn a_symbolic_link_in_the_way_is_not_followed() {
     let name = own_name(std::process::id() as i32);
     symlink(&victim, dir.0.join(format!("{name}.new"))).unwrap();
     symlink(&victim, dir.0.join(&name)).unwrap();
-    Publisher::open(Some(&dir.0), &state(Phase::Ready)).unwrap();
+    shown(Some(&dir.0), &state(Phase::Ready));
     assert_eq!(fs::read_to_string(&victim).unwrap(), "keep");
     assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready);
 }
@@ -129,7 +136,7 @@ fn a_symbolic_link_in_the_way_is_not_followed() {
 #[test]
 fn failures_after_the_start_are_said_once() {
     let dir = Dir::new();
-    let mut publisher = Publisher::open(Some(&dir.0), &state(Phase::Starting)).unwrap();
+    let mut publisher = shown(Some(&dir.0), &state(Phase::Starting));
     fs::remove_dir_all(&dir.0).unwrap();
     let line = publisher.publish(&state(Phase::Ready)).unwrap();
     assert!(line.contains("ready") && line.contains("no such file"), "{line}");
@@ -140,27 +147,27 @@ fn failures_after_the_start_are_said_once() {
 }
 
 #[test]
-fn what_is_reserved_is_seen_with_the_first_publish_and_removed_without_one() {
+fn a_state_is_seen_with_the_first_publish_and_removed_without_one() {
     let entries = |dir: &Dir| fs::read_dir(&dir.0).unwrap().count();
     let dir = Dir::new();
-    let mut publisher = Publisher::reserve(Some(&dir.0), &state(Phase::Starting)).unwrap();
+    let mut publisher = Publisher::open(Some(&dir.0), &state(Phase::Starting)).unwrap();
     assert!(!publisher.path().unwrap().exists());
     assert_eq!(publisher.publish(&state(Phase::Ready)), None);
     assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready);
     assert_eq!(entries(&dir), 1);
     publisher.remove();
     assert_eq!(entries(&dir), 0);
-    Publisher::reserve(Some(&dir.0), &state(Phase::Starting)).unwrap().remove();
+    Publisher::open(Some(&dir.0), &state(Phase::Starting)).unwrap().remove();
     assert_eq!(entries(&dir), 0);
     fs::remove_dir(&dir.0).unwrap();
-    assert!(Publisher::reserve(Some(&dir.0), &state(Phase::Starting)).is_err());
+    assert!(Publisher::open(Some(&dir.0), &state(Phase::Starting)).is_err());
     fs::create_dir(&dir.0).unwrap();
 }
 
 #[test]
 fn overwriting_in_place_leaves_a_readable_file_when_the_text_gets_shorter() {
     let dir = Dir::new();
-    let publisher = Publisher::open(Some(&dir.0), &state(Phase::Draining)).unwrap();
+    let publisher = shown(Some(&dir.0), &state(Phase::Draining));
     let place = publisher.place.as_ref().unwrap();
     let mut short = fs::read(&place.path).unwrap();
     let text = String::from_utf8(short.clone()).unwrap().replace("draining", "exec");
