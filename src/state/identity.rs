@@ -44,9 +44,10 @@ impl Writer {
     /// This very program.
     pub fn this() -> io::Result<Self> {
         let namespaces = Namespaces::mine()?;
-        let (_, start_time) = stat(Path::new("/proc/self/stat"))?;
+        let pid = Pid::this().as_raw();
+        let (_, start_time) = stat(pid)?;
         Ok(Self {
-            pid: Pid::this().as_raw(),
+            pid,
             start_time,
             boot_id: boot_id()?,
             mount_namespace: namespaces.mount,
@@ -59,7 +60,7 @@ impl Writer {
         if boot_id().is_ok_and(|now| now != self.boot_id) {
             return Life::Dead("it is of an earlier boot");
         }
-        match stat(Path::new(&format!("/proc/{}/stat", self.pid))) {
+        match stat(self.pid) {
             Ok((_, start)) if start != self.start_time => Life::Dead("its pid belongs to another program now"),
             // A zombie has its pid and start time still, and does nothing any more.
             Ok((b'Z' | b'X', _)) => Life::Dead("it has ended"),
@@ -92,12 +93,14 @@ fn boot_id() -> io::Result<String> {
     Ok(String::from_utf8_lossy(text).trim_end().to_owned())
 }
 
-/// The state letter and the start time in a `/proc/PID/stat`.
-fn stat(path: &Path) -> io::Result<(u8, u64)> {
+/// The state letter and the start time in the `stat` of a process, that is, of its first thread.
+///
+/// Not `/proc/PID/stat`: of its own, qemu-user makes up another one, whose start time is some ticks off what everybody else reads.
+fn stat(pid: i32) -> io::Result<(u8, u64)> {
+    let path = format!("/proc/{pid}/task/{pid}/stat");
     let mut buffer = [0; 1024];
-    let text = read_small(path, &mut buffer)?;
-    parse_stat(text)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{} is unreadable", path.display())))
+    let text = read_small(Path::new(&path), &mut buffer)?;
+    parse_stat(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is unreadable")))
 }
 
 /// The command name may hold blanks and brackets, so the fields are counted from the last `)`.
