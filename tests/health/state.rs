@@ -21,7 +21,10 @@ fn state(phase: Phase, port: u16) -> State {
 }
 
 fn publish(dir: &TempDir, state: &State) -> PathBuf {
-    Publisher::open(Some(dir.path()), state).unwrap().path().unwrap().to_owned()
+    let mut publisher = Publisher::open(Some(dir.path()), state).unwrap();
+    // `open` only makes sure that there is a place.
+    assert_eq!(publisher.publish(state), None);
+    publisher.path().unwrap().to_owned()
 }
 
 fn launch(dir: &Path) -> Launch {
