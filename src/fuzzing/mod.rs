@@ -11,13 +11,13 @@ mod wire;
 pub use kernel::{head, netlink, proc_files};
 pub use machine::supervisor;
 pub use text::{settings, templates, values};
-pub use wire::{http, state, url};
+pub use wire::{grpc, http, state, url};
 
 /// A check over arbitrary bytes.
 pub type Check = fn(&[u8]);
 
 /// Every check under the name of its fuzz target and its folder of seeds.
-pub const CHECKS: [(&str, Check); 10] = [
+pub const CHECKS: [(&str, Check); 11] = [
     ("settings", settings),
     ("values", values),
     ("templates", templates),
@@ -27,6 +27,7 @@ pub const CHECKS: [(&str, Check); 10] = [
     ("head", head),
     ("http", http),
     ("url", url),
+    ("grpc", grpc),
     ("supervisor", supervisor),
 ];
 

@@ -213,7 +213,7 @@ fn varint(fields: &mut &[u8]) -> Option<u64> {
 }
 
 /// The verdict: SERVING in a call that went well, and nothing else, is healthy.
-fn judge(answered: &Answered, service: &str) -> (Option<Status>, Result<String, String>) {
+pub(crate) fn judge(answered: &Answered, service: &str) -> (Option<Status>, Result<String, String>) {
     let asked =
         if service.is_empty() { "the server as a whole".to_owned() } else { format!("the service '{service}'") };
     let http = answered.status.map(Status::Http);

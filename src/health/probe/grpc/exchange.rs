@@ -101,6 +101,13 @@ impl Exchange {
         self.answered.status.is_some()
     }
 
+    /// How much is kept of what came. Bytes.
+    #[cfg(any(test, fuzzing))]
+    pub fn kept(&self) -> usize {
+        let block = self.block.as_ref().map_or(0, |block| block.text.len());
+        self.pending.len() + block + self.answered.data.len() + self.answered.message.len()
+    }
+
     /// Takes in what came, cut anywhere. The answer, once it is whole; after that, or after an error, nothing more is to be fed.
     ///
     /// # Errors
