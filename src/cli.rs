@@ -97,7 +97,8 @@ pub struct Run {
     /// Signal to get when the parent dies
     #[arg(long, value_name = "SIG")]
     pub parent_death_signal: Option<OsString>,
-    /// What readiness asks: /path, http://..., https://..., tcp, tcp://host:port, unix:/sock[:/path]
+    /// What readiness asks: /path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE],
+    /// grpc://host:port[/SERVICE], unix:/sock[:/path]
     #[arg(long, value_name = "TARGET")]
     pub health: Option<OsString>,
     /// What liveness asks
@@ -166,7 +167,8 @@ pub struct Healthcheck {
     /// Where run's state file is
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
-    /// /path, http://..., https://..., tcp, tcp://host:port or unix:/sock[:/path]
+    /// /path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE]
+    /// or unix:/sock[:/path]
     #[arg(value_name = "TARGET")]
     pub target: Option<OsString>,
 }

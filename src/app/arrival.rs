@@ -162,7 +162,7 @@ impl Arrival {
 
     /// A target on the app's own port is asked once somebody listens there, any other at once.
     fn may_be_ready(&self) -> bool {
-        let on_port = matches!(&self.expected.health, None | Some((Target::Path(_) | Target::Tcp, _)));
+        let on_port = self.expected.health.as_ref().is_none_or(|(target, _)| target.needs_port());
         self.listened || !on_port || !self.watches_a_port()
     }
 

@@ -11,13 +11,13 @@ mod wire;
 pub use kernel::{head, netlink, proc_files};
 pub use machine::supervisor;
 pub use text::{arguments, settings, templates, values};
-pub use wire::{http, state, url};
+pub use wire::{grpc, http, state, url};
 
 /// A check over arbitrary bytes.
 pub type Check = fn(&[u8]);
 
 /// Every check under the name of its fuzz target and its folder of seeds.
-pub const CHECKS: [(&str, Check); 11] = [
+pub const CHECKS: [(&str, Check); 12] = [
     ("arguments", arguments),
     ("settings", settings),
     ("values", values),
@@ -28,6 +28,7 @@ pub const CHECKS: [(&str, Check); 11] = [
     ("head", head),
     ("http", http),
     ("url", url),
+    ("grpc", grpc),
     ("supervisor", supervisor),
 ];
 

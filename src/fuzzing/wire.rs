@@ -1,6 +1,8 @@
 //! Owns the checks of what others send or leave behind: answers of a server, redirects, state files.
 
 use crate::health::probe::body::{Body, Framing, MAX_BODY};
+use crate::health::probe::grpc::exchange::{Answered, Exchange, MAX_ANSWER, MAX_FRAME};
+use crate::health::probe::grpc::judge;
 use crate::health::probe::http::{begins_like_http, end_of_head, parse};
 use crate::health::probe::url::Url;
 use crate::health::target::Target;
@@ -67,6 +69,38 @@ fn check_url(url: &Url) {
     let target = url.request_target();
     assert!(target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic()), "{target:?}");
     assert!(!url.shown_without_query().contains('?'));
+}
+
+/// The first byte says where the stream is cut; the rest is what an HTTP/2 server sends.
+pub fn grpc(data: &[u8]) {
+    let Some((cut, text)) = data.split_first() else { return };
+    let (early, late) = text.split_at(text.len() * usize::from(*cut) / 256);
+    let (outcome, replies) = exchange(&[text]);
+    assert_eq!(exchange(&[early, late]), (outcome.clone(), replies));
+    match outcome {
+        Ok(None) => {}
+        Ok(Some(answered)) => {
+            let (status, outcome) = judge(&answered, "a.B");
+            if let Ok(reason) = outcome {
+                assert_eq!((answered.status, answered.code), (Some(200), Some(0)), "{status:?} {reason}");
+            }
+        }
+        Err(reason) => assert!(!reason.is_empty() && reason.len() < 1024, "{reason}"),
+    }
+}
+
+/// What came of it, and what was sent back meanwhile.
+fn exchange(pieces: &[&[u8]]) -> (Result<Option<Answered>, String>, Vec<u8>) {
+    let mut exchange = Exchange::default();
+    for piece in pieces {
+        let outcome = exchange.feed(piece);
+        // Nobody makes us send more than he did himself, or keep more than a frame of it.
+        assert!(exchange.replies.len() <= MAX_ANSWER && exchange.kept() <= MAX_ANSWER + MAX_FRAME + piece.len());
+        if !matches!(outcome, Ok(None)) {
+            return (outcome, exchange.replies);
+        }
+    }
+    (Ok(None), exchange.replies)
 }
 
 /// A state file, whoever wrote it.

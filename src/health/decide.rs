@@ -33,11 +33,11 @@ struct Place {
     port: u16,
 }
 
-/// Decides. `found` is called only where the state matters: an explicit URL, `tcp://…` or `unix:` is simply asked.
+/// Decides. `found` is called only where the state matters: an explicit URL, `tcp://…`, `grpc://…` or `unix:` is simply asked.
 pub fn decide(terms: &Healthcheck, found: impl FnOnce() -> Found) -> Plan {
     match &terms.target {
-        None | Some(Target::Path(_) | Target::Tcp) => {}
-        Some(target) => return plan(Some(target), None, None, |_| String::new()),
+        Some(target) if !target.needs_port() => return plan(Some(target), None, None, |_| String::new()),
+        _ => {}
     }
     match found() {
         Found::Believed { state, pid, .. } => by_state(terms, &state, pid),
@@ -106,16 +106,17 @@ fn plan(
     note: Option<String>,
     unknown: impl FnOnce(Option<String>) -> String,
 ) -> Plan {
-    let (host, port) = match (&target, place) {
-        (None | Some(Target::Path(_) | Target::Tcp), None) => {
+    let on_primary = target.is_none_or(Target::needs_port);
+    let (host, port) = match place {
+        None if on_primary => {
             let reason =
                 "it is on the primary port, and no tcp port is set; set --port (REBERTH_PORT), or name a whole URL";
             return told(false, &shown(target), with(reason.to_owned(), note));
         }
-        (None | Some(Target::Path(_) | Target::Tcp), Some(Place { port: 0, .. })) => {
+        Some(Place { port: 0, .. }) if on_primary => {
             return told(false, &shown(target), unknown(note));
         }
-        (_, place) => {
+        place => {
             let addr = place.as_ref().and_then(|place| place.addr).filter(|addr| !addr.is_unspecified());
             (addr.map_or("localhost".to_owned(), |addr| addr.to_string()), place.map_or(0, |place| place.port))
         }
@@ -125,6 +126,8 @@ fn plan(
         None => on_port("/"),
         Some(Target::Path(path)) => on_port(path),
         Some(Target::Tcp) => Question::Tcp(host, port),
+        Some(Target::Grpc(service)) => Question::Grpc(host, port, service.clone()),
+        Some(Target::GrpcAt(host, port, service)) => Question::Grpc(host.clone(), *port, service.clone()),
         Some(Target::TcpAt(host, port)) => Question::Tcp(host.clone(), *port),
         Some(Target::Unix(socket, None)) => Question::Unix(socket.clone()),
         Some(Target::Unix(socket, Some(path))) => Question::HttpOverUnix(socket.clone(), path.clone()),
@@ -147,8 +150,7 @@ fn pick<T>(probe: Probe, health: Option<T>, liveness: Option<T>) -> Option<T> {
 fn shown(target: Option<&Target>) -> String {
     match target {
         None => "/".to_owned(),
-        Some(Target::Path(path)) => path.clone(),
-        Some(_) => "tcp".to_owned(),
+        Some(target) => target.to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Owns the asking: one question to a server, one answer, within one clock. Must not know whom `run` told what: `health::decide` does.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::config::Healthcheck;
 
 pub(crate) mod body;
 pub mod clock;
+pub(crate) mod grpc;
 pub(crate) mod http;
 #[cfg(feature = "tls")]
 mod tls;
@@ -28,6 +30,8 @@ pub enum Question {
     Unix(PathBuf),
     /// An answer to a request for this path over a Unix socket.
     HttpOverUnix(PathBuf, String),
+    /// A service's health, of gRPC's health checking protocol on a host and port; the empty service is the server as a whole.
+    Grpc(String, u16, String),
 }
 
 impl Question {
@@ -38,6 +42,29 @@ impl Question {
             Self::Http(url) => url.shown(),
             Self::Unix(socket) => format!("unix:{}", socket.display()),
             Self::HttpOverUnix(socket, path) => format!("unix:{}:{path}", socket.display()),
+            Self::Grpc(host, port, service) => shown_grpc(host, *port, service),
+        }
+    }
+}
+
+fn shown_grpc(host: &str, port: u16, service: &str) -> String {
+    let slash = if service.is_empty() { "" } else { "/" };
+    format!("grpc://{}:{port}{slash}{service}", bracketed(host))
+}
+
+/// What a server said of itself, in the words of its protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Http(u16),
+    /// The name of a serving status, or of a `grpc-status` other than OK.
+    Grpc(&'static str),
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(status) => write!(f, "{status}"),
+            Self::Grpc(name) => f.write_str(name),
         }
     }
 }
@@ -47,8 +74,8 @@ impl Question {
 pub struct Answer {
     /// The question with the address that answered.
     pub shown: String,
-    /// The HTTP status, if there was an answer.
-    pub status: Option<u16>,
+    /// The status, if there was an answer.
+    pub status: Option<Status>,
     /// Healthy or not, each with its reason.
     pub outcome: Result<String, String>,
 }
@@ -75,6 +102,9 @@ pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration) -> Answe
             Err(reason) => Answer::unhealthy(shown, reason),
         },
         Question::Http(url) => http::ask(url, None, shown, terms, clock),
+        Question::Grpc(host, port, service) => {
+            grpc::ask(host, *port, service, |host| shown_grpc(host, *port, service), terms, clock)
+        }
         Question::HttpOverUnix(socket, path) => {
             let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
             http::ask(&url, Some(socket), shown, terms, clock)

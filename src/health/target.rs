@@ -5,9 +5,10 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::probe::url::bracketed;
+
 /// The accepted form, for messages.
-pub const FORM: &str =
-    "a target is /path, http://host[:port]/path, https://…, tcp, tcp://host:port or unix:/socket[:/path]";
+pub const FORM: &str = "a target is /path, http://host[:port]/path, https://…, tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE] or unix:/socket[:/path]";
 
 /// What a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub enum Target {
     Tcp,
     /// `tcp://host:port`; IPv6 without its brackets.
     TcpAt(String, u16),
+    /// `grpc` or `grpc:SERVICE`: gRPC's health checking protocol on the primary port; the empty service is the server as a whole.
+    Grpc(String),
+    /// `grpc://host:port[/SERVICE]`, likewise; IPv6 without its brackets.
+    GrpcAt(String, u16, String),
     /// `unix:/sock`: connect. `unix:/sock:/path`: HTTP over it.
     Unix(PathBuf, Option<String>),
 }
@@ -27,7 +32,7 @@ pub enum Target {
 impl Target {
     /// Whether it asks the primary port, and so means nothing where no port is known.
     pub fn needs_port(&self) -> bool {
-        matches!(self, Self::Path(_) | Self::Tcp)
+        matches!(self, Self::Path(_) | Self::Tcp | Self::Grpc(_))
     }
 }
 
@@ -37,8 +42,13 @@ impl fmt::Display for Target {
         match self {
             Self::Path(text) | Self::Url(text) => f.write_str(text),
             Self::Tcp => f.write_str("tcp"),
-            Self::TcpAt(host, port) if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Self::TcpAt(host, port) => write!(f, "tcp://{host}:{port}"),
+            Self::TcpAt(host, port) => write!(f, "tcp://{}:{port}", bracketed(host)),
+            Self::Grpc(service) if service.is_empty() => f.write_str("grpc"),
+            Self::Grpc(service) => write!(f, "grpc:{service}"),
+            Self::GrpcAt(host, port, service) => {
+                let slash = if service.is_empty() { "" } else { "/" };
+                write!(f, "grpc://{}:{port}{slash}{service}", bracketed(host))
+            }
             Self::Unix(socket, None) => write!(f, "unix:{}", socket.display()),
             Self::Unix(socket, Some(path)) => write!(f, "unix:{}:{path}", socket.display()),
         }
@@ -53,6 +63,9 @@ impl FromStr for Target {
         let fail = |reason: &str| format!("{reason}; {FORM}");
         if text == "tcp" {
             return Ok(Self::Tcp);
+        }
+        if text == "grpc" {
+            return Ok(Self::Grpc(String::new()));
         }
         if text.starts_with('/') {
             return path(text).map(Self::Path).map_err(|reason| fail(&reason));
@@ -69,6 +82,9 @@ impl FromStr for Target {
                 let port = port.ok_or_else(|| fail("tcp://host needs a port"))?;
                 Ok(Self::TcpAt(host.into(), port))
             }
+            ("grpc", Some(rest), _) => grpc_at(rest).map_err(|reason| fail(&reason)),
+            ("grpc", None, rest) => grpc(rest).map_err(|reason| fail(&reason)),
+            ("grpcs", Some(_), _) => Err(fail("gRPC is asked in plaintext only, as the kubelet does it: use grpc://")),
             ("unix", _, rest) => unix(rest).map_err(|reason| fail(&reason)),
             _ => Err(fail(&guess(text))),
         }
@@ -133,6 +149,37 @@ fn authority(text: &str) -> Result<(&str, Option<u16>), String> {
     Ok((host, port.map(number).transpose()?))
 }
 
+fn grpc_at(rest: &str) -> Result<Target, String> {
+    let (place, name) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = authority(place)?;
+    let port = port.ok_or("grpc://host needs a port")?;
+    Ok(Target::GrpcAt(host.into(), port, service(name)?))
+}
+
+/// What follows `grpc:`. A port there would be asked for as a service, and the answer would puzzle.
+fn grpc(rest: &str) -> Result<Target, String> {
+    match rest {
+        "" => Err("after grpc: comes a service (grpc alone asks for the server as a whole)".into()),
+        port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("after grpc: comes a service (did you mean grpc://127.0.0.1:{port}?)"))
+        }
+        name if name.starts_with('/') => Err("after grpc: comes a service, without a /".into()),
+        name => service(name).map(Target::Grpc),
+    }
+}
+
+/// The name of a service, as the server knows it: sent as typed.
+fn service(name: &str) -> Result<String, String> {
+    if name.len() <= LONGEST_SERVICE && name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(name.into())
+    } else {
+        Err(format!("a service is printable ASCII without spaces, at most {LONGEST_SERVICE} bytes"))
+    }
+}
+
+/// Far more than any name, and far less than fits into one HTTP/2 frame. Bytes.
+const LONGEST_SERVICE: usize = 1024;
+
 /// The kernel's `sun_path` holds 108 bytes with the final zero (unix(7)).
 const LONGEST_SOCKET: usize = 107;
 
@@ -167,10 +214,16 @@ mod tests {
             ("tcp://my_db.svc:80", tcp("my_db.svc", 80)),
             ("unix:/run/app.sock", unix("/run/app.sock", None)),
             ("unix:/run/app.sock:/health?a=b:/c", unix("/run/app.sock", Some("/health?a=b:/c"))),
+            ("grpc", Target::Grpc(String::new())),
+            ("grpc:my.pkg.Svc", Target::Grpc("my.pkg.Svc".into())),
+            ("grpc:a:1/b?c#d", Target::Grpc("a:1/b?c#d".into())),
+            ("grpc://db:5432", Target::GrpcAt("db".into(), 5432, String::new())),
+            ("grpc://[::1]:80/a.B/c", Target::GrpcAt("::1".into(), 80, "a.B/c".into())),
         ] {
             assert_eq!(text.parse(), Ok(want.clone()), "{text}");
             assert_eq!(want.to_string(), text);
         }
+        assert_eq!("GRPC://h:1/".parse(), Ok(Target::GrpcAt("h".into(), 1, String::new())));
         assert_eq!("/a#b".parse(), Ok(Target::Path("/a".into())));
         assert_eq!("unix:///run/a.sock".parse(), Ok(unix("///run/a.sock", None)));
         for url in
@@ -182,7 +235,18 @@ mod tests {
             ("", "no scheme"),
             ("8080", "did you mean http://127.0.0.1:8080?"),
             ("localhost:8080/x", "did you mean http://localhost:8080/x?"),
-            ("grpc://h:1", "no scheme that reberth knows"),
+            ("smtp://h:1", "no scheme that reberth knows"),
+            ("grpc:", "grpc alone"),
+            ("grpc:8080", "did you mean grpc://127.0.0.1:8080?"),
+            ("grpc:/a.B", "without a /"),
+            ("grpc:a B", "printable"),
+            ("grpc://h", "needs a port"),
+            ("grpc://h/a.B", "needs a port"),
+            ("grpc://:80", "host"),
+            ("grpc://::1:80", "brackets"),
+            ("grpc://h:0", "port"),
+            ("grpc://h:1/ä", "printable"),
+            ("grpcs://h:1", "plaintext"),
             ("http://", "host"),
             ("http:///x", "host"),
             ("http://:80/", "host"),
@@ -215,6 +279,7 @@ mod tests {
         }
         let long = format!("unix:/{}", "x".repeat(107));
         assert!(long.parse::<Target>().is_err_and(|got| got.contains("107")));
+        assert!(format!("grpc:{}", "x".repeat(1025)).parse::<Target>().is_err_and(|got| got.contains("1024")));
     }
 
     #[test]

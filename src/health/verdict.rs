@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::probe::shown_duration;
+use super::probe::{Status, shown_duration};
 
 /// Docker keeps 4096 bytes of a check's output (moby, daemon/health.go), the line's end included.
 const MAX_LINE: usize = 4096;
@@ -16,7 +16,7 @@ pub struct Verdict {
     pub healthy: bool,
     /// What was asked, or `run` where its phase decided.
     pub about: String,
-    pub status: Option<u16>,
+    pub status: Option<Status>,
     pub reason: String,
     /// Settings decide, and they are bad.
     pub needs_settings: bool,
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn lines() {
         let verdict = |about: &str, reason: &str| {
-            let status = about.starts_with("http").then_some(200);
+            let status = about.starts_with("http").then_some(Status::Http(200));
             Verdict {
                 healthy: status.is_some(),
                 about: about.into(),

@@ -43,6 +43,20 @@ fn from_the_start_to_a_clean_end() {
 }
 
 #[test]
+fn the_target_of_run_is_asked_on_the_port_it_took() {
+    let dir = TempDir::new();
+    let run = run(&dir, &["--health", "grpc:a.B", "--liveness", "grpc"]);
+    until("the app is launched", || ask(&dir, &["tcp"]).healthy);
+    // The app never says a word, so it does not become ready.
+    let words = ["--timeout", "50ms", "--probe"];
+    for (probe, end) in [("readiness", "/a.B, no status"), ("startup", "/a.B, no status")] {
+        ask(&dir, &[&words[..], &[probe]].concat()).expect(false, &[end, "grpc://127.0.0.1:", "timed out after 50ms"]);
+    }
+    ask(&dir, &["--probe", "liveness"]).expect(true, &["phase starting"]);
+    drop(run);
+}
+
+#[test]
 fn a_run_that_is_killed_fails_every_probe() {
     let dir = TempDir::new();
     let mut run = run(&dir, &[]);

@@ -9,6 +9,7 @@
 mod harness;
 
 mod beside;
+mod grpc;
 mod hostile;
 mod http;
 mod install;

@@ -10,7 +10,7 @@ use super::body;
 use super::clock::Clock;
 use super::url::Url;
 use super::wire::{self, Broken, Wire};
-use super::{Answer, Carrier, shown_duration};
+use super::{Answer, Carrier, Status, shown_duration};
 use crate::config::Healthcheck;
 
 /// No more of a head is read, interim answers included. Bytes.
@@ -36,7 +36,7 @@ pub fn ask(url: &Url, socket: Option<&Path>, shown: String, terms: &Healthcheck,
         Asking { url: url.clone(), method: terms.method.clone(), host: None, shown, status: None, terms, clock };
     asking.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
     let outcome = asking.follow(url, socket);
-    Answer { shown: asking.shown, status: asking.status, outcome }
+    Answer { shown: asking.shown, status: asking.status.map(Status::Http), outcome }
 }
 
 struct Asking<'a> {
@@ -190,7 +190,7 @@ impl Asking<'_> {
 }
 
 /// The first header of this name that the user gave.
-fn header<'a>(terms: &'a Healthcheck, name: &str) -> Option<&'a str> {
+pub fn header<'a>(terms: &'a Healthcheck, name: &str) -> Option<&'a str> {
     terms.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
