@@ -58,10 +58,13 @@ impl Init<'_> {
             self.sleep();
             let now = Instant::now();
             let mut finish = self.hear(now);
-            self.hear_contest(now);
+            if let Some(contest) = &mut self.contest {
+                contest.hear();
+            }
             // Signals come before children: a CONT must be passed on before a stop that it has ended is looked at.
             finish = self.reap(now, &mut ending).or(finish);
             finish = self.keep_deadlines(now).or(finish);
+            self.end_contest(now);
             if let Some(code) = finish {
                 ending.code = code;
                 // The app was gone and about to be launched again when somebody wanted it to stop: there is nothing to stop any more.
@@ -119,10 +122,11 @@ impl Init<'_> {
         self.arrival.give_up();
     }
 
-    fn hear_contest(&mut self, now: Instant) {
-        let Some(contest) = &mut self.contest else { return };
-        contest.hear();
-        if contest.ends_at() <= now || self.arrival.has_listened() {
+    /// The port cannot be lost any more once the app listens, and a later end has another reason. Every socket that closes on the
+    /// machine costs the kernel more while we subscribe to it.
+    fn end_contest(&mut self, now: Instant) {
+        let over = |contest: &Contest| contest.ends_at() <= now || self.arrival.has_listened();
+        if self.contest.as_ref().is_some_and(over) {
             self.contest = None;
             self.arrival.no_contest();
         }

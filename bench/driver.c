@@ -1,0 +1,807 @@
+/* The clock of the benchmarks: everything whose time counts is started, watched and timed here, in a program so small that it
+ * does not disturb what it measures (a child's "max RSS" is never below that of who started it). One mode per question; each prints raw
+ * numbers, one sample a line, `LABEL VALUE...`; bench/run makes tables of them.
+ *
+ * Every mode runs in a network namespace of its own, where it may have one: no port is taken by somebody else, and no other traffic
+ * wakes anybody.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void die(const char *format, ...)
+{
+	va_list list;
+
+	va_start(list, format);
+	fputs("driver: ", stderr);
+	vfprintf(stderr, format, list);
+	fprintf(stderr, " (%s)\n", strerror(errno));
+	exit(1);
+}
+
+static int64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void pause_us(int64_t us)
+{
+	struct timespec t = { us / 1000000, us % 1000000 * 1000 };
+
+	while (nanosleep(&t, &t) && errno == EINTR)
+		;
+}
+
+/* A network namespace with nothing but loopback. Without the right to make one, the machine's own has to do. */
+static void own_network(void)
+{
+	struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	int fd;
+
+	if (unshare(CLONE_NEWNET))
+		return;
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request))
+		die("loopback cannot be brought up");
+	close(fd);
+}
+
+/* Starts argv; `out` and `err` replace its stdout and stderr where they are not -1. vfork inside, so that our size costs nothing. */
+static pid_t start(char **argv, int in, int out, int err)
+{
+	posix_spawn_file_actions_t actions;
+	pid_t pid;
+	int error;
+
+	posix_spawn_file_actions_init(&actions);
+	if (in >= 0)
+		posix_spawn_file_actions_adddup2(&actions, in, 0);
+	if (out >= 0)
+		posix_spawn_file_actions_adddup2(&actions, out, 1);
+	if (err >= 0)
+		posix_spawn_file_actions_adddup2(&actions, err, 2);
+	error = posix_spawnp(&pid, argv[0], &actions, NULL, argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	if (error) {
+		errno = error;
+		die("%s", argv[0]);
+	}
+	return pid;
+}
+
+static void end(pid_t pid)
+{
+	kill(pid, SIGTERM);
+	waitpid(pid, NULL, 0);
+}
+
+static int64_t microseconds(struct timeval t) { return t.tv_sec * 1000000LL + t.tv_usec; }
+
+/* ---- what stands around: a web server of one loop, its visitor, and a crowd of sockets ------------------------------------------- */
+
+static int listen_on(int port, int backlog)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_ANY) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	if (bind(fd, (struct sockaddr *)&at, sizeof at) || listen(fd, backlog)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Answers every request with 200, for ever. */
+static void serve(int fd)
+{
+	static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+	char request[2048];
+
+	for (;;) {
+		int client = accept(fd, NULL, NULL);
+
+		if (client < 0)
+			continue;
+		if (read(client, request, sizeof request) > 0)
+			(void)!write(client, answer, sizeof answer - 1);
+		close(client);
+	}
+}
+
+/* Forks a child that dies with us. */
+static pid_t companion(void)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(0);
+	}
+	return pid;
+}
+
+/* Connects, asks and reads once; -1 if refused, -2 if cut off, else ns. */
+static int64_t visit(int port)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int64_t begin = now();
+	char answer[256];
+	int64_t result;
+
+	if (connect(fd, (struct sockaddr *)&to, sizeof to))
+		result = -1;
+	else if (write(fd, "GET / HTTP/1.1\r\n\r\n", 18) != 18 || read(fd, answer, sizeof answer) < 12)
+		result = -2;
+	else
+		result = now() - begin;
+	close(fd);
+	return result;
+}
+
+static void until_answered(int port)
+{
+	for (int64_t begin = now(); visit(port) < 0; pause_us(1000))
+		if (now() - begin > 5000000000LL)
+			die("nobody answers on port %d", port);
+}
+
+/* Holds `pairs` connections over loopback, both ends, in a process of its own: few may open very many files. */
+static void crowd(int port, int pairs)
+{
+	int ready[2], listener;
+	char byte;
+
+	if (pipe2(ready, O_CLOEXEC))
+		die("pipe");
+	if (companion() == 0) {
+		listener = listen_on(port, 4096);
+		for (int i = 0; i < pairs; i++) {
+			struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port) };
+			int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+			to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+			if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to) || accept(listener, NULL, NULL) < 0)
+				die("connection %d of %d", i, pairs);
+		}
+		(void)!write(ready[1], "", 1);
+		for (;;)
+			pause();
+	}
+	close(ready[1]);
+	if (read(ready[0], &byte, 1) != 1)
+		die("no crowd of sockets");
+	close(ready[0]);
+}
+
+static void with_sockets(int count)
+{
+	struct rlimit limit;
+	int most;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_max < 300)
+		die("RLIMIT_NOFILE");
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	most = limit.rlim_cur > 20000 ? 9900 : (int)(limit.rlim_cur / 2) - 100;
+	for (int pairs = count / 2, port = 9; pairs > 0; pairs -= most, port++)
+		crowd(port, pairs < most ? pairs : most);
+}
+
+/* ---- spawn: what one whole life of a program costs -------------------------------------------------------------------------- */
+
+#define MOST_PEERS 32
+#define MOST_WORDS 256
+
+struct peer {
+	char *label;
+	char *argv[MOST_WORDS];
+};
+
+static struct peer peers[MOST_PEERS];
+
+/* `LABEL WORD... ,, LABEL WORD...` */
+static int read_peers(char **words)
+{
+	int count = 0, at = 0;
+
+	for (; *words; words++) {
+		if (!strcmp(*words, ",,")) {
+			count++;
+			at = 0;
+			continue;
+		}
+		if (count >= MOST_PEERS || at > MOST_WORDS - 2)
+			die("too many words");
+		if (at == 0)
+			peers[count].label = *words;
+		else
+			peers[count].argv[at - 1] = *words;
+		at++;
+	}
+	return count + (at > 0);
+}
+
+/* Peers take turns, ABCABC: what disturbs one disturbs all. A peer labelled `beside` is started first, has to answer on port 8080, and
+ * is there all the while. `LABEL wall_ns cpu_us max_rss_kib minor_faults` */
+static void spawn_mode(int rounds, char **words)
+{
+	int count = read_peers(words), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t beside = 0;
+
+	if (!strcmp(peers[0].label, "beside")) {
+		beside = start(peers[0].argv, null, null, null);
+		until_answered(8080);
+		count--;
+		memmove(peers, peers + 1, count * sizeof *peers);
+	}
+
+	for (int round = -3; round < rounds; round++) {
+		for (int i = 0; i < count; i++) {
+			struct peer *peer = &peers[(i + round + 3) % count];
+			struct rusage usage;
+			int64_t begin = now(), wall;
+			pid_t pid = start(peer->argv, null, null, null);
+			int status;
+
+			if (wait4(pid, &status, 0, &usage) != pid)
+				die("wait4");
+			wall = now() - begin;
+			/* 1 is an answer of `who`: somebody has the port. */
+			if (!WIFEXITED(status) || WEXITSTATUS(status) > 1)
+				die("%s: status %#x", peer->label, status);
+			if (round >= 0)
+				printf("%s %ld %ld %ld %ld\n", peer->label, (long)wall,
+				       (long)(microseconds(usage.ru_utime) + microseconds(usage.ru_stime)), usage.ru_maxrss,
+				       usage.ru_minflt);
+		}
+	}
+	if (beside)
+		end(beside);
+}
+
+/* ---- freed: from a port that becomes free to a listen() that succeeded -------------------------------------------------------- */
+
+/* Whether somebody listens on the port, with the socket's inode: one exact question to the kernel, 3 us, without a trace in it.
+ * The IPv6 table, since reberth's wildcard is one dual-stack socket; holders here are IPv4, so that they are never mistaken for it. */
+static int diag;
+
+static uint32_t listener_inode(int port)
+{
+	struct {
+		struct nlmsghdr head;
+		struct inet_diag_req_v2 ask;
+	} request = {
+		.head = { .nlmsg_len = sizeof request, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST },
+		.ask = { .sdiag_family = AF_INET6, .sdiag_protocol = IPPROTO_TCP, .idiag_states = -1,
+			 .id = { .idiag_sport = htons(port), .idiag_cookie = { INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE } } },
+	};
+	union {
+		struct nlmsghdr head;
+		char bytes[2048];
+	} answer;
+	struct inet_diag_msg *found;
+
+	if (send(diag, &request, sizeof request, 0) < 0 || recv(diag, &answer, sizeof answer, 0) < 0)
+		die("sock_diag");
+	if (answer.head.nlmsg_type == NLMSG_ERROR)
+		return 0;
+	found = NLMSG_DATA(&answer.head);
+	/* 10 is TCP_LISTEN. */
+	return found->id.idiag_sport == htons(port) && found->idiag_state == 10 && found->idiag_family == AF_INET6
+		       ? found->idiag_inode
+		       : 0;
+}
+
+static char process_state(pid_t pid)
+{
+	char path[64], text[512], *end;
+	int fd;
+	ssize_t size;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	fd = open(path, O_RDONLY);
+	size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (fd >= 0)
+		close(fd);
+	if (size <= 0)
+		return 'X';
+	text[size] = 0;
+	end = strrchr(text, ')');
+	return end ? end[2] : 'X';
+}
+
+static long switches(pid_t pid)
+{
+	char path[64], line[256];
+	long sum = 0, value;
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/%d/status", pid);
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof line, file))
+		if (sscanf(line, "voluntary_ctxt_switches: %ld", &value) == 1)
+			sum += value;
+	if (file)
+		fclose(file);
+	return sum;
+}
+
+/* Waits until the program has said something (its first line: it waits for the port) and then sleeps. */
+static void until_asleep(pid_t pid, int log)
+{
+	struct pollfd wait = { .fd = log, .events = POLLIN };
+	char text[4096];
+	int64_t end = now() + 5000000000LL;
+	long before = -1;
+
+	if (poll(&wait, 1, 5000) != 1 || read(log, text, sizeof text) <= 0)
+		die("it never said that it waits");
+	while (now() < end) {
+		if (process_state(pid) == 'S') {
+			long count = switches(pid);
+			if (count == before)
+				return;
+			before = count;
+		}
+		pause_us(300);
+	}
+	die("it never slept");
+}
+
+/* `close us` or `kill us` each round. argv waits for port 7878 and listens there; its app is of no interest. */
+static void freed_mode(int rounds, char **argv)
+{
+	const int port = 7878;
+
+	diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	for (int round = -2; round < 2 * rounds; round++) {
+		int killed = round & 1, log[2], holder = -1;
+		int64_t begin, stop;
+		pid_t pid, holding = 0;
+
+		if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
+			die("pipe");
+		if (killed) {
+			int ready[2];
+			char byte;
+
+			if (pipe2(ready, O_CLOEXEC))
+				die("pipe");
+			holding = companion();
+			if (holding == 0) {
+				if (listen_on(port, 1) < 0)
+					_exit(1);
+				(void)!write(ready[1], "", 1);
+				for (;;)
+					pause();
+			}
+			if (read(ready[0], &byte, 1) != 1)
+				die("no holder");
+			close(ready[0]);
+			close(ready[1]);
+		} else if ((holder = listen_on(port, 1)) < 0) {
+			die("no holder");
+		}
+		pid = start(argv, -1, -1, log[1]);
+		close(log[1]);
+		until_asleep(pid, log[0]);
+		/* Not in step with whatever the waiter does on its own. */
+		pause_us(500 + rand() % 3000);
+		begin = now();
+		stop = begin + 5000000000LL;
+		if (killed)
+			kill(holding, SIGKILL);
+		else
+			close(holder);
+		while (!listener_inode(port) && now() < stop)
+			;
+		if (now() >= stop)
+			die("nobody took the port");
+		if (round >= 0)
+			printf("%s %ld\n", killed ? "kill" : "close", (long)(now() - begin));
+		if (killed)
+			waitpid(holding, NULL, 0);
+		end(pid);
+		close(log[0]);
+	}
+}
+
+/* The same for whoever only looks now and then: `poll us`. Many at once, each on its own port, since they mostly sleep. The holder
+ * lets go at any moment of the period. */
+static void poll_mode(int rounds, int64_t period_us)
+{
+	const int batch = 100;
+	int64_t *freed = mmap(NULL, batch * sizeof *freed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int64_t *taken = mmap(NULL, batch * sizeof *taken, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	/* A quick poller burns a core by itself: only few of those at a time. */
+	for (int done = 0; done < rounds;) {
+		int many = period_us >= 100000 ? batch : 4, holders[100];
+
+		for (int i = 0; i < many; i++) {
+			holders[i] = listen_on(10000 + i, 1);
+			if (holders[i] < 0)
+				die("no holder");
+			if (companion() == 0) {
+				int fd;
+
+				for (int j = 0; j <= i; j++)
+					close(holders[j]);
+				prctl(PR_SET_TIMERSLACK, 1UL);
+				pause_us(rand() % 1000 * i);
+				while ((fd = listen_on(10000 + i, 1)) < 0)
+					pause_us(period_us);
+				taken[i] = now();
+				close(fd);
+				_exit(0);
+			}
+		}
+		pause_us(200000 + period_us);
+		for (int i = 0; i < many; i++) {
+			pause_us(rand() % (2 * period_us / many + 1));
+			freed[i] = now();
+			close(holders[i]);
+		}
+		while (wait(NULL) > 0)
+			;
+		for (int i = 0; i < many && done < rounds; i++, done++)
+			printf("poll %ld\n", (long)(taken[i] - freed[i]));
+	}
+}
+
+/* Wake-ups and CPU of a waiter whose port stays busy: `waiting WAKEUPS CPU_US SECONDS` */
+static void waiting_mode(int seconds, char **argv)
+{
+	int log[2], holder = listen_on(7878, 1);
+	struct rusage usage;
+	long before, after;
+	pid_t pid;
+
+	if (holder < 0 || pipe2(log, O_CLOEXEC | O_NONBLOCK))
+		die("no holder");
+	pid = start(argv, -1, -1, log[1]);
+	until_asleep(pid, log[0]);
+	pause_us(500000);
+	before = switches(pid);
+	pause_us(seconds * 1000000LL);
+	after = switches(pid);
+	kill(pid, SIGTERM);
+	wait4(pid, NULL, 0, &usage);
+	printf("waiting %ld %ld %d\n", after - before, (long)(microseconds(usage.ru_utime) + microseconds(usage.ru_stime)), seconds);
+}
+
+/* ---- idle: memory and wake-ups of a supervisor whose app runs ------------------------------------------------------------------ */
+
+static void print_memory(const char *label, pid_t pid, long wakeups, int seconds)
+{
+	char path[64], line[256];
+	long rss = 0, dirty = 0, value;
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof line, file)) {
+		if (sscanf(line, "Rss: %ld", &value) == 1)
+			rss = value;
+		if (sscanf(line, "Private_Dirty: %ld", &value) == 1)
+			dirty = value;
+	}
+	if (file)
+		fclose(file);
+	printf("%s %ld %ld %ld %d\n", label, rss, dirty, wakeups, seconds);
+}
+
+/* All peers at once, since they only sleep: `LABEL rss_kib private_dirty_kib wakeups seconds` */
+static void idle_mode(int seconds, char **words)
+{
+	int count = read_peers(words), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t pids[MOST_PEERS];
+	long before[MOST_PEERS];
+
+	for (int i = 0; i < count; i++)
+		pids[i] = start(peers[i].argv, null, null, null);
+	pause_us(1500000);
+	/* Pages of a file that is not yet on disk count as dirty, whoever maps them. */
+	sync();
+	for (int i = 0; i < count; i++)
+		before[i] = switches(pids[i]);
+	pause_us(seconds * 1000000LL);
+	for (int i = 0; i < count; i++)
+		print_memory(peers[i].label, pids[i], switches(pids[i]) - before[i], seconds);
+	for (int i = 0; i < count; i++)
+		end(pids[i]);
+}
+
+/* ---- signal: from kill() to the app's handler ----------------------------------------------------------------------------------- */
+
+static volatile int64_t heard;
+
+static void hear(int signal)
+{
+	(void)signal;
+	heard = now();
+}
+
+/* The app: tells when a USR1 came, 8 bytes on stdout; TERM ends it. */
+static void signal_app(void)
+{
+	sigset_t mask, open_mask;
+
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &mask, &open_mask);
+	sigdelset(&open_mask, SIGUSR1);
+	signal(SIGUSR1, hear);
+	(void)!write(1, (char *)&(int64_t){ 0 }, 8);
+	for (;;) {
+		sigsuspend(&open_mask);
+		(void)!write(1, (char *)&heard, 8);
+	}
+}
+
+/* `LABEL ns`. The peers take turns. USR1 goes the way of TERM, without its end. */
+static void signal_mode(int rounds, char **words)
+{
+	int count = read_peers(words), answers[MOST_PEERS], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t pids[MOST_PEERS];
+	int64_t begin, came;
+
+	for (int i = 0; i < count; i++) {
+		int out[2];
+
+		if (pipe2(out, O_CLOEXEC))
+			die("pipe");
+		pids[i] = start(peers[i].argv, null, out[1], null);
+		close(out[1]);
+		answers[i] = out[0];
+		if (read(out[0], &came, 8) != 8)
+			die("%s: its app never started", peers[i].label);
+	}
+	for (int round = -5; round < rounds; round++) {
+		for (int i = 0; i < count; i++) {
+			pause_us(200 + rand() % 300);
+			begin = now();
+			kill(pids[i], SIGUSR1);
+			if (read(answers[i], &came, 8) != 8)
+				die("%s: gone", peers[i].label);
+			if (round >= 0)
+				printf("%s %ld\n", peers[i].label, (long)(came - begin));
+		}
+	}
+	for (int i = 0; i < count; i++)
+		end(pids[i]);
+}
+
+/* ---- orphans: how fast PID 1 reaps ---------------------------------------------------------------------------------------------- */
+
+/* The app: on a line from stdin makes orphans that end at once, says so, and after another line tells how long it took until none of
+ * them was left, and its clock. */
+static void orphan_app(int count)
+{
+	pid_t *pids = mmap(NULL, count * sizeof *pids, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char byte;
+	int64_t gone;
+
+	if (read(0, &byte, 1) != 1)
+		_exit(1);
+	for (int i = 0; i < count; i++) {
+		pid_t pid = vfork();
+
+		if (pid == 0) {
+			pids[i] = vfork();
+			_exit(pids[i] < 0);
+		}
+		if (pid < 0 || waitpid(pid, NULL, 0) != pid)
+			_exit(1);
+	}
+	(void)!write(1, "m", 1);
+	if (read(0, &byte, 1) != 1)
+		_exit(1);
+	for (int i = 0; i < count; i++)
+		while (kill(pids[i], 0) == 0)
+			sched_yield();
+	gone = now();
+	(void)!write(1, &gone, 8);
+	for (;;)
+		pause();
+}
+
+/* `LABEL count ns cpu_us`: the supervisor is PID 1 of a namespace, stopped from outside while the orphans end, and then let go. */
+static void orphans_mode(int count, int rounds, char **words)
+{
+	int peers_count = read_peers(words);
+
+	for (int round = 0; round < rounds; round++) {
+		for (int i = 0; i < peers_count; i++) {
+			int in[2], out[2];
+			int64_t begin, gone;
+			struct rusage usage;
+			char byte;
+			pid_t pid;
+
+			if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
+				die("pipe");
+			pid = fork();
+			if (pid == 0) {
+				pid_t inner;
+				int status;
+
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				if (unshare(CLONE_NEWPID))
+					die("a PID namespace");
+				inner = start(peers[i].argv, in[0], out[1], -1);
+				close(in[0]);
+				close(out[1]);
+				if (write(in[1], "\n", 1) != 1)
+					die("write");
+				pause_us(20000);
+				kill(inner, SIGSTOP);
+				if (read(out[0], &byte, 1) != 1)
+					die("%s: no orphans", peers[i].label);
+				pause_us(20000);
+				if (write(in[1], "\n", 1) != 1)
+					die("write");
+				pause_us(5000);
+				begin = now();
+				kill(inner, SIGCONT);
+				if (read(out[0], &gone, 8) != 8)
+					die("%s: not all reaped", peers[i].label);
+				kill(inner, SIGTERM);
+				wait4(inner, &status, 0, &usage);
+				printf("%s %d %ld %ld\n", peers[i].label, count, (long)(gone - begin),
+				       (long)(microseconds(usage.ru_utime) + microseconds(usage.ru_stime)));
+				fflush(stdout);
+				_exit(0);
+			}
+			close(in[0]);
+			close(in[1]);
+			close(out[0]);
+			close(out[1]);
+			waitpid(pid, NULL, 0);
+		}
+	}
+}
+
+/* ---- clients: who is refused while one instance follows another ------------------------------------------------------------------ */
+
+/* The app of the clients' test: boots for a while, then serves fd 3 or, with a port, a socket of its own. */
+static void boot_app(int boot_ms, const char *place)
+{
+	int fd;
+
+	pause_us(boot_ms * 1000LL);
+	fd = strncmp(place, "fd:", 3) ? listen_on(atoi(place), 4096) : atoi(place + 3);
+	if (fd < 0)
+		_exit(1);
+	serve(fd);
+}
+
+/* Two instances of argv, the second waiting for the port of the first; the first gets TERM, and 600 clients come, one a millisecond,
+ * each in a process of its own. `clients REFUSED CUT_OFF LONGEST_NS` */
+static void clients_mode(int rounds, char **argv)
+{
+	const int visitors = 600;
+	int64_t *results = mmap(NULL, visitors * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (int round = 0; round < rounds; round++) {
+		int log[2], refused = 0, cut = 0;
+		int64_t begin, longest = 0;
+		pid_t first = start(argv, null, null, null), second;
+
+		if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
+			die("pipe");
+		until_answered(7878);
+		second = start(argv, null, null, log[1]);
+		close(log[1]);
+		until_asleep(second, log[0]);
+		begin = now();
+		for (int i = 0; i < visitors; i++) {
+			int64_t left = begin + i * 1000000LL - now();
+
+			if (left > 0)
+				pause_us(left / 1000);
+			if (i == 100)
+				kill(first, SIGTERM);
+			if (companion() == 0) {
+				results[i] = visit(7878);
+				_exit(0);
+			}
+		}
+		for (int left = visitors + 1; left > 0; left--)
+			wait(NULL);
+		for (int i = 0; i < visitors; i++) {
+			refused += results[i] == -1;
+			cut += results[i] == -2;
+			longest = results[i] > longest ? results[i] : longest;
+		}
+		printf("clients %d %d %ld\n", refused, cut, (long)longest);
+		end(second);
+		close(log[0]);
+	}
+}
+
+static int number(const char *text)
+{
+	char *rest;
+	long value = strtol(text, &rest, 10);
+
+	if (!*text || *rest || value < 0 || value > 100000000)
+		die("%s: not a number", text);
+	return value;
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 1 ? argv[1] : "";
+	int first = argc > 2 && strcmp(mode, "pause-app") ? number(argv[2]) : 0;
+
+	/* The apps of the tests: they run below whoever is measured. */
+	if (!strcmp(mode, "signal-app"))
+		signal_app();
+	if (!strcmp(mode, "orphan-app"))
+		orphan_app(first);
+	if (!strcmp(mode, "boot-app") && argc > 3)
+		boot_app(first, argv[3]);
+	if (!strcmp(mode, "pause-app"))
+		for (;;)
+			pause();
+	srand(1);
+	signal(SIGPIPE, SIG_IGN);
+	own_network();
+	if (!strcmp(mode, "spawn"))
+		spawn_mode(first, argv + 3);
+	else if (!strcmp(mode, "spawn-crowd") && argc > 4) {
+		with_sockets(number(argv[3]));
+		spawn_mode(first, argv + 4);
+	} else if (!strcmp(mode, "freed"))
+		freed_mode(first, argv + 3);
+	else if (!strcmp(mode, "poll") && argc > 3)
+		poll_mode(first, number(argv[3]));
+	else if (!strcmp(mode, "waiting"))
+		waiting_mode(first, argv + 3);
+	else if (!strcmp(mode, "idle"))
+		idle_mode(first, argv + 3);
+	else if (!strcmp(mode, "signal"))
+		signal_mode(first, argv + 3);
+	else if (!strcmp(mode, "orphans") && argc > 4)
+		orphans_mode(first, number(argv[3]), argv + 4);
+	else if (!strcmp(mode, "clients"))
+		clients_mode(first, argv + 3);
+	else
+		die("modes: see bench/run");
+	return 0;
+}
