@@ -80,6 +80,8 @@ fn perform(mut steps: &[String]) {
         steps = rest;
         let (name, value) = step.split_once('=').unwrap_or((step, ""));
         match name {
+            // Becomes another program: the rest are its words.
+            "exec" => execute(steps),
             // A child; in `group` it leads a process group of its own, in `daemon` it is a double fork with a session of its own.
             "fork" | "group" | "daemon" => {
                 let (inner, after) = block(steps);
@@ -191,6 +193,16 @@ fn one(name: &str, value: &str) {
                 while libc::read(0, (&raw mut byte).cast(), 1) == 1 && byte != b'\n' {}
             }
             "orphans" => orphans(value),
+            "uid" => {
+                libc::setgroups(0, std::ptr::null());
+                let id = number(value).cast_unsigned();
+                if libc::setresgid(id, id, id) != 0 || libc::setresuid(id, id, id) != 0 {
+                    say("cannot become another user");
+                    leave(119)
+                }
+            }
+            "refuse" => refuse(value),
+            "forks" => forks(number(value)),
             _ => report(name, value),
         }
     }
@@ -225,6 +237,49 @@ fn orphans(value: &str) {
     say("orphaned");
 }
 
+/// Never more than one or two at a time, but for that many seconds each of them has forked and gone before anybody can look at it.
+fn forks(seconds: i32) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(u64::from(seconds.cast_unsigned()));
+    while std::time::Instant::now() < end {
+        if fork() > 0 {
+            leave(0);
+        }
+    }
+}
+
+fn execute(words: &[String]) -> ! {
+    let words: Vec<std::ffi::CString> = words.iter().flat_map(|w| std::ffi::CString::new(w.as_str())).collect();
+    let pointers: Vec<_> = words.iter().map(|w| w.as_ptr()).chain([std::ptr::null()]).collect();
+    // SAFETY: a list of C strings that ends in null, as execv wants it; the environment is this program's own.
+    unsafe { libc::execv(pointers[0], pointers.as_ptr()) };
+    say("cannot execute");
+    leave(119)
+}
+
+/// `FAMILY:ERRNO`: from here on, after an exec too, this is what socket(2) says to the address family, as under a sandbox.
+fn refuse(value: &str) {
+    let (family, error) = value.split_once(':').unwrap_or((value, "1"));
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut steps = [
+        step(0x20, 0, 0, 0),
+        step(0x15, 0, 3, u32::try_from(libc::SYS_socket).unwrap_or_default()),
+        step(0x20, 0, 0, 16),
+        step(0x15, 0, 1, number(family).cast_unsigned()),
+        step(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | number(error).cast_unsigned()),
+        step(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
+    // SAFETY: the program outlives the calls, which copy it.
+    let refused = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0
+    };
+    if refused {
+        say("no filter");
+        leave(119)
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -252,6 +307,27 @@ fn report(name: &str, value: &str) {
         "ids" => ids(),
         "listen" => listen(value),
         "accept" => accept(number(value)),
+        // The same for ever, without a word.
+        "serve" => loop {
+            greet(number(value));
+        },
+        // A directory is a lock that nobody has twice. Exit code 97 where somebody has it.
+        "lock" => {
+            if std::fs::create_dir(value).is_err() {
+                leave(97)
+            }
+        }
+        "unlock" => {
+            if std::fs::remove_dir(value).is_err() {
+                leave(97)
+            }
+        }
+        "socket" => {
+            // SAFETY: calls on numbers; the socket is this program's to lose.
+            let fd = unsafe { libc::socket(number(value), libc::SOCK_RAW | libc::SOCK_CLOEXEC, 4) };
+            let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            say(&format!("socket {value}: {}", if fd < 0 { error } else { 0 }));
+        }
         _ => {
             say(&format!("unknown step: {name}"));
             leave(119)
@@ -316,6 +392,11 @@ fn listen(address: &str) {
 
 /// Takes one connection from a listening descriptor it was given, and says hello.
 fn accept(fd: i32) {
+    greet(fd);
+    say("accepted");
+}
+
+fn greet(fd: i32) {
     // SAFETY: the socket accepted is written to and closed here; nothing of ours is read by the kernel but the text.
     unsafe {
         let connection = libc::accept(fd, std::ptr::null_mut(), std::ptr::null_mut());
@@ -323,5 +404,4 @@ fn accept(fd: i32) {
         libc::write(connection, text.as_ptr().cast(), text.len());
         libc::close(connection);
     }
-    say("accepted");
 }

@@ -1,0 +1,179 @@
+//! A hundred that want one port, and a thousand instances one after the other under load.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::harness::Running;
+use crate::harness::place::{self, TempDir};
+use crate::harness::wait::PATIENCE;
+use crate::{holder, rounds, run_app};
+
+#[test]
+fn of_a_hundred_contenders_each_has_the_port_once_and_alone() {
+    for _ in 0..rounds(1) {
+        let port = place::free_port();
+        let (place, mut held) = (TempDir::new(), holder(port));
+        let lock = place.path().join("lock").to_string_lossy().into_owned();
+        // The lock is let go before the socket, which goes with the program: two who have the port at once would both want it.
+        let steps = format!("lock={lock} accept=3 unlock={lock} exit=0");
+        let flags = ["--port", &port.to_string(), "--wait", "60s", "--handover", "on", "--log", "info"];
+        let began = Instant::now();
+        let mut contenders: Vec<Running> = (0..100).map(|_| run_app(&flags, &steps).start()).collect();
+        for contender in &mut contenders {
+            contender.stderr_until("is busy, waiting");
+        }
+        assert!(!place.path().join("lock").exists());
+        let freed = Instant::now();
+        held.signal(libc::SIGKILL);
+        // A guest a contender; in between there is nobody, for as long as the next one takes to hear of it.
+        let (mut served, mut refused) = (0, 0);
+        while served < 100 {
+            assert!(freed.elapsed() < PATIENCE * 2, "only {served} had the port");
+            match greeted(port) {
+                Guest::Greeted => served += 1,
+                Guest::Refused => refused += 1,
+                Guest::CutOff => {}
+            }
+        }
+        let took = freed.elapsed();
+        for contender in contenders {
+            contender.finish().expect_code(0);
+        }
+        println!(
+            "100 contenders: all waited after {:?}, each had the port once and alone within {took:?}, {refused} clients came in between",
+            freed - began
+        );
+    }
+}
+
+/// What became of a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Guest {
+    Greeted,
+    Refused,
+    /// Let in, and then the listener went away before anybody accepted.
+    CutOff,
+}
+
+fn greeted(port: u16) -> Guest {
+    match TcpStream::connect(("127.0.0.1", port)) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Guest::Refused,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Guest::CutOff,
+        Err(error) => panic!("{error}"),
+        Ok(mut stream) => {
+            // A reset leaves no TIME_WAIT behind: a thousand cycles would use up every port there is.
+            socket2::SockRef::from(&stream.as_fd()).set_linger(Some(Duration::ZERO)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut hello = [0; 6];
+            match stream.read_exact(&mut hello) {
+                Ok(()) => Guest::Greeted,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("let in and never served"),
+                Err(_) => Guest::CutOff,
+            }
+        }
+    }
+}
+
+/// Microseconds since 1970: the clock of the log lines.
+fn clock() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()
+}
+
+/// An instance that serves whoever comes, and is told apart by what it claims when.
+fn instance(port: u16) -> Running {
+    let flags = ["--port", &port.to_string(), "--wait", "60s", "--handover", "on", "--log-format", "json"];
+    run_app(&flags, "ready serve=3").start()
+}
+
+/// When it said that the port is its own, in milliseconds of the day. The line is written after `listen`, so nobody may be refused later.
+fn claimed_at(running: &mut Running) -> u128 {
+    let text = running.stderr();
+    let line = text.lines().find(|line| line.contains("claimed")).expect("a line for the claim");
+    let stamp = line.split_once("\"timestamp\":\"").unwrap().1;
+    // 2026-11-22T09:27:05.123Z
+    let (time, _) = stamp.split_once('T').unwrap().1.split_once('Z').unwrap();
+    let parts: Vec<u128> = time.split([':', '.']).map(|part| part.parse().unwrap()).collect();
+    ((parts[0] * 60 + parts[1]) * 60 + parts[2]) * 1000 + parts[3]
+}
+
+/// From the claim to the TERM, at any time, under any load: no client is refused, and each is served. Between the old instance's close
+/// and the next one's claim nobody listens; that gap is what `refused` counts.
+#[test]
+fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
+    const DAY: u128 = 86_400_000;
+    let cycles = rounds(25);
+    let port = place::free_port();
+    let over = AtomicBool::new(false);
+    let mut served_by: Vec<(u128, u128)> = Vec::new();
+    let mut gaps = Vec::new();
+    let guests = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut guests = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let began = clock();
+                guests.push((began, greeted(port), clock()));
+                crate::harness::wait::holds_within(Duration::from_micros(500), || false);
+            }
+            guests
+        });
+        // The client ends with the cycles, however they end: a scope waits for its threads.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut old = instance(port);
+            old.ready();
+            for _ in 0..cycles {
+                let mut new = instance(port);
+                new.stderr_until("is busy, waiting");
+                let claimed = claimed_at(&mut old);
+                let term = clock();
+                served_by.push((claimed, term));
+                let gap = Instant::now();
+                old.signal(libc::SIGTERM);
+                new.ready();
+                gaps.push(gap.elapsed());
+                old.finish().expect_code(143);
+                old = new;
+            }
+            crate::stop(old);
+        }));
+        over.store(true, Ordering::Relaxed);
+        let guests = client.join().unwrap();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        guests
+    });
+    let count = |what: Guest| guests.iter().filter(|(_, guest, _)| *guest == what).count();
+    let wrong: Vec<_> = guests
+        .iter()
+        .filter(|(_, guest, _)| *guest != Guest::Greeted)
+        .filter(|(began, _, ended)| {
+            served_by.iter().any(|&(claimed, term)| {
+                // The log has whole milliseconds. A client that was let in may be cut off by the TERM that comes after it.
+                let after_claim = (began / 1000) % DAY > claimed;
+                after_claim && *ended < term && (term / 1000) % DAY > claimed
+            })
+        })
+        .collect();
+    println!(
+        "{cycles} instances one after the other: {} clients served, {} refused in the gap between two, {} cut off by a TERM, \
+         {} refused or cut off while an instance had the port; TERM to the next app {:?} (median)",
+        count(Guest::Greeted),
+        count(Guest::Refused),
+        count(Guest::CutOff),
+        wrong.len(),
+        crate::median(gaps)
+    );
+    assert_eq!(wrong.len(), 0, "{:?}", &wrong[..wrong.len().min(5)]);
+    assert!(count(Guest::Greeted) > cycles * 4, "no load");
+}
+
+/// The control: a client of a port that is claimed and not handed over is refused, and seen to be.
+#[test]
+fn without_a_handover_clients_are_refused_until_the_app_listens() {
+    let port = place::free_port();
+    let mut running = run_app(&["--port", &port.to_string()], "ready pause").start();
+    running.ready();
+    assert_eq!(greeted(port), Guest::Refused);
+    crate::stop(running);
+}

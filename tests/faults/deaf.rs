@@ -1,0 +1,152 @@
+//! Netlink refused, so that nobody tells of a closed socket, and netlink flooded, so that everybody does.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::wait::holds_within;
+use crate::harness::{Launch, Running, place};
+use crate::{PROMPT, REBERTH, after, alone, assert_waits, holder, rounds, run_app, stop, waiter};
+
+const NETLINK: &str = "16";
+
+#[test]
+fn without_netlink_everything_still_works_by_the_clock() {
+    let count = rounds(2);
+    for error in ["1", "13", "97"] {
+        let refuse = format!("refuse={NETLINK}:{error}");
+        // The control: it is refused, and only that.
+        let mut control = after(&refuse, alone(&format!("socket={NETLINK} socket=17"))).start();
+        control.expect(&format!("socket {NETLINK}: {error}"));
+        assert!(!control.line().ends_with(&format!(": {error}")) || error == "1", "all families are refused");
+        for _ in 0..count {
+            let port = place::free_port();
+            let text = port.to_string();
+            let mut held = holder(port);
+            let named = format!("pid {}", held.pid);
+            let given_up = after(&refuse, run_app(&["--port", &text, "--wait", "0s"], "say=never")).start().finish();
+            given_up.expect_code(124).expect_stderr(&named);
+            let who = after(&refuse, Launch::new(REBERTH).args(["who", &text])).start().finish().expect_code(1);
+            assert!(who.stdout.contains(&held.pid.to_string()), "{}", who.report());
+            let flags = ["--port", &text, "--wait", "50s", "--backoff", "5ms..20ms"];
+            let steps = format!("ready listen=0.0.0.0:{port} pause");
+            let mut waiter = after(&refuse, run_app(&flags, &steps)).start();
+            waiter.stderr_until("is busy, waiting");
+            waiter.stderr_until(&named);
+            held.signal(libc::SIGKILL);
+            waiter.ready();
+            waiter.stderr_until(&format!("the app is ready on port {port}"));
+            let state = waiter.dir.path().to_owned();
+            let asked = Launch::new(REBERTH).args(["healthcheck", "--state-dir"]).arg(state).arg("tcp");
+            after(&refuse, asked).start().finish().expect_code(0);
+            stop(waiter);
+        }
+    }
+    println!(
+        "netlink refused with EPERM, EACCES and EAFNOSUPPORT: {count} rounds each of give up, who, wait, come up, probe"
+    );
+}
+
+/// What a process has used of the processor.
+fn used(running: &Running) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{}/schedstat", running.init)).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Everything the kernel tells of closed sockets: the control for a flood.
+fn subscription() -> OwnedFd {
+    // SAFETY: a zeroed sockaddr_nl is a valid one, as long as we say; the descriptor is new and ours alone.
+    unsafe {
+        let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 4);
+        let mut address: libc::sockaddr_nl = std::mem::zeroed();
+        address.nl_family = 16;
+        address.nl_groups = 0b0101;
+        let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_nl>()).unwrap();
+        assert_eq!(libc::bind(fd, (&raw const address).cast(), size), 0);
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// How many messages have come, and whether there were too many of them.
+fn heard(subscription: &OwnedFd) -> usize {
+    let socket = socket2::SockRef::from(subscription);
+    let mut count = 0;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(_) => count += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return count,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Sockets that come and go as fast as one thread can until `over`; how many. Connections are to this listener, while it is there.
+fn flood(to: Option<&Mutex<Option<TcpListener>>>, port: u16, over: &AtomicBool) -> usize {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut count = 0;
+    while !over.load(Ordering::Relaxed) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let Some(to) = to else {
+            // On a port that is held: a bind that fails, and a close that is told all the same.
+            let _ = socket.bind(&address.into());
+            count += 1;
+            continue;
+        };
+        let listener = to.lock().unwrap();
+        let Some(listener) = listener.as_ref() else { return count };
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        socket.connect(&listener.local_addr().unwrap().into()).unwrap();
+        drop(listener.accept().unwrap());
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn a_flood_of_closed_sockets_costs_little_and_hides_nothing() {
+    let time = Duration::from_millis(400) * u32::try_from(rounds(1)).unwrap();
+    for kind in ["connections elsewhere", "connections on the port", "failed binds on the port"] {
+        let port = place::free_port();
+        let listen = |port| Mutex::new(Some(TcpListener::bind(("127.0.0.1", port)).unwrap()));
+        let (held, elsewhere) = (listen(port), listen(0));
+        let to = match kind {
+            "connections elsewhere" => Some(&elsewhere),
+            "connections on the port" => Some(&held),
+            _ => None,
+        };
+        let mut waiter = waiter(port, &[], "ready pause");
+        let subscription = subscription();
+        let (over, mut events) = (AtomicBool::new(false), 0);
+        let (closed, spent, took) = std::thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood(to, port, &over));
+            let before = used(&waiter);
+            let end = Instant::now() + time;
+            while Instant::now() < end {
+                events += heard(&subscription);
+                assert!(!holds_within(Duration::from_millis(20), || waiter.has_ended()), "{}", waiter.report());
+            }
+            let spent = used(&waiter) - before;
+            assert_waits(&mut waiter);
+            let listener = held.lock().unwrap().take();
+            let freed = Instant::now();
+            drop(listener);
+            waiter.ready();
+            let took = freed.elapsed();
+            over.store(true, Ordering::Relaxed);
+            (flooding.join().unwrap(), spent, took)
+        });
+        stop(waiter);
+        println!(
+            "{kind} for {time:?}: {closed} sockets, {events} events told, the waiter used {spent:?}, app ready {took:?} after"
+        );
+        let busy = usize::try_from(time.as_millis()).unwrap();
+        assert!(closed > busy && events > busy / 10, "no flood: {closed} sockets, {events} events");
+        assert!(spent < time / 4, "the waiter used {spent:?} of {time:?}");
+        assert!(took < PROMPT, "{took:?}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Disks that are full or read-only, from the start or all at once, under everything that `run` writes.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::harness::place::{self, TempDir};
+use crate::harness::{Launch, Running};
+use crate::{mounted, rounds, run_app, until_phase};
+
+const SIZES: [&str; 2] = ["4k", "16k"];
+
+/// The launch with a small disk in `dir`, made as `more` says.
+fn on_disk(dir: &TempDir, size: &str, more: &str, launch: Launch) -> Launch {
+    let path = dir.path().display();
+    mounted(&[], &format!("mount -t tmpfs -o size={size} none '{path}'; d='{path}'; {more}"), launch)
+}
+
+const FILL: &str = "cat /dev/zero >\"$d/fill\" 2>/dev/null || true";
+const READ_ONLY: &str = "mount -o remount,ro \"$d\"";
+
+/// `run` with one of its files, or its state, in `dir`.
+fn with(what: &str, dir: &TempDir, steps: &str) -> Launch {
+    let path = dir.path().join(if what == "--state-dir" { "" } else { "file" });
+    run_app(&["--port", "0", what, path.to_str().unwrap()], steps)
+}
+
+#[test]
+fn what_cannot_be_written_from_the_start_is_125_and_nothing_is_launched() {
+    let mut refused = 0;
+    for _ in 0..rounds(1) {
+        for what in ["--state-dir", "--port-file", "--log-file"] {
+            for (size, more) in SIZES.iter().map(|size| (*size, FILL)).chain([("16k", READ_ONLY)]) {
+                let dir = TempDir::new();
+                let outcome = on_disk(&dir, size, more, with(what, &dir, "say=started")).start().finish();
+                if what == "--log-file" && more == FILL {
+                    // A full disk takes an empty file; that lines are lost is no reason to keep the app from its work.
+                    assert_eq!(outcome.stdout, "started\n", "{}", outcome.report());
+                    outcome.expect_code(0);
+                    continue;
+                }
+                assert_eq!(outcome.stdout, "", "{}", outcome.report());
+                outcome.expect_code(125).expect_stderr(what).expect_stderr(dir.path().to_str().unwrap());
+                refused += 1;
+                // The control: the same disk with room on it.
+                on_disk(&dir, "64k", "true", with(what, &dir, "exit=0")).start().finish().expect_code(0);
+            }
+        }
+    }
+    println!("full or read-only from the start: {refused} refused with 125, the file named, nothing launched");
+}
+
+#[test]
+fn without_a_word_where_the_state_goes_a_full_disk_is_passed_over() {
+    // /run is full and /dev/shm is not: the state is there. All full: a warning, and on.
+    for (covered, places) in [("/run", 1), ("/run /dev/shm /tmp", 0)] {
+        let script =
+            "for d in COVERED; do mount -t tmpfs -o size=4k none $d; cat /dev/zero >$d/fill 2>/dev/null || true; done";
+        // With /tmp covered the binaries may be out of reach by name.
+        let mut launch = crate::run_in("/".as_ref(), &["--port", "0"], ["sh", "-c", "ls /dev/shm /run /tmp; exit 6"]);
+        launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+        launch.words[0] = "/proc/self/fd/7".into();
+        let binary = crate::harness::launch::open(crate::REBERTH, libc::O_RDONLY);
+        let launch = mounted(&[], &script.replace("COVERED", covered), launch).descriptor(7, binary);
+        let outcome = launch.start().finish().expect_code(6);
+        let warned = outcome.stderr.matches("no state file").count();
+        assert_eq!(warned, 1 - places, "{}", outcome.report());
+        assert!(!outcome.stdout.contains("reberth-") || places == 1, "{}", outcome.report());
+    }
+    println!("default places full: 1 round with one of them, 1 with all; one warning where there was none left");
+}
+
+/// The directory as the program sees it.
+fn inside(running: &Running, dir: &TempDir) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root{}", running.init, dir.path().display()))
+}
+
+#[test]
+fn what_can_no_longer_be_written_after_the_start_harms_nobody() {
+    let count = rounds(2);
+    for _ in 0..count {
+        for (size, read_only) in [("12k", false), ("64k", false), ("64k", true)] {
+            let (dir, port) = (TempDir::new(), place::free_port());
+            let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+            let (ports, log, state) = (file("ports"), file("log"), file(""));
+            let text = port.to_string();
+            let flags = ["--port", &text, "--port-file", &ports, "--state-dir", &state, "--drain", "1h"];
+            // A file that is open for writing keeps a disk from becoming read-only.
+            let log = ["--log-file", &log];
+            let flags = [&flags[..], if read_only { &[] } else { &log }].concat();
+            let steps = format!("listen=0.0.0.0:{port} block ready until=15 exit=7");
+            let mut running = on_disk(&dir, size, "true", run_app(&flags, &steps)).start();
+            running.ready();
+            let disk = inside(&running, &dir);
+            until_phase(&disk, "ready");
+            if read_only {
+                let words = [
+                    format!("--mount=/proc/{}/ns/mnt", running.init),
+                    "mount".into(),
+                    "-o".into(),
+                    "remount,ro".into(),
+                    state.clone(),
+                ];
+                Launch::new("nsenter").args(words).start().finish().expect_code(0);
+            } else {
+                let mut fill = std::fs::File::create(disk.join("fill")).unwrap();
+                while fill.write_all(&[b'x'; 512]).is_ok() {}
+            }
+            running.signal(libc::SIGTERM);
+            if read_only {
+                running.stderr_until("phase draining cannot be written");
+            } else {
+                // There is no room for a second file, but the first one's room is there to be written over.
+                until_phase(&disk, "draining");
+            }
+            running.signal(libc::SIGTERM);
+            running.expect("signal 15");
+            let outcome = running.finish().expect_code(7);
+            assert_eq!(
+                outcome.stderr.matches("cannot be written").count(),
+                usize::from(read_only),
+                "{}",
+                outcome.report()
+            );
+        }
+    }
+    println!(
+        "full or read-only after the start: {count} rounds each, the phase told where it could be, one warning where not, code kept"
+    );
+}
