@@ -192,6 +192,10 @@ impl Arrival {
             return;
         }
         self.next_walk = now + YOUNG_PAUSE;
+        if !holder::can_see_programs() {
+            // The port was ours a moment ago; that somebody listens there is all that can be known.
+            return self.listens(&primary, &there);
+        }
         let pids = tree(app);
         let listeners = holder::listeners(&pids).unwrap_or_default();
         let mut here: Vec<Listener> = listeners.iter().filter(|found| found.port == primary.port).cloned().collect();
@@ -206,11 +210,16 @@ impl Arrival {
         if here.is_empty() {
             return self.look_elsewhere(now, &primary, &listeners);
         }
-        self.listened = true;
-        if primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
+        self.listens(&primary, &here);
+    }
+
+    /// These listeners on its port, if there are any, are the app's.
+    fn listens(&mut self, primary: &Spec, here: &[Listener]) {
+        self.listened = !here.is_empty();
+        if self.listened && primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
             warn!(
                 "the app listens on loopback only ({}): unreachable from outside the container; make it bind 0.0.0.0",
-                show(&here)
+                show(here)
             );
         }
     }
@@ -331,7 +340,12 @@ impl Arrival {
         )];
         let listeners = holder::listeners(&tree(app)).unwrap_or_default();
         if let Some(primary) = self.primary().filter(|_| !self.listened) {
-            lines.push(if listeners.is_empty() {
+            lines.push(if !holder::can_see_programs() {
+                format!(
+                    "nobody listens on port {} as it was told (PORT, {{port}}); where it listens cannot be seen without /proc",
+                    primary.port
+                )
+            } else if listeners.is_empty() {
                 format!("it listens nowhere; it was told port {} (PORT, {{port}})", primary.port)
             } else {
                 format!(

@@ -308,6 +308,11 @@ pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
     Ok(all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect())
 }
 
+/// False where /proc is missing: then the kernel tells of sockets and nobody can tell whose they are.
+pub fn can_see_programs() -> bool {
+    std::path::Path::new("/proc/self/fd").exists()
+}
+
 /// The users of those `pids` whose descriptors are not ours to see: an app that has become another user, seen from a container without
 /// CAP_SYS_PTRACE. Their sockets can only be told by their owner.
 pub fn hidden_users(pids: &[i32]) -> Vec<u32> {

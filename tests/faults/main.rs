@@ -17,6 +17,7 @@ mod disk;
 mod holder;
 mod killed;
 mod limits;
+mod proc;
 mod storms;
 mod stranger;
 
