@@ -14,6 +14,8 @@ use crate::error::Error;
 
 /// Between two log lines about the same wait.
 const REPORT: Duration = Duration::from_secs(10);
+/// How much later it may come.
+const NEAR: Duration = Duration::from_secs(1);
 /// So many events in vain between two ticks of the net are a storm: resets of a busy server look like the end of a listener.
 const STORM: u32 = 32;
 /// The pause between two tries in a storm.
@@ -73,7 +75,9 @@ impl Waiting<'_> {
         let mut report = Instant::now() + REPORT;
         let mut vain = 0u32;
         while self.has_time() {
-            let until = [Some(net), Some(report), recheck, self.end].into_iter().flatten().min().unwrap_or(net);
+            // A report that is nearly due comes with the net's own wake-up.
+            let report_alone = (net > report + NEAR).then_some(report);
+            let until = [Some(net), report_alone, recheck, self.end].into_iter().flatten().min().unwrap_or(net);
             if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
                 vain = 0;
             }
@@ -115,7 +119,7 @@ impl Waiting<'_> {
         watch.follow(look.pids());
         let (what, port) = (advice::label(self.spec), self.spec.port);
         let limit = match self.end {
-            Some(end) => format!("for up to {}", advice::human(end.saturating_duration_since(Instant::now()))),
+            Some(end) => format!("for up to {}", advice::human(rounded(end.saturating_duration_since(Instant::now())))),
             None => "for ever".to_owned(),
         };
         if first {
@@ -153,4 +157,9 @@ fn aim(watch: &mut Watch, look: &Look) -> Option<Instant> {
 
 fn cannot_poll(error: std::io::Error) -> Stop {
     Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {error}")))
+}
+/// To a tenth of a second: what is left of a minute a millisecond after its start is a minute.
+fn rounded(left: Duration) -> Duration {
+    let tenths = (left.as_millis() + 50) / 100;
+    Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX))
 }
