@@ -3,12 +3,16 @@
 //!
 //! Only the named command's own parser is ever built: `healthcheck` must not pay for the options of `run` every few seconds.
 
+mod plain;
+
 use std::ffi::{OsStr, OsString};
 
 use clap::error::{Error as ClapError, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::config::table;
+
+pub use plain::Plain;
 
 /// What `reberth --help` prints.
 pub const HELP: &str = "\
@@ -248,97 +252,6 @@ pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -
     }
 }
 
-/// Commands whose usual command lines need no parser: building one takes longer than all else that a `healthcheck` does.
-pub trait Plain: CommandFactory + FromArgMatches + Default {
-    /// The field of an option that takes a value and may stand before it as `--name value` or `--name=value`.
-    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>>;
-
-    /// Takes the first word that is no option, and all after it; `false`: that is for the parser to judge.
-    fn rest(&mut self, words: &[OsString]) -> bool;
-
-    /// Parses the words of the command, without the parser where they are plain.
-    fn from_words(words: &[OsString]) -> Typed<Self> {
-        plain(words).map_or_else(|| parse(words), Typed::Options)
-    }
-}
-
-/// The options of a plain command line; whatever is not quite plain, wrong ones above all, is the parser's.
-fn plain<T: Plain>(words: &[OsString]) -> Option<T> {
-    let mut typed = T::default();
-    let mut words = words;
-    while let Some((word, after)) = words.split_first() {
-        let Some(option) = word.as_encoded_bytes().strip_prefix(b"-") else {
-            return typed.rest(words).then_some(typed);
-        };
-        let option = std::str::from_utf8(option).ok()?;
-        let (name, value) = match option.strip_prefix('-') {
-            Some("") => return (!after.is_empty() && typed.rest(after)).then_some(typed),
-            Some(long) if long.len() > 1 => {
-                long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value.into())))
-            }
-            None if option.len() == 1 => (option, None),
-            _ => return None,
-        };
-        let (value, after) = match value {
-            Some(value) => (value, after),
-            None => after.split_first().map(|(value, after)| (value.clone(), after))?,
-        };
-        if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") {
-            return None;
-        }
-        *typed.value(name)? = Some(value);
-        words = after;
-    }
-    Some(typed)
-}
-
-impl Plain for Run {
-    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>> {
-        Some(match name {
-            "p" | "port" => &mut self.port,
-            "profile" => &mut self.profile,
-            "wait" => &mut self.wait,
-            "fallback" => &mut self.fallback,
-            "handover" => &mut self.handover,
-            "port-file" => &mut self.port_file,
-            "log" => &mut self.log,
-            "drain" => &mut self.drain,
-            "grace" => &mut self.grace,
-            "health" => &mut self.health,
-            "start-timeout" => &mut self.start_timeout,
-            "state-dir" => &mut self.state_dir,
-            _ => return None,
-        })
-    }
-
-    fn rest(&mut self, words: &[OsString]) -> bool {
-        self.command = words.to_vec();
-        true
-    }
-}
-
-impl Plain for Healthcheck {
-    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>> {
-        Some(match name {
-            "probe" => &mut self.probe,
-            "timeout" => &mut self.timeout,
-            "status" => &mut self.status,
-            "state-dir" => &mut self.state_dir,
-            _ => return None,
-        })
-    }
-
-    fn rest(&mut self, words: &[OsString]) -> bool {
-        match words {
-            [target] if !target.is_empty() => {
-                self.target = Some(target.clone());
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
 fn matches<T: FromArgMatches>(command: clap::Command, words: &[OsString]) -> Result<T, ClapError> {
     let name = OsStr::new("reberth");
     let argv = std::iter::once(name).chain(words.iter().map(OsString::as_os_str));
@@ -438,7 +351,7 @@ mod tests {
     fn plain_command_lines_need_no_parser_and_agree_with_it() {
         fn same<T: Plain + PartialEq + std::fmt::Debug>(lists: &[(&[&str], bool)]) {
             for (list, without) in lists {
-                assert_eq!(plain::<T>(&words(list)).is_some(), *without, "{list:?}");
+                assert_eq!(plain::plain::<T>(&words(list)).is_some(), *without, "{list:?}");
                 assert_eq!(T::from_words(&words(list)), parse::<T>(&words(list)), "{list:?}");
             }
         }
