@@ -78,11 +78,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         Ok(reason) => (true, reason),
         Err(reason) => (false, reason),
     };
-    assert!(
-        !healthy || matches!(answer.status, Some(Status::Http(200..400))),
-        "{:?} {reason}",
-        answer.status
-    );
+    assert!(!healthy || matches!(answer.status, Some(Status::Http(200..400))), "{:?} {reason}", answer.status);
     let verdict = Verdict { healthy, about: answer.shown, status: answer.status, reason, needs_settings: false };
     let line = verdict.line(Duration::ZERO);
     let text = line.strip_suffix('\n').expect("a line ends");
