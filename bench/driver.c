@@ -607,7 +607,7 @@ static void signal_mode(int rounds, char **words)
 
 /* ---- orphans: how fast PID 1 reaps ---------------------------------------------------------------------------------------------- */
 
-/* The app: on a line from stdin makes orphans that end at once, says so, and after another line tells how long it took until none of
+/* The app: says that it is up, on a line from stdin makes orphans that end at once, says so, and after another line tells how long it took until none of
  * them was left, and its clock. */
 static void orphan_app(int count)
 {
@@ -615,6 +615,7 @@ static void orphan_app(int count)
 	char byte;
 	int64_t gone;
 
+	(void)!write(1, "u", 1);
 	if (read(0, &byte, 1) != 1)
 		_exit(1);
 	for (int i = 0; i < count; i++) {
@@ -665,10 +666,13 @@ static void orphans_mode(int count, int rounds, char **words)
 				inner = start(peers[i].argv, in[0], out[1], -1);
 				close(in[0]);
 				close(out[1]);
-				if (write(in[1], "\n", 1) != 1)
-					die("write");
+				/* The app is up, so PID 1 has no start of its own left to be stopped in. */
+				if (read(out[0], &byte, 1) != 1)
+					die("%s: its app never started", peers[i].label);
 				pause_us(20000);
 				kill(inner, SIGSTOP);
+				if (write(in[1], "\n", 1) != 1)
+					die("write");
 				if (read(out[0], &byte, 1) != 1)
 					die("%s: no orphans", peers[i].label);
 				pause_us(20000);
