@@ -53,11 +53,6 @@ pub fn init(log: &config::Log) -> Result<(), Error> {
     Ok(())
 }
 
-/// The log file's descriptor, for whoever closes everything else.
-pub fn descriptor() -> Option<BorrowedFd<'static>> {
-    SINK.get().and_then(|sink| sink.file.as_ref()).map(AsFd::as_fd)
-}
-
 /// Tells errors that no level silences, a line each, whether or not the log was started. The log file gets them too if it can be opened.
 pub fn settings_error(log: &config::Log, lines: &[String]) {
     let own;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
@@ -53,12 +53,6 @@ fn is_inherited(fd: RawFd) -> bool {
     flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
-/// True if `fd` is open.
-pub fn is_open(fd: RawFd) -> bool {
-    // SAFETY: F_GETFD takes no pointer; a closed descriptor gives EBADF.
-    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
-}
-
 /// A second descriptor for `fd`, close-on-exec, numbered `from` or higher.
 ///
 /// # Errors
@@ -82,12 +76,6 @@ pub fn wait_readable(fds: &mut [PollFd<'_>], deadline: Option<Instant>) {
 
 /// A timeout that every kernel takes: longer ones are slept in parts, since all callers loop.
 const LONGEST: Duration = Duration::from_secs(86_400);
-
-/// True if `fd` is readable at once.
-pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut one = [PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut one, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-}
 
 /// A pipe, both ends close-on-exec: (read, write).
 ///
