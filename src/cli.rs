@@ -6,8 +6,9 @@
 mod plain;
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
-use clap::error::{Error as ClapError, ErrorKind};
+use clap::error::{ContextKind, ContextValue, Error as ClapError, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::config::table;
@@ -47,26 +48,26 @@ A flag beats its variable, then PORT (for ports), the profile and the default. D
 Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth could not, 126 and 127 as in a shell."
 )]
 pub struct Run {
-    /// Ports to claim: [NAME=][ADDR:]PORT[/udp],...; 0 = any free port
-    #[arg(short, long, value_name = "SPECS")]
-    pub port: Option<OsString>,
+    /// Ports to claim: [NAME=][ADDR:]PORT[/udp],...; 0 = any free port; may be repeated
+    #[arg(short, long, value_name = "SPECS", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub port: Vec<OsString>,
     /// prod = wait 60s, no fallback; dev = no wait, next free port; test = any free port
     #[arg(long, value_name = "prod|dev|test")]
     pub profile: Option<OsString>,
     /// How long to wait for a busy port; 0s = not at all
-    #[arg(long, value_name = "DURATION|forever")]
+    #[arg(long, value_name = "DURATION|forever", allow_hyphen_values = true)]
     pub wait: Option<OsString>,
     /// After the wait: give up, try N (100) adjacent ports, or take any free port
-    #[arg(long, value_name = "none|next[:N]|any")]
+    #[arg(long, value_name = "none|next[:N]|any", allow_hyphen_values = true)]
     pub fallback: Option<OsString>,
     /// Pauses between tries where the kernel sends no event
-    #[arg(long, value_name = "MIN..MAX")]
+    #[arg(long, value_name = "MIN..MAX", allow_hyphen_values = true)]
     pub backoff: Option<OsString>,
     /// Give the app the listening socket (LISTEN_FDS); auto = when an argument uses {fd}
     #[arg(long, value_name = "auto|on|off")]
     pub handover: Option<OsString>,
     /// Launch again at most N times if the app loses its port before it listens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub relaunch: Option<OsString>,
     /// Write the ports really used there
     #[arg(long, value_name = "PATH")]
@@ -87,19 +88,19 @@ pub struct Run {
     #[arg(long, value_name = "child|group")]
     pub signal_scope: Option<OsString>,
     /// Rewrite signals, such as TERM=QUIT; TO 0 or none drops one
-    #[arg(long, value_name = "FROM=TO,...")]
+    #[arg(long, value_name = "FROM=TO,...", allow_hyphen_values = true)]
     pub signal_map: Option<OsString>,
     /// Rewrite the app's exit codes, such as 143=0
-    #[arg(long, value_name = "FROM=TO,...")]
+    #[arg(long, value_name = "FROM=TO,...", allow_hyphen_values = true)]
     pub exit_map: Option<OsString>,
     /// At the first TERM: readiness fails now, the app gets the signal after this delay
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub drain: Option<OsString>,
     /// From the forwarded TERM, INT or QUIT to KILL; 0s = never kill
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub grace: Option<OsString>,
     /// Signal to get when the parent dies
-    #[arg(long, value_name = "SIG")]
+    #[arg(long, value_name = "SIG", allow_hyphen_values = true)]
     pub parent_death_signal: Option<OsString>,
     /// What readiness asks: /path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE],
     /// grpc://host:port[/SERVICE], unix:/sock[:/path]
@@ -109,7 +110,7 @@ pub struct Run {
     #[arg(long, value_name = "TARGET")]
     pub liveness: Option<OsString>,
     /// Stop the app with code 124 if it is not ready within this time
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub start_timeout: Option<OsString>,
     /// Where the state file goes
     #[arg(long, value_name = "DIR")]
@@ -136,16 +137,16 @@ pub struct Healthcheck {
     #[arg(long, value_name = "readiness|liveness|startup")]
     pub probe: Option<OsString>,
     /// One clock over connect, request and headers
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub timeout: Option<OsString>,
     /// Ask again until healthy or this time is over
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub wait: Option<OsString>,
     /// Pause between tries with --wait
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub interval: Option<OsString>,
     /// Status codes that are healthy, such as 200-399,418
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub status: Option<OsString>,
     /// A header to send; may be repeated (the variable: a line each)
     #[arg(long, value_name = "'K: V'", action = clap::ArgAction::Append)]
@@ -218,8 +219,8 @@ pub struct Install {
 pub enum Typed<T> {
     /// The options, all of them understood.
     Options(T),
-    /// A usage error: its line, and the options that were understood before it.
-    Usage(String, T),
+    /// Usage errors, a line each, and the options that were understood all the same.
+    Usage(Vec<String>, T),
     /// Help or version, for stdout.
     Print(String),
 }
@@ -231,25 +232,43 @@ pub fn version() -> String {
 
 /// Parses the words of one command; `words` are those after the command's name.
 pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -> Typed<T> {
-    if words.is_empty() {
-        return Typed::Options(T::default());
+    let mut words = words.to_vec();
+    let mut lines = Vec::new();
+    // An unknown option is taken out and the rest is read again, so that all that is wrong is told at once.
+    while !words.is_empty() {
+        let error = match matches::<T>(T::command(), &words) {
+            Ok(typed) if lines.is_empty() => return Typed::Options(typed),
+            Ok(typed) => return Typed::Usage(lines, typed),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                // The variables and defaults are added only now, since only now somebody reads them.
+                let full = matches::<T>(documented(T::command()), &words).err().unwrap_or(error);
+                return Typed::Print(full.render().to_string());
+            }
+            ErrorKind::DisplayVersion => return Typed::Print(version()),
+            _ => lines.push(usage(&error, T::command().get_name())),
+        }
+        match unknown_option(&error, &words) {
+            Some(position) => drop(words.remove(position)),
+            None => return Typed::Usage(lines, matches(T::command().ignore_errors(true), &words).unwrap_or_default()),
+        }
     }
-    let error = match matches::<T>(T::command(), words) {
-        Ok(typed) => return Typed::Options(typed),
-        Err(error) => error,
+    if lines.is_empty() { Typed::Options(T::default()) } else { Typed::Usage(lines, T::default()) }
+}
+
+/// Where the option stands that the parser does not know.
+fn unknown_option(error: &ClapError, words: &[OsString]) -> Option<usize> {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
+    let option = option.as_bytes();
+    let is_it = |word: &OsString| match word.as_bytes().strip_prefix(option) {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"="),
+        None => false,
     };
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // The variables and defaults are added only now, since only now somebody reads them.
-            let full = matches::<T>(documented(T::command()), words).err().unwrap_or(error);
-            Typed::Print(full.render().to_string())
-        }
-        ErrorKind::DisplayVersion => Typed::Print(version()),
-        _ => {
-            let line = usage(&error, T::command().get_name());
-            Typed::Usage(line, matches(T::command().ignore_errors(true), words).unwrap_or_default())
-        }
-    }
+    (error.kind() == ErrorKind::UnknownArgument && option.starts_with(b"--"))
+        .then(|| words.iter().position(is_it))
+        .flatten()
 }
 
 fn matches<T: FromArgMatches>(command: clap::Command, words: &[OsString]) -> Result<T, ClapError> {
@@ -387,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn last_one_wins_and_headers_add_up() {
+    fn last_one_wins_and_ports_and_headers_add_up() {
         match Run::from_words(&words(&[
             "--wait",
             "1s",
@@ -400,7 +419,7 @@ mod tests {
             "x",
         ])) {
             Typed::Options(run) => {
-                assert_eq!((run.wait, run.exec, run.port), (Some("2s".into()), Some("off".into()), Some("2".into())));
+                assert_eq!((run.wait, run.exec, run.port), (Some("2s".into()), Some("off".into()), words(&["1", "2"])));
             }
             other => panic!("{other:?}"),
         }
@@ -421,9 +440,11 @@ mod tests {
             (&["-x", "x"], &["unexpected argument '-x'"]),
             (&["--exec=", "x"], &[]),
             (&["--a\nb", "x"], &["unexpected argument"]),
+            (&["--wiat", "--nope=1", "--exec", "x"], &["unexpected argument '--wiat'", "unexpected argument '--nope'"]),
         ] {
             match Run::from_words(&words(list)) {
-                Typed::Usage(line, _) => {
+                Typed::Usage(lines, _) => {
+                    let line = lines.join("; ");
                     assert!(parts.iter().all(|part| line.contains(part)), "{line}");
                     assert!(!line.contains('\n') && !line.contains("Usage:"), "{line}");
                 }
@@ -435,6 +456,8 @@ mod tests {
         assert!(
             matches!(Run::from_words(&words(&["--wait", "10", "--nope"])), Typed::Usage(_, run) if run.wait.is_some())
         );
+        assert!(matches!(Run::from_words(&words(&["--nope", "--wait", "10"])), Typed::Usage(lines, run)
+            if lines.len() == 1 && run.wait.is_some()));
         let raw = vec![OsString::from_vec(b"--\xff".to_vec())];
         assert!(matches!(Run::from_words(&raw), Typed::Usage(..)));
     }

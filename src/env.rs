@@ -97,8 +97,7 @@ impl Environ {
                         }
                     }
                     (Some(known), None) => found.unreadable.push((known, value.clone())),
-                    (None, Some(text)) => found.unknown.push((name.into(), text.into())),
-                    (None, None) => {}
+                    (None, _) => found.unknown.push((name.into(), value.to_string_lossy().into_owned())),
                 },
             }
         }
@@ -194,7 +193,7 @@ mod tests {
             ("PORT", b"\xff"),
         ]));
         assert_eq!(found.unreadable.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["REBERTH_WAIT"]);
-        assert_eq!((found.port, found.unknown.len()), (None, 0));
+        assert_eq!((found.port, found.unknown.len()), (None, 1));
     }
 
     #[test]

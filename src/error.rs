@@ -1,6 +1,7 @@
 //! Owns the one error type: what went wrong in the user's words, and which exit code that is. Must not know where it is caught.
 
 use std::fmt;
+use std::io;
 
 use crate::exit::Code;
 
@@ -52,3 +53,11 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The system's words for an error, lower case, without Rust's "(os error 13)".
+pub fn words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

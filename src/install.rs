@@ -1,12 +1,13 @@
 //! Owns `install`: a copy of this very binary at a place of the user's. Must not know what it is copied for.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use crate::error::Error;
+use crate::atomic;
+use crate::error::{Error, words};
 
 /// Copies this binary to `dest`, or into it where it is a folder, with mode 0755, and returns the place.
 ///
@@ -18,16 +19,18 @@ pub fn run(dest: &Path) -> Result<PathBuf, Error> {
     let failed = |what: String| Error::cannot(format!("install: {what}"));
     let place = place(dest).map_err(failed)?;
     let mut source = source().map_err(|error| failed(format!("this binary cannot be read: {}", words(&error))))?;
-    let beside = beside(&place);
-    let written = copy(&mut source, &beside).and_then(|()| fs::rename(&beside, &place));
-    if let Err(error) = written {
-        let _ = fs::remove_file(&beside);
-        return Err(failed(format!(
+    let written = atomic::replace(&place, 0o755, |file| {
+        io::copy(&mut source, file)?;
+        // Whatever the umask says.
+        file.set_permissions(Permissions::from_mode(0o755))
+    });
+    written.map_err(|error| {
+        failed(format!(
             "{place:?} cannot be written: {}; name a file in an existing folder that uid {} can write",
             words(&error),
             nix::unistd::geteuid()
-        )));
-    }
+        ))
+    })?;
     Ok(place)
 }
 
@@ -51,28 +54,9 @@ fn place(dest: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// `/proc/self/exe` opens even a binary that was replaced or removed; without `/proc` there is the name we were called by.
+/// `/proc/self/exe` opens even a binary that was replaced or removed; without `/proc` there is the name we were called by, if that is a
+/// path: a bare name was found in PATH, and here it could be any other file.
 fn source() -> io::Result<File> {
-    File::open("/proc/self/exe").or_else(|error| File::open(std::env::args_os().next().ok_or(error)?))
-}
-
-/// The time too, because several init containers are all pid 1 on one volume.
-fn beside(place: &Path) -> PathBuf {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
-    place.with_file_name(format!(".reberth-{}-{nanos}.new", std::process::id()))
-}
-
-fn copy(source: &mut File, beside: &Path) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(0o755).open(beside)?;
-    io::copy(source, &mut file)?;
-    // Whatever the umask says.
-    file.set_permissions(Permissions::from_mode(0o755))
-}
-
-fn words(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
+    let called = || std::env::args_os().next().filter(|name| name.as_bytes().contains(&b'/'));
+    File::open("/proc/self/exe").or_else(|error| File::open(called().ok_or(error)?))
 }

@@ -2,6 +2,7 @@
 //! A library only so that fuzzers, benchmarks and tests reach the pure parts; it promises no stable API.
 
 pub mod app;
+mod atomic;
 pub mod cli;
 pub mod config;
 pub mod env;

@@ -21,7 +21,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
-use crate::error::Error;
+use crate::error::{Error, words};
 
 const TARGET: &str = "reberth";
 
@@ -34,7 +34,7 @@ pub fn init(log: &config::Log) -> Result<(), Error> {
         let path = log.file.as_deref().unwrap_or(std::path::Path::new("")).display();
         Error::cannot(format!(
             "--log-file (REBERTH_LOG_FILE) {path}: cannot be appended to: {}; give a file in a folder that uid {} can write to",
-            reason(&error),
+            words(&error),
             nix::unistd::geteuid()
         ))
     })?;
@@ -71,12 +71,6 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
 /// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
 fn open(path: &std::path::Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
-}
-
-/// The kernel's words without Rust's `(os error N)`.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// Where lines go.

@@ -73,6 +73,10 @@ fn run(
         tracing::warn!("{line}");
     }
     app::run::run(settings, environment, &signals).unwrap_or_else(|error| {
+        // A path that cannot be written is a bad setting, and `--log off` does not silence those.
+        if matches!(error, Error::Settings(_)) {
+            return refuse(log, &error);
+        }
         for line in error.lines() {
             tracing::error!("{line}");
         }

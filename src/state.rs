@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, words};
 use crate::port::spec::{Protocol, Spec};
 
 mod believe;
@@ -146,20 +146,20 @@ impl Publisher {
     /// if none does, the publisher is an idle one and [`Publisher::warning`] says so.
     ///
     /// # Errors
-    /// [`Error::Cannot`] (125) when an explicit `dir` cannot be written.
+    /// [`Error::Settings`] (125) when an explicit `dir` cannot be written.
     pub fn open(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
         let writer = Writer::this();
         if let Some(dir) = dir {
             let opened = writer.and_then(|writer| Place::open(&std::path::absolute(dir)?, writer, first));
             return match opened {
                 Ok(place) => Ok(Self { place: Some(place), warning: None, complained: false }),
-                Err(error) => Err(Error::cannot(format!(
+                Err(error) => Err(Error::Settings(vec![format!(
                     "--state-dir (REBERTH_STATE_DIR) {:?}: the state file cannot be written there: {}; \
                      name an existing directory that uid {} can write, or leave it out",
                     dir,
-                    reason(&error),
+                    words(&error),
                     nix::unistd::geteuid(),
-                ))),
+                )])),
             };
         }
         let mut tried = Vec::new();
@@ -168,11 +168,11 @@ impl Publisher {
                 for dir in DEFAULT_DIRS {
                     match Place::open(Path::new(dir), writer.clone(), first) {
                         Ok(place) => return Ok(Self { place: Some(place), warning: None, complained: false }),
-                        Err(error) => tried.push(format!("{dir}: {}", reason(&error))),
+                        Err(error) => tried.push(format!("{dir}: {}", words(&error))),
                     }
                 }
             }
-            Err(error) => tried.push(format!("/proc: {}", reason(&error))),
+            Err(error) => tried.push(format!("/proc: {}", words(&error))),
         }
         let warning = format!(
             "no state file: {}; healthcheck goes by its settings alone; mount a small tmpfs and name it with --state-dir \
@@ -209,7 +209,7 @@ impl Publisher {
                     "state file {}: phase {} cannot be written: {}; healthcheck still sees the phase before it",
                     place.path.display(),
                     state.phase.name(),
-                    reason(&error)
+                    words(&error)
                 ))
             }
         }
@@ -302,14 +302,6 @@ fn overwrite(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
 /// `reberth-<inode of the mount namespace>-<pid>.json`
 fn file_name(mount_namespace: u64, pid: i32) -> String {
     format!("reberth-{mount_namespace}-{pid}.json")
-}
-
-/// The system's words for an error, without Rust's "(os error 13)".
-fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]

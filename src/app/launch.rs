@@ -159,6 +159,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
             libc::EACCES => Error::NotExecutable(format!(
                 "{shown}: permission denied on the way to it; check the directories' x bits"
             )),
+            _ if word.is_empty() => Error::NotFound("the command is empty; name a program after --".to_owned()),
             _ if word.as_bytes().contains(&b'/') => Error::NotFound(format!("{shown}: no such file")),
             _ => Error::NotFound(format!("{shown}: not found in PATH; check the image, or give the full path")),
         };
@@ -175,7 +176,9 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
         libc::EACCES => {
             format!("{place}: permission denied; check its owner, its interpreter's x bit and the mount (noexec)")
         }
-        libc::ENOEXEC if head.starts_with(b"\x7fELF") => format!("{place}: built for another machine than this one"),
+        libc::ENOEXEC if head.starts_with(b"\x7fELF") => {
+            format!("{place}: built for another machine than this one, or cut short")
+        }
         libc::ENOEXEC if head.is_empty() => format!("{place}: is empty, not a program"),
         libc::ENOEXEC => {
             format!("{place}: a script without #!; give it a first line such as #!/bin/sh, or run it as: sh {place}")

@@ -9,8 +9,8 @@ use super::{Healthcheck, Run, Typed, parse};
 
 /// Commands whose usual command lines need no parser: building one takes longer than all else that a `healthcheck` does.
 pub trait Plain: CommandFactory + FromArgMatches + Default {
-    /// The field of an option that takes a value and may stand before it as `--name value` or `--name=value`.
-    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>>;
+    /// Takes an option with its value, which stood as `--name value` or `--name=value`; `false`: that is for the parser to judge.
+    fn set(&mut self, name: &str, value: OsString) -> bool;
 
     /// Takes the first word that is no option, and all after it; `false`: that is for the parser to judge.
     fn rest(&mut self, words: &[OsString]) -> bool;
@@ -45,16 +45,21 @@ pub(super) fn plain<T: Plain>(words: &[OsString]) -> Option<T> {
         if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") {
             return None;
         }
-        *typed.value(name)? = Some(value);
+        if !typed.set(name, value) {
+            return None;
+        }
         words = after;
     }
     Some(typed)
 }
 
 impl Plain for Run {
-    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>> {
-        Some(match name {
-            "p" | "port" => &mut self.port,
+    fn set(&mut self, name: &str, value: OsString) -> bool {
+        let field = match name {
+            "p" | "port" => {
+                self.port.push(value);
+                return true;
+            }
             "profile" => &mut self.profile,
             "wait" => &mut self.wait,
             "fallback" => &mut self.fallback,
@@ -66,8 +71,10 @@ impl Plain for Run {
             "health" => &mut self.health,
             "start-timeout" => &mut self.start_timeout,
             "state-dir" => &mut self.state_dir,
-            _ => return None,
-        })
+            _ => return false,
+        };
+        *field = Some(value);
+        true
     }
 
     fn rest(&mut self, words: &[OsString]) -> bool {
@@ -77,14 +84,16 @@ impl Plain for Run {
 }
 
 impl Plain for Healthcheck {
-    fn value(&mut self, name: &str) -> Option<&mut Option<OsString>> {
-        Some(match name {
+    fn set(&mut self, name: &str, value: OsString) -> bool {
+        let field = match name {
             "probe" => &mut self.probe,
             "timeout" => &mut self.timeout,
             "status" => &mut self.status,
             "state-dir" => &mut self.state_dir,
-            _ => return None,
-        })
+            _ => return false,
+        };
+        *field = Some(value);
+        true
     }
 
     fn rest(&mut self, words: &[OsString]) -> bool {

@@ -53,7 +53,7 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
             Typed::Print(text) => Ok(Mode::Print(text)),
             typed => {
                 let (options, usage) = split(typed);
-                let broken = usage.is_some();
+                let broken = !usage.is_empty();
                 let (mode, decided, told) = run::decide(&options, &environ, usage);
                 (log, warnings) = (decided, told);
                 if broken {
@@ -94,10 +94,10 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
     Decision { command, mode, log, warnings: one_line(warnings) }
 }
 
-fn split<T: Default>(typed: Typed<T>) -> (T, Option<String>) {
+fn split<T: Default>(typed: Typed<T>) -> (T, Vec<String>) {
     match typed {
-        Typed::Options(options) => (options, None),
-        Typed::Usage(line, options) => (options, Some(line)),
+        Typed::Options(options) => (options, Vec::new()),
+        Typed::Usage(lines, options) => (options, lines),
         Typed::Print(_) => Default::default(),
     }
 }
@@ -146,10 +146,9 @@ fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error
             shown(&text)
         ));
     }
-    let near = nearest(&text, NAMES.iter().map(|(name, _)| *name)).filter(|near| distance(&text, near) <= 2);
-    let hint = match near {
-        Some(near) => format!("did you mean {near}?"),
-        None => format!("to start an app: reberth run -- {}", shown(&text)),
-    };
-    fail(format!("{}: no such command; {commands} ({hint})", shown(&text)))
+    // In a short word every letter counts: `sh` is not a slip for `who`.
+    let near =
+        nearest(&text, NAMES.iter().map(|(name, _)| *name)).filter(|near| distance(&text, near) * 3 <= near.len());
+    let hint = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+    fail(format!("{0}: no such command; {commands} ({hint}to start an app: reberth run -- {0})", shown(&text)))
 }

@@ -14,7 +14,7 @@ use crate::health::target::Target;
 use crate::port::spec::{self, Spec};
 
 /// Decides `healthcheck`. `usage` is what was wrong with the command line itself.
-pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Option<String>) -> Result<Mode, Error> {
+pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> Result<Mode, Error> {
     let vars = &environ.healthcheck;
     let mut reader = Reader::new(environ, "REBERTH_HEALTH_");
     reader.errors.extend(usage);
@@ -152,7 +152,7 @@ fn port_may_move(environ: &Environ) -> bool {
 }
 
 /// Decides `who`.
-pub fn who(cli: &cli::Who, environ: &Environ, usage: Option<String>) -> Result<Mode, Error> {
+pub fn who(cli: &cli::Who, environ: &Environ, usage: Vec<String>) -> Result<Mode, Error> {
     let mut reader = Reader::new(environ, "REBERTH_");
     reader.errors.extend(usage);
     let json = reader.read("json", from(&cli.json, &None), boolean).unwrap_or(false);
@@ -178,11 +178,11 @@ pub fn who(cli: &cli::Who, environ: &Environ, usage: Option<String>) -> Result<M
 }
 
 /// Decides `install`.
-pub fn install(cli: &cli::Install, usage: Option<String>) -> Result<Mode, Error> {
-    match (usage, cli.dest.as_ref().filter(|dest| !dest.is_empty())) {
-        (Some(usage), _) => Err(Error::Settings(vec![usage])),
-        (None, Some(dest)) => Ok(Mode::Install(dest.into())),
-        (None, None) => Err(Error::Settings(vec![
+pub fn install(cli: &cli::Install, usage: Vec<String>) -> Result<Mode, Error> {
+    match cli.dest.as_ref().filter(|dest| !dest.is_empty()) {
+        _ if !usage.is_empty() => Err(Error::Settings(usage)),
+        Some(dest) => Ok(Mode::Install(dest.into())),
+        None => Err(Error::Settings(vec![
             "install: DEST is missing: reberth install DEST, a file or a folder that exists; see 'reberth install --help'".into(),
         ])),
     }

@@ -1,10 +1,11 @@
 //! Owns how `run`'s settings are decided. Must not know what they do.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::reader::{Reader, Sources, from};
 use super::value::{boolean, duration, number, pairs, positive, word};
-use super::{Backoff, ExitMap, Fallback, Format, Level, Log, Mode, Run, SignalScope, Wait, signal};
+use super::{Backoff, ExitMap, Fallback, Format, Level, Log, Mode, Run, SignalScope, Wait, healthcheck, signal};
 use crate::app::command;
 use crate::cli;
 use crate::env::{Environ, service_link};
@@ -13,9 +14,9 @@ use crate::port::spec::{self, Spec};
 
 /// Decides `run`: the mode or all errors, the log, and the warnings to log once it is there. `usage` is what was wrong with the command
 /// line itself; then the command and whatever depends on all options together is not judged, since some options are missing.
-pub fn decide(cli: &cli::Run, environ: &Environ, usage: Option<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
+pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
     let mut reader = Reader::new(environ, "REBERTH_");
-    let complete = usage.is_none();
+    let complete = usage.is_empty();
     reader.errors.extend(usage);
     let mut warnings = environ.warnings();
     let log = log(&mut reader, cli, environ);
@@ -92,8 +93,10 @@ enum Ports {
 /// `--port`, `REBERTH_PORT`, `PORT`, in this order; a Kubernetes service link in a variable counts as unset, with a warning.
 fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, warnings: &mut Vec<String>) -> Ports {
     let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
-    if cli.port.is_some() {
-        return outcome(reader.read("port", from(&cli.port, &None), spec::list));
+    if !cli.port.is_empty() {
+        // Several `-p` are one list, as with `docker run`.
+        let flag = Some(cli.port.join(OsStr::new(",")));
+        return outcome(reader.read("port", from(&flag, &None), spec::list));
     }
     let mut linked = |name: &str, text: &str| {
         let linked = service_link(text);
@@ -212,6 +215,13 @@ fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
     duration(text).map(|time| Some(time).filter(|time| !time.is_zero())).map_err(|reason| format!("{reason}; or off"))
 }
 
+/// What is wrong with how `run` itself will ask its health target: found now, and not by an app that never becomes ready.
+fn question(environ: &Environ) -> Vec<String> {
+    let terms = healthcheck::decide(&cli::Healthcheck::default(), environ, Vec::new());
+    let lines = terms.err().map(|error| error.lines().to_vec()).unwrap_or_default();
+    lines.into_iter().filter(|line| line.starts_with("REBERTH_HEALTH_")).collect()
+}
+
 /// What several settings must agree on. With bad ports nothing is said about them: whether there is one is not known.
 fn check(
     reader: &mut Reader<'_>,
@@ -231,6 +241,9 @@ fn check(
         return;
     }
     reader.errors.extend(command::check(&run.command, &run.ports, run.handover));
+    if run.health.is_some() {
+        reader.errors.extend(question(environ));
+    }
     let targets: [(&str, _, Sources<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),

@@ -121,6 +121,10 @@ pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback) -> Vec<Str
         lines.push(format!("{what}: no holder is visible; it may have let go just now: start again"));
     }
     match fallback {
+        Fallback::Next(_) if spec.port == u16::MAX => {
+            lines
+                .push(format!("{what}: no port lies above it for --fallback next: --fallback any takes one elsewhere"));
+        }
         Fallback::Next(count) => {
             lines.push(format!("{what}: none of the next {count} ports could be had either: allow more with --fallback next:N, or --fallback any"));
         }

@@ -75,7 +75,7 @@ const OFFERS: usize = 16;
 /// [`Stop::Error`]: `Cannot` for a port that can never be bound (at once, even if another is merely busy), `PortBusy` when the
 /// time is over. [`Stop::Ended`]: the caller said so.
 pub fn claim(specs: &[Spec], policy: &Policy, hear: &mut dyn Hear) -> Result<Vec<Claim>, Stop> {
-    let mut claiming = Claiming::new(specs, *policy)?;
+    let mut claiming = Claiming::new(specs, *policy);
     claiming.try_all()?;
     for position in claiming.order.clone() {
         claiming.settle(position, hear)?;
@@ -95,14 +95,10 @@ struct Claiming<'a> {
 }
 
 impl<'a> Claiming<'a> {
-    fn new(specs: &'a [Spec], policy: Policy) -> Result<Self, Stop> {
-        let clashes = clashes(specs);
-        if !clashes.is_empty() {
-            return Err(Stop::Error(Error::Settings(clashes)));
-        }
+    fn new(specs: &'a [Spec], policy: Policy) -> Self {
         let attempts = specs.iter().map(|spec| Attempt::new(spec, v6_only(spec, specs))).collect();
         let waited = vec![Duration::ZERO; specs.len()];
-        Ok(Self { specs, policy, order: ascending(specs), attempts, waited, started: Instant::now() })
+        Self { specs, policy, order: ascending(specs), attempts, waited, started: Instant::now() }
     }
 
     /// One bind of everything, so that a port that can never be had fails before another is waited for. What lies above the first
@@ -159,17 +155,25 @@ impl<'a> Claiming<'a> {
         let Some(found) = found else { return Ok(false) };
         let told = if self.policy.fallback == Fallback::Any { "any" } else { "next" };
         let (what, port) = (advice::label(spec), found.port().unwrap_or_default());
-        tracing::warn!(port, "{what} is still busy: falling back to port {port} (--fallback {told})");
+        let local = range::local();
+        // From there the kernel takes the ports of outgoing connections, so the next start may find it gone.
+        let risky = if self.policy.fallback != Fallback::Any && local.contains(&port) && !local.contains(&spec.port) {
+            ", which lies in net.ipv4.ip_local_port_range: any outgoing connection may take it".to_owned()
+        } else {
+            String::new()
+        };
+        tracing::warn!(port, "{what} is still busy: falling back to port {port} (--fallback {told}){risky}");
         if let Some(attempt) = self.attempts.get_mut(position) {
             *attempt = found;
         }
         Ok(true)
     }
 
-    /// The ports of this protocol that a fallback must not take: those that specs name, and those already claimed.
+    /// The ports that a fallback of this protocol must not take: those that specs name, of either protocol, and those already claimed.
     fn avoid(&self, protocol: Protocol) -> Vec<u16> {
         let same = self.specs.iter().zip(&self.attempts).filter(|(spec, _)| spec.protocol == protocol);
-        same.flat_map(|(spec, attempt)| [Some(spec.port), attempt.port()]).flatten().collect()
+        let claimed = same.filter_map(|(_, attempt)| attempt.port());
+        self.specs.iter().map(|spec| spec.port).chain(claimed).collect()
     }
 
     /// The diagnosis: the port that could not be had, and every later one that is busy too.
@@ -231,29 +235,6 @@ fn v6_only(spec: &Spec, specs: &[Spec]) -> bool {
         && specs.iter().filter(same).any(|other| matches!(other.addr, Some(IpAddr::V4(_))))
 }
 
-/// Specs that exclude each other: waiting for oneself would never end.
-fn clashes(specs: &[Spec]) -> Vec<String> {
-    let reach = |spec: &Spec| {
-        holder::sockets::reach(spec.addr.unwrap_or(std::net::Ipv6Addr::UNSPECIFIED.into()), v6_only(spec, specs))
-    };
-    let pairs = specs
-        .iter()
-        .enumerate()
-        .flat_map(|(position, one)| specs.iter().skip(position + 1).map(move |other| (one, other)));
-    let clashing = pairs.filter(|(one, other)| {
-        let same = one.port == other.port && one.port != 0 && one.protocol == other.protocol;
-        same && holder::sockets::overlap(reach(one), reach(other))
-    });
-    let line = |(one, other): (&Spec, &Spec)| {
-        format!(
-            "--port: {} and {} exclude each other, since one includes the other's address: name only one of them",
-            advice::label(one),
-            advice::label(other)
-        )
-    };
-    clashing.map(line).collect()
-}
-
 /// The candidates of `next:count`, nearest first.
 fn next_ports<'a>(
     asked: u16,
@@ -268,7 +249,7 @@ fn next_ports<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Protocol, Spec, ascending, clashes, next_ports, v6_only};
+    use super::{Protocol, Spec, ascending, next_ports, v6_only};
 
     fn spec(addr: &str, port: u16) -> Spec {
         let addr = (!addr.is_empty()).then(|| addr.parse().unwrap());
@@ -289,23 +270,6 @@ mod tests {
         assert_eq!(next(8080, 6, &[8081]), [8082, 8085, 8086]);
         assert_eq!(next(65533, 100, &[]), [65534, 65535]);
         assert!(next(65535, 100, &[]).is_empty());
-    }
-
-    #[test]
-    fn specs_that_exclude_each_other() {
-        let table = [
-            (spec("", 80), spec("127.0.0.1", 80), 1),
-            (spec("0.0.0.0", 80), spec("127.0.0.1", 80), 1),
-            (spec("", 80), spec("::1", 80), 1),
-            (spec("0.0.0.0", 80), spec("::", 80), 0),
-            (spec("127.0.0.1", 80), spec("127.0.0.2", 80), 0),
-            (spec("", 80), spec("", 81), 0),
-            (spec("", 0), spec("", 0), 0),
-            (spec("", 80), Spec { protocol: Protocol::Udp, ..spec("", 80) }, 0),
-        ];
-        for (one, other, expected) in table {
-            assert_eq!(clashes(&[one.clone(), other.clone()]).len(), expected, "{one:?} {other:?}");
-        }
     }
 
     #[test]

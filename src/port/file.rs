@@ -2,29 +2,37 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::atomic;
+use crate::error::{Error, words};
 
-/// Checks early, before any wait, that the port file can be written, and makes its path independent of the working directory.
+/// Checks early, before any wait, that the port file can be written, and makes its path independent of the working directory and of
+/// symbolic links: a link stays one, and the file it names is replaced.
 ///
 /// # Errors
-/// `Cannot` (125), naming `--port-file`.
+/// `Settings` (125), naming `--port-file`.
 pub fn check(path: &Path) -> Result<PathBuf, Error> {
-    let path = std::path::absolute(path).map_err(|error| refuse(path, &error))?;
-    if path.is_dir() {
-        return Err(refuse(&path, &io::ErrorKind::IsADirectory.into()));
+    let place = std::path::absolute(path).and_then(|path| match fs::canonicalize(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
+        other => other,
+    });
+    let place = place.map_err(|error| refuse(path, &words(&error)))?;
+    match fs::symlink_metadata(&place) {
+        Ok(meta) if meta.is_dir() => return Err(refuse(path, "is a directory")),
+        // A rename would put a file in the place of a device such as /dev/null, or of a pipe that somebody reads.
+        Ok(meta) if !meta.is_file() && !meta.is_symlink() => return Err(refuse(path, "is not a regular file")),
+        _ => {}
     }
-    let beside = beside(&path);
-    fs::write(&beside, "").and_then(|()| fs::remove_file(&beside)).map_err(|error| refuse(&path, &error))?;
-    Ok(path)
+    atomic::try_beside(&place).map_err(|error| refuse(path, &words(&error)))?;
+    Ok(place)
 }
 
 /// Writes a line per port in the order asked, `PORT` or `NAME=PORT`: complete under its name, or not at all.
 ///
 /// # Errors
-/// `Cannot` (125), naming `--port-file`.
+/// `Settings` (125), naming `--port-file`.
 pub fn write<'a>(path: &Path, ports: impl Iterator<Item = (Option<&'a str>, u16)>) -> Result<(), Error> {
     let mut text = String::new();
     for (name, port) in ports {
@@ -33,23 +41,13 @@ pub fn write<'a>(path: &Path, ports: impl Iterator<Item = (Option<&'a str>, u16)
             None => writeln!(text, "{port}"),
         };
     }
-    let beside = beside(path);
-    fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        refuse(path, &error)
-    })
+    atomic::replace(path, 0o666, |file| file.write_all(text.as_bytes())).map_err(|error| refuse(path, &words(&error)))
 }
 
-/// A name in the same directory, so that the rename stays within one file system; the pid keeps two instances apart.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    name.into()
-}
-
-fn refuse(path: &Path, error: &io::Error) -> Error {
-    Error::cannot(format!(
-        "--port-file (REBERTH_PORT_FILE) {}: cannot be written: {error}; name a file in an existing directory that can be written",
-        path.display()
-    ))
+fn refuse(path: &Path, reason: &str) -> Error {
+    Error::Settings(vec![format!(
+        "--port-file (REBERTH_PORT_FILE) {}: cannot be written: {reason}; name a file in an existing directory that uid {} can write",
+        path.display(),
+        nix::unistd::geteuid()
+    )])
 }

@@ -8,7 +8,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::identity::{Life, Namespaces, Writer};
-use super::{DEFAULT_DIRS, Document, FORMAT, State, file_name, reason};
+use super::{DEFAULT_DIRS, Document, FORMAT, State, file_name};
+use crate::error::words;
 use crate::port::spec::Spec;
 
 /// A state file is some hundred bytes; whatever is larger was not written by `run`. Bytes.
@@ -57,7 +58,7 @@ pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
     let mine = match Namespaces::mine() {
         Ok(mine) => mine,
         Err(error) => {
-            let why = format!("one's own namespaces cannot be told: {}", reason(&error));
+            let why = format!("one's own namespaces cannot be told: {}", words(&error));
             return Found::NotBelieved { path: PathBuf::from("/proc/self/ns"), why };
         }
     };
@@ -161,11 +162,11 @@ fn read(path: &Path) -> Result<Option<Document<State>>, String> {
                 Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
                 Some(libc::ELOOP) => Err("it is a symbolic link".to_owned()),
                 Some(libc::ENXIO) => Err("it is not a regular file".to_owned()),
-                _ => Err(reason(&error)),
+                _ => Err(words(&error)),
             };
         }
     };
-    let meta = file.metadata().map_err(|error| reason(&error))?;
+    let meta = file.metadata().map_err(|error| words(&error))?;
     if !meta.is_file() {
         return Err("it is not a regular file".to_owned());
     }
@@ -181,7 +182,7 @@ fn read(path: &Path) -> Result<Option<Document<State>>, String> {
     let mut text = Vec::with_capacity(1024);
     // The size may change under us, the limit may not.
     let size: io::Result<usize> = file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text);
-    size.map_err(|error| reason(&error))?;
+    size.map_err(|error| words(&error))?;
     parse(&text).map(Some)
 }
 

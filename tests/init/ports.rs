@@ -36,6 +36,61 @@ fn files_that_cannot_be_written_are_125_before_the_launch() {
     }
 }
 
+/// Containers are all pid 1, and may share the volume the file is on: whoever reads it finds one whole file, and no start fails.
+#[test]
+fn instances_with_the_same_pid_do_not_write_into_each_others_port_file() {
+    let place = place::TempDir::new();
+    let file = place.path().join("ports");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = |name: &'static str| {
+            let file = &file;
+            move || {
+                for _ in 0..40 {
+                    let specs = format!("{name}=0");
+                    let launch = run_app(&["--port", &specs, "--port-file", file.to_str().unwrap()], "exit=0");
+                    launch.first_in_namespace().start().finish().expect_code(0);
+                }
+            }
+        };
+        let writers = [scope.spawn(writer("one")), scope.spawn(writer("two"))];
+        let reader = scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Ok(text) = std::fs::read_to_string(&file) {
+                    assert!(text.ends_with('\n') && text.lines().count() == 1, "not a whole file: {text:?}");
+                }
+            }
+        });
+        let ended = writers.map(std::thread::ScopedJoinHandle::join);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap();
+        ended.into_iter().for_each(|end| end.unwrap());
+    });
+}
+
+#[test]
+fn a_port_file_replaces_files_and_nothing_else() {
+    let place = place::TempDir::new();
+    let at = |name: &str| place.path().join(name);
+    let run = |name: &str| {
+        run_app(&["--port", "0", "--log", "off", "--port-file", at(name).to_str().unwrap()], "say=started")
+    };
+    // A link stays one: the file it names is replaced.
+    std::fs::write(at("file"), "old").unwrap();
+    std::os::unix::fs::symlink("file", at("link")).unwrap();
+    run("link").start().finish().expect_code(0);
+    assert!(at("link").is_symlink() && std::fs::read_to_string(at("file")).unwrap() != "old");
+    let pipe = nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU);
+    pipe.unwrap();
+    std::os::unix::fs::symlink("/dev/null", at("null")).unwrap();
+    for name in ["pipe", "null", "."] {
+        // A bad setting is told whatever the log's level.
+        let outcome = run(name).start().finish().expect_code(125).expect_stderr("--port-file");
+        assert_eq!(outcome.stdout, "", "{}", outcome.report());
+    }
+    assert!(!at("pipe").is_file() && at("null").is_symlink());
+}
+
 #[test]
 fn templates_and_variables_carry_the_port() {
     let (first, second) = (place::free_port(), place::free_port());

@@ -191,6 +191,9 @@ fn fallback_next() {
         assert_eq!(fallen(&specs, Fallback::Next(100)).unwrap(), [PORT + 4, PORT + 2]);
         let text = lines(fallen(&specs, Fallback::Next(3)).map(|_| vec![]));
         assert!(text.contains("none of the next 3 ports"), "{text}");
+        // A port is named whatever its protocol: here +2 by a UDP spec.
+        let specs = [spec("", PORT), udp_spec(PORT + 2)];
+        assert_eq!(fallen(&specs, Fallback::Next(100)).unwrap(), [PORT + 4, PORT + 2]);
         // Two that fall back do not meet.
         let specs = [spec("", PORT), spec("", PORT + 1)];
         for listen in [true, false] {
@@ -207,6 +210,7 @@ fn fallback_ends_at_the_last_port() {
         for port in [65_534, 65_535] {
             let text = lines(fallen(&[spec("", port)], Fallback::Next(100)).map(|_| vec![]));
             assert!(text.contains(&format!("port {port} is busy")), "{text}");
+            assert_eq!(text.contains("no port lies above it"), port == 65_535, "{text}");
         }
     });
 }
@@ -242,13 +246,5 @@ fn any_port_may_be_none() {
         claimant.caller.waits_for();
         drop(holder);
         assert_eq!(ports(claimant.end().unwrap()), [30_000]);
-    });
-}
-
-#[test]
-fn specs_that_exclude_each_other_are_refused() {
-    inside("claims::specs_that_exclude_each_other_are_refused", || {
-        let text = lines(claim(&[spec("", PORT), spec("127.0.0.1", PORT)], &by_event(Duration::from_secs(50))));
-        assert!(text.contains("exclude each other"), "{text}");
     });
 }

@@ -76,7 +76,10 @@ fn who_install_and_no_command() {
         assert_eq!(errors(list, &[]).len(), 1, "{list:?}");
     }
     assert!(errors(&["rnu"], &[])[0].contains("did you mean run?"));
-    assert!(errors(&["nginx"], &[])[0].contains("reberth run -- nginx"));
+    for word in ["nginx", "sh", "true"] {
+        let line = &errors(&[word], &[])[0];
+        assert!(line.contains(&format!("reberth run -- {word}")) && !line.contains("did you mean"), "{line}");
+    }
     assert!(errors(&[], &[])[1].starts_with("usage: "));
     assert!(decide(&[], &[]).mode.is_err());
 

@@ -78,6 +78,31 @@ fn every_setting_of_run_in_both_spellings() {
 }
 
 #[test]
+fn values_with_a_hyphen_and_several_mistakes_are_all_told() {
+    let lines = errors(&["run", "--wait", "-5s", "--grace", "10", "--port", "-1", "x"], &[]);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for (line, start) in lines.iter().zip(["--port -1: ", "--wait -5s: ", "--grace 10: "]) {
+        assert!(line.starts_with(start), "{line}");
+    }
+    let lines = errors(&["run", "--nope1", "--grace", "10", "--nope2", "--drain=5", "x"], &[]);
+    for part in ["--nope1", "--nope2", "--grace 10: ", "--drain 5: "] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:?}");
+    }
+    let ports = run(&["-p", "web=80", "--port", "81,82"], &[("REBERTH_PORT", "83")]).ports;
+    assert_eq!(ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["web=80", "81", "82"]);
+    assert!(errors(&["run", "-p", "80", "-p", "80", "x"], &[])[0].starts_with("--port 80,80: "));
+}
+
+#[test]
+fn how_a_health_target_is_asked_is_judged_with_it() {
+    let bad = [("REBERTH_HEALTH_TIMEOUT", "10"), ("REBERTH_HEALTH_STATUS", "ok")];
+    let lines = errors(&["run", "--health", "/", "-p", "80", "--grace", "1", "x"], &bad);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    // Where `run` asks nothing, they are the healthcheck's affair.
+    assert_eq!(run(&["-p", "80"], &bad).health, None);
+}
+
+#[test]
 fn defaults_of_run() {
     let got = run(&[], &[]);
     let want = Run {

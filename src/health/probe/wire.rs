@@ -11,6 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::clock::{Clock, Stopped};
 use super::url::bracketed;
+use crate::error::words;
 use crate::sys::lookup;
 
 /// A connection, never blocking.
@@ -193,12 +194,4 @@ fn addresses(host: &str, clock: Clock) -> Result<Vec<IpAddr>, String> {
 /// Whether a host means this machine, on whichever family: `localhost`, `0.0.0.0`, `::`.
 pub fn is_here(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
-}
-
-/// The system's words, without Rust's "(os error 104)".
-fn words(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
