@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -118,14 +118,24 @@ pub(crate) struct Document<S> {
     pub state: S,
 }
 
-/// The writing side, held by `run`. It keeps no descriptor between two writes, and its paths are absolute, so it survives `chdir("/")`.
+/// The writing side, held by `run`. It keeps no descriptor once it has published, and its paths are absolute, so it survives
+/// `chdir("/")`.
 #[derive(Debug)]
 pub struct Publisher {
-    /// `None`: there is no place to publish in, and `run` goes on without.
-    place: Option<Place>,
-    warning: Option<String>,
+    seat: Seat,
     /// One line about a write that fails after the start, not one a phase.
     complained: bool,
+}
+
+/// Where a publisher publishes.
+#[derive(Debug)]
+enum Seat {
+    /// Nowhere yet: the default directories are tried when there is something to publish, which for a free port is after the launch,
+    /// beside the app's own start.
+    Open,
+    Taken(Place),
+    /// There is no place, and `run` goes on without.
+    Nowhere,
 }
 
 #[derive(Debug)]
@@ -133,70 +143,59 @@ struct Place {
     writer: Writer,
     path: PathBuf,
     beside: PathBuf,
-    /// Something complete lies beside, and nothing in the place yet.
-    reserved: bool,
+    /// What lies beside, complete, while nothing is in the place yet.
+    reserved: Option<File>,
 }
 
 impl Publisher {
-    /// Finds the place and writes `first` beside it: only a real write tells whether a directory can be written. Nobody sees it before
-    /// the first [`Publisher::publish`], so that a run whose port is free shows its state once: a second file over one that was just
-    /// written makes ext4 write that one out, which is what would cost most of all in a short run.
-    ///
-    /// `dir` is `--state-dir`; relative to the working directory of now. With `None` the first of [`DEFAULT_DIRS`] that works is taken;
-    /// if none does, the publisher is an idle one and [`Publisher::warning`] says so.
+    /// Finds the place where `dir`, which is `--state-dir`, names one (relative to the working directory of now), and writes `first`
+    /// beside it: only a real write tells whether a directory can be written. Nobody sees it before the first [`Publisher::publish`],
+    /// so that a run whose port is free shows its state once: a second file over one that was just written makes ext4 write that one
+    /// out, which is what would cost most of all in a short run.
     ///
     /// # Errors
-    /// [`Error::Settings`] (125) when an explicit `dir` cannot be written.
+    /// [`Error::Settings`] (125) when `dir` cannot be written.
     pub fn open(dir: Option<&Path>, first: &State) -> Result<Self, Error> {
-        let writer = Writer::this();
-        if let Some(dir) = dir {
-            let opened = writer.and_then(|writer| Place::open(&std::path::absolute(dir)?, writer, first));
-            return match opened {
-                Ok(place) => Ok(Self { place: Some(place), warning: None, complained: false }),
-                Err(error) => Err(Error::Settings(vec![format!(
-                    "--state-dir (REBERTH_STATE_DIR) {:?}: the state file cannot be written there: {}; \
-                     name an existing directory that uid {} can write, or leave it out",
-                    dir,
-                    words(&error),
-                    nix::unistd::geteuid(),
-                )])),
-            };
+        let Some(dir) = dir else { return Ok(Self { seat: Seat::Open, complained: false }) };
+        let opened = Writer::this().and_then(|writer| {
+            let mut place = Place::new(&std::path::absolute(dir)?, writer);
+            place.reserve(first)?;
+            Ok(place)
+        });
+        match opened {
+            Ok(place) => Ok(Self { seat: Seat::Taken(place), complained: false }),
+            Err(error) => Err(Error::Settings(vec![format!(
+                "--state-dir (REBERTH_STATE_DIR) {:?}: the state file cannot be written there: {}; \
+                 name an existing directory that uid {} can write, or leave it out",
+                dir,
+                words(&error),
+                nix::unistd::geteuid(),
+            )])),
         }
-        let mut tried = Vec::new();
-        match writer {
-            Ok(writer) => {
-                for dir in DEFAULT_DIRS {
-                    match Place::open(Path::new(dir), writer.clone(), first) {
-                        Ok(place) => return Ok(Self { place: Some(place), warning: None, complained: false }),
-                        Err(error) => tried.push(format!("{dir}: {}", words(&error))),
-                    }
-                }
-            }
-            Err(error) => tried.push(format!("/proc: {}", words(&error))),
-        }
-        let warning = format!(
-            "no state file: {}; healthcheck goes by its settings alone; mount a small tmpfs and name it with --state-dir \
-             (REBERTH_STATE_DIR)",
-            tried.join(", ")
-        );
-        Ok(Self { place: None, warning: Some(warning), complained: false })
-    }
-
-    /// The one line to log when no default directory works.
-    pub fn warning(&self) -> Option<&str> {
-        self.warning.as_deref()
     }
 
     /// The state file, if there is one.
     pub fn path(&self) -> Option<&Path> {
-        self.place.as_ref().map(|place| place.path.as_path())
+        match &self.seat {
+            Seat::Taken(place) => Some(place.path.as_path()),
+            Seat::Open | Seat::Nowhere => None,
+        }
     }
 
-    /// Publishes `state`, complete or not at all. After the launch nothing bails out, so this has no error: the first failure is a
-    /// line to log as a warning, later ones are silent until a write succeeds again.
+    /// Publishes `state`, complete or not at all; with no `--state-dir` in the first of [`DEFAULT_DIRS`] that works. After the launch
+    /// nothing bails out, so this has no error: that no default directory works is a line to log as a warning, and so is the first
+    /// failure of a later write; the next ones are silent until a write succeeds again.
     #[must_use = "the line is to be logged"]
     pub fn publish(&mut self, state: &State) -> Option<String> {
-        let place = self.place.as_mut()?;
+        let place = match &mut self.seat {
+            Seat::Nowhere => return None,
+            Seat::Taken(place) => place,
+            Seat::Open => {
+                let (seat, warning) = take_default(state);
+                self.seat = seat;
+                return warning;
+            }
+        };
         match place.write(state) {
             Ok(()) => {
                 self.complained = false;
@@ -217,21 +216,47 @@ impl Publisher {
 
     /// Removes the file at a clean end. Nothing can be done about a failure, and a reader sees that the writer is gone.
     pub fn remove(&self) {
-        if let Some(place) = &self.place {
-            let _ = fs::remove_file(if place.reserved { &place.beside } else { &place.path });
+        if let Seat::Taken(place) = &self.seat {
+            let _ = fs::remove_file(if place.reserved.is_some() { &place.beside } else { &place.path });
         }
     }
 }
 
+/// Publishes in the first default directory that works; the line says why none does.
+fn take_default(state: &State) -> (Seat, Option<String>) {
+    let mut tried = Vec::new();
+    match Writer::this() {
+        Ok(writer) => {
+            for dir in DEFAULT_DIRS {
+                let mut place = Place::new(Path::new(dir), writer.clone());
+                match place.write(state) {
+                    Ok(()) => return (Seat::Taken(place), None),
+                    Err(error) => tried.push(format!("{dir}: {}", words(&error))),
+                }
+            }
+        }
+        Err(error) => tried.push(format!("/proc: {}", words(&error))),
+    }
+    let warning = format!(
+        "no state file: {}; healthcheck goes by its settings alone; mount a small tmpfs and name it with --state-dir \
+         (REBERTH_STATE_DIR)",
+        tried.join(", ")
+    );
+    (Seat::Nowhere, Some(warning))
+}
+
 impl Place {
-    fn open(dir: &Path, writer: Writer, first: &State) -> io::Result<Self> {
+    fn new(dir: &Path, writer: Writer) -> Self {
         let path = dir.join(file_name(writer.mount_namespace, writer.pid));
         let mut beside: OsString = path.clone().into();
         beside.push(".new");
-        let mut place = Self { writer, path, beside: beside.into(), reserved: false };
-        place.write_beside(&place.text(first)?)?;
-        place.reserved = true;
-        Ok(place)
+        Self { writer, path, beside: beside.into(), reserved: None }
+    }
+
+    /// Writes `first` where nobody looks for it.
+    fn reserve(&mut self, first: &State) -> io::Result<()> {
+        self.reserved = Some(self.write_beside(&self.text(first)?)?);
+        Ok(())
     }
 
     fn text(&self, state: &State) -> io::Result<Vec<u8>> {
@@ -248,12 +273,13 @@ impl Place {
 
     fn write(&mut self, state: &State) -> io::Result<()> {
         let mut text = self.text(state)?;
-        if std::mem::take(&mut self.reserved) {
+        if let Some(mut file) = self.reserved.take() {
             // Nobody reads what lies beside, so it may be written over.
-            let written = overwrite(&self.beside, &mut text).inspect_err(|_| self.discard());
-            return written.and_then(|()| self.show());
+            let length = u64::try_from(text.len()).unwrap_or_default();
+            let written = file.rewind().and_then(|()| file.write_all(&text)).and_then(|()| file.set_len(length));
+            return written.inspect_err(|_| self.discard()).and_then(|()| self.show());
         }
-        match self.write_beside(&text).and_then(|()| self.show()) {
+        match self.write_beside(&text).and_then(|_| self.show()) {
             // A full disk has no room for a second file, but the room of the first one is ours already.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
                 overwrite(&self.path, &mut text).map_err(|_| error)
@@ -270,7 +296,7 @@ impl Place {
         let _ = fs::remove_file(&self.beside);
     }
 
-    fn write_beside(&self, text: &[u8]) -> io::Result<()> {
+    fn write_beside(&self, text: &[u8]) -> io::Result<File> {
         let mut file = match self.create() {
             // Left by a writer that was killed between its write and its rename, with our name: container restarts reuse both numbers.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -282,7 +308,8 @@ impl Place {
         file.write_all(text)
             // A tight umask would hide the file from a healthcheck that runs as another user.
             .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
-            .inspect_err(|_| self.discard())
+            .inspect_err(|_| self.discard())?;
+        Ok(file)
     }
 
     /// `create_new` is O_EXCL: it never follows a symbolic link that somebody laid in `/tmp`. std adds O_CLOEXEC.

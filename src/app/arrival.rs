@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::takeup::{self, TakeUp};
+use super::tree::Tree;
+use crate::error::words;
 use crate::health::target::Target;
 use crate::port::holder::{self, Listener};
 use crate::port::spec::{Protocol, Spec};
@@ -135,11 +137,11 @@ impl Arrival {
         }
     }
 
-    /// Looks once at the app with pid `app`.
-    pub fn look(&mut self, now: Instant, app: i32) -> Seen {
+    /// Looks once at the app.
+    pub fn look(&mut self, now: Instant, tree: &Tree) -> Seen {
         self.schedule(now);
         if !self.listened && self.watches_a_port() {
-            self.look_for_listener(now, app);
+            self.look_for_listener(now, tree);
         }
         if self.up || !self.may_be_ready() {
             return Seen::Nothing;
@@ -181,10 +183,10 @@ impl Arrival {
         }
     }
 
-    fn look_for_listener(&mut self, now: Instant, app: i32) {
+    fn look_for_listener(&mut self, now: Instant, tree: &Tree) {
         let Some(primary) = self.primary().cloned() else { return };
         if let Some(inode) = self.expected.handed_over {
-            return self.look_for_take_up(now, app, &primary, inode);
+            return self.look_for_take_up(now, tree, &primary, inode);
         }
         // Whoever listens there is found with one cheap question; whose it is costs a walk through /proc.
         let there = holder::listening(primary.port).unwrap_or_default();
@@ -196,7 +198,7 @@ impl Arrival {
             // The port was ours a moment ago; that somebody listens there is all that can be known.
             return self.listens(&primary, &there);
         }
-        let pids = tree(app);
+        let pids = tree.pids();
         let listeners = holder::listeners(&pids).unwrap_or_default();
         let mut here: Vec<Listener> = listeners.iter().filter(|found| found.port == primary.port).cloned().collect();
         if here.is_empty() {
@@ -225,8 +227,8 @@ impl Arrival {
     }
 
     /// The socket listens since the claim; what is looked for is the app waiting on it.
-    fn look_for_take_up(&mut self, now: Instant, app: i32, primary: &Spec, inode: u64) {
-        let pids = tree(app);
+    fn look_for_take_up(&mut self, now: Instant, tree: &Tree, primary: &Spec, inode: u64) {
+        let pids = tree.pids();
         let seen = takeup::look(&pids, inode);
         if seen == TakeUp::Waits {
             self.listened = true;
@@ -307,17 +309,37 @@ impl Arrival {
         if self.asking.is_some() {
             return;
         }
-        let Ok((read, write)) = descriptor::pipe() else { return };
-        let asked = process::fork_off(|| match ask() {
-            Ok(()) => 0,
-            Err(reason) => {
-                let _ = nix::unistd::write(&write, reason.get(..reason.len().min(1024)).unwrap_or_default().as_bytes());
-                1
-            }
+        let asked = descriptor::pipe().and_then(|(answer, write)| {
+            let pid = process::fork_off(|| match ask() {
+                Ok(()) => 0,
+                Err(reason) => {
+                    let text = reason.get(..reason.floor_char_boundary(1024)).unwrap_or_default();
+                    let _ = nix::unistd::write(&write, text.as_bytes());
+                    1
+                }
+            })?;
+            Ok(Asking { pid, answer })
         });
-        if let Ok(pid) = asked {
-            self.asking = Some(Asking { pid, answer: read });
+        match asked {
+            Ok(asking) => self.asking = Some(asking),
+            Err(error) => {
+                self.answer = Some(format!(
+                    "nothing, it cannot be asked: {}; raise the limit of processes (pids limit of the container, ulimit -u) or of open \
+                     files",
+                    words(&error)
+                ));
+            }
         }
+    }
+
+    /// True if the child `pid` is the one that asks.
+    pub fn asks_by(&self, pid: i32) -> bool {
+        self.asking.as_ref().is_some_and(|asking| asking.pid == pid)
+    }
+
+    /// True while the next look is so far away that what looking takes may go meanwhile.
+    pub fn is_patient(&self, now: Instant) -> bool {
+        self.next.is_some_and(|at| at >= now + GROWN_PAUSE)
     }
 
     /// A child of ours has ended: perhaps the one that asked.
@@ -333,12 +355,13 @@ impl Arrival {
     }
 
     /// The diagnosis of an app that is not ready in time, a line each.
-    pub fn why_not_ready(&self, app: i32) -> Vec<String> {
+    pub fn why_not_ready(&self, tree: &Tree) -> Vec<String> {
         let took = self.launched.elapsed().as_secs_f32();
         let mut lines = vec![format!(
-            "the app (pid {app}) is not ready {took:.1} s after its launch (--start-timeout): stopping it"
+            "the app (pid {}) is not ready {took:.1} s after its launch (--start-timeout): stopping it",
+            tree.app
         )];
-        let listeners = holder::listeners(&tree(app)).unwrap_or_default();
+        let listeners = holder::listeners(&tree.pids()).unwrap_or_default();
         if let Some(primary) = self.primary().filter(|_| !self.listened) {
             lines.push(if !holder::can_see_programs() {
                 format!(
@@ -361,13 +384,6 @@ impl Arrival {
         }
         lines
     }
-}
-
-/// The app and everything below us.
-fn tree(app: i32) -> Vec<i32> {
-    let mut pids = vec![app];
-    pids.extend(process::descendants());
-    pids
 }
 
 /// `127.0.0.1:80, [::1]:80`

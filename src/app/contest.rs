@@ -26,6 +26,8 @@ pub struct Contest {
     events: Option<Destroyed>,
     /// Cookies of our own probes, whose end the kernel may tell after the subscription has begun.
     own: Vec<u64>,
+    /// The kernel still tells of every socket on the machine.
+    wide: bool,
     somebody_was_there: bool,
 }
 
@@ -34,8 +36,8 @@ impl Contest {
     pub fn begin(specs: Vec<Spec>, own: Vec<u64>, now: Instant) -> Self {
         let ports: Vec<_> = specs.iter().map(|spec| (spec.port, spec.protocol)).collect();
         // Refused netlink only narrows the sight to the moment after the app's end.
-        let events = Destroyed::open(&ports).ok();
-        Self { specs, ends_at: now + WINDOW, events, own, somebody_was_there: false }
+        let events = Destroyed::open_wide(&ports).ok();
+        Self { specs, ends_at: now + WINDOW, events, own, wide: true, somebody_was_there: false }
     }
 
     pub fn ends_at(&self) -> Instant {
@@ -45,6 +47,15 @@ impl Contest {
     /// The descriptor to poll along.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The app is there to stay for a while: from now on the kernel need not tell of every socket on the machine.
+    pub fn narrow(&mut self) {
+        if std::mem::take(&mut self.wide)
+            && let Some(events) = &self.events
+        {
+            events.narrow();
+        }
     }
 
     /// Takes the events that have come. The app's own socket would be one of them if it listened and ended between two looks of

@@ -7,11 +7,12 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::arrival::{Arrival, Seen};
 use super::contest::Contest;
 use super::supervisor::{Action, Event, Supervisor};
+use super::tree::Tree;
 use crate::config::SignalScope;
 use crate::exit::Code;
 use crate::state::{Phase, Publisher, State};
@@ -23,13 +24,14 @@ use crate::sys::terminal::Terminal;
 
 /// One launched app, until it is gone.
 pub struct Init<'a> {
-    pub app: i32,
+    pub tree: Tree,
     pub scope: SignalScope,
     pub signals: &'a Signals,
     pub publisher: &'a mut Publisher,
     pub state: State,
-    /// Given to the app at its start.
     pub terminal: Option<Terminal>,
+    /// The app was given the terminal, or has been stopped for want of it: it gets it when it is continued.
+    pub wants_terminal: bool,
     pub supervisor: Supervisor,
     pub arrival: Arrival,
     /// The race for the port, while it may still be lost.
@@ -75,7 +77,7 @@ impl Init<'_> {
                     ending.code = Code::signalled(signal);
                 }
                 if let Some(terminal) = self.terminal {
-                    terminal.take_back();
+                    terminal.take_back(self.tree.app);
                 }
                 return ending;
             }
@@ -138,14 +140,17 @@ impl Init<'_> {
         let mut others_ended = false;
         let none_left = loop {
             match process::reap() {
-                Reaped::Ended(pid, end) if pid == self.app && ending.app.is_none() => app_ended = Some(end),
+                Reaped::Ended(pid, end) if pid == self.tree.app && ending.app.is_none() => app_ended = Some(end),
                 Reaped::Ended(pid, end) => {
                     others_ended = true;
+                    self.tree.reaped(pid);
+                    if !self.arrival.asks_by(pid) {
+                        // The words are tini's: who greps for them finds them here.
+                        debug!("Reaped zombie process with pid={pid}");
+                    }
                     self.probed(now, pid, end);
                 }
-                Reaped::Stopped(pid, by) if pid == self.app => {
-                    self.on(now, Event::AppStopped(by));
-                }
+                Reaped::Stopped(pid, by) if pid == self.tree.app => self.stopped(now, by),
                 Reaped::Stopped(..) => {}
                 Reaped::Nothing => break false,
                 Reaped::NoChildren => break true,
@@ -156,14 +161,28 @@ impl Init<'_> {
             self.arrival.app_ended();
             ending.again = self.contest.as_mut().is_some_and(|contest| contest.lost(now, end, &self.arrival));
             self.give_up_waiting();
-            return self.on(now, Event::AppEnded { end, leftovers: !none_left, again: ending.again });
+            let leftovers = !self.tree.is_gone(none_left);
+            return self.on(now, Event::AppEnded { end, leftovers, again: ending.again });
         }
         // Until the app ends, whoever else does is only reaped.
         ending.app?;
-        if none_left {
+        if self.tree.is_gone(none_left) {
             return self.on(now, Event::LastChildGone);
         }
         if others_ended { self.on(now, Event::ChildGone) } else { None }
+    }
+
+    /// The app was stopped, which a shell above us may want to know.
+    fn stopped(&mut self, now: Instant, by: i32) {
+        let wants_it = matches!(by, libc::SIGTTIN | libc::SIGTTOU);
+        self.wants_terminal |= wants_it;
+        if let Some(terminal) = self.terminal.filter(|terminal| wants_it && terminal.is_ours()) {
+            // It asked for the terminal, and nobody but us has it.
+            terminal.give_to(self.tree.app);
+            return self.continue_app();
+        }
+        let in_front = self.terminal.is_some_and(|terminal| terminal.is_of(self.tree.app));
+        self.on(now, Event::AppStopped { by, in_front });
     }
 
     fn probed(&mut self, now: Instant, pid: i32, end: End) {
@@ -173,12 +192,18 @@ impl Init<'_> {
 
     fn keep_deadlines(&mut self, now: Instant) -> Option<Code> {
         if self.arrival.next_look().is_some_and(|at| at <= now) {
-            let seen = self.arrival.look(now, self.app);
+            if let Some(contest) = &mut self.contest {
+                contest.narrow();
+            }
+            let seen = self.arrival.look(now, &self.tree);
             self.arrived(seen);
+            if self.arrival.is_patient(now) {
+                memory::release_code();
+            }
         }
         if self.ready_by.is_some_and(|at| at <= now) {
             self.ready_by = None;
-            for line in self.arrival.why_not_ready(self.app) {
+            for line in self.arrival.why_not_ready(&self.tree) {
                 warn!("{line}");
             }
             let finish = self.on(now, Event::NotReadyInTime);
@@ -208,8 +233,9 @@ impl Init<'_> {
         for action in self.supervisor.on(now, event) {
             match action {
                 Action::Forward(signal) => self.forward(signal),
+                Action::Continue => self.continue_app(),
                 Action::KillApp => self.send_to_app(libc::SIGKILL),
-                Action::SignalTree(signal) => signal_tree(self.app, signal),
+                Action::SignalTree(signal) => self.tree.signal(signal),
                 Action::Suspend => self.suspend(),
                 Action::Publish(phase) => self.publish(phase),
                 Action::Finish(code) => finish = Some(code),
@@ -219,20 +245,24 @@ impl Init<'_> {
     }
 
     fn forward(&self, signal: i32) {
-        let Some(terminal) = self.terminal.filter(|_| signal == libc::SIGCONT) else {
+        let Some(terminal) = self.terminal.filter(|_| signal == libc::SIGCONT && self.wants_terminal) else {
             return self.send_to_app(signal);
         };
         // `fg` in the shell above gave the foreground to our group; the app needs it before it runs on, and all of its group does.
         if terminal.is_ours() {
-            terminal.give_to(self.app);
+            terminal.give_to(self.tree.app);
         }
-        let _ = process::send(-self.app, signal);
+        self.continue_app();
+    }
+
+    fn continue_app(&self) {
+        let _ = process::send(-self.tree.app, libc::SIGCONT);
     }
 
     fn send_to_app(&self, signal: i32) {
         let target = match self.scope {
-            SignalScope::Child => self.app,
-            SignalScope::Group => -self.app,
+            SignalScope::Child => self.tree.app,
+            SignalScope::Group => -self.tree.app,
         };
         // ESRCH: it has just ended, which is its SIGCHLD's to say. EPERM: it has become another user and we may not.
         if let Err(error) = process::send(target, signal)
@@ -241,7 +271,7 @@ impl Init<'_> {
             warn!(
                 "{} cannot be sent to the app (pid {}): {error}; it runs as another user",
                 signal::name(signal),
-                self.app
+                self.tree.app
             );
         }
     }
@@ -259,35 +289,4 @@ impl Init<'_> {
             warn!("{line}");
         }
     }
-}
-
-/// Sends `signal` to all that is left of the app's tree. PID 1 reaches everybody in its namespace with one call that no fork escapes;
-/// off PID 1 the tree is read from /proc, or without one the app's process group has to do.
-fn signal_tree(app: i32, signal: i32) {
-    let send = |target: i32| {
-        let _ = process::send(target, signal);
-        // A stopped process takes no TERM until it is continued.
-        if signal != libc::SIGKILL {
-            let _ = process::send(target, libc::SIGCONT);
-        }
-    };
-    if process::pid() == 1 {
-        return send(-1);
-    }
-    let tree = process::descendants();
-    if tree.is_empty() {
-        return send(-app);
-    }
-    info!("ending what the app left behind: {} to pid {}", signal::name(signal), join(&tree));
-    tree.into_iter().for_each(send);
-}
-
-/// `1, 2, 3`, shortened where it gets long.
-fn join(pids: &[i32]) -> String {
-    const SHOWN: usize = 8;
-    let mut text = pids.iter().take(SHOWN).map(i32::to_string).collect::<Vec<_>>().join(", ");
-    if pids.len() > SHOWN {
-        text.push_str(&format!(" and {} more", pids.len() - SHOWN));
-    }
-    text
 }

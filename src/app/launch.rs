@@ -108,7 +108,13 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Err
     })?;
     match started.failure() {
         None => Ok(App { started, image, word: word.to_owned(), launched: Instant::now() }),
-        Some(failure) => Err(explain(&image, word, failure)),
+        Some(failure) => {
+            // The child took the foreground before its exec failed; without this, whoever started us would be in the background.
+            if let Some(terminal) = terminal {
+                terminal.take_back(started.pid);
+            }
+            Err(explain(&image, word, failure))
+        }
     }
 }
 

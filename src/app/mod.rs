@@ -8,3 +8,4 @@ pub mod launch;
 pub mod run;
 pub mod supervisor;
 pub mod takeup;
+pub mod tree;

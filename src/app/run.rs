@@ -14,6 +14,7 @@ use super::contest::Contest;
 use super::init::{Ending, Init};
 use super::launch::{self, Activation, Environment, Launch};
 use super::supervisor::{Policy, Supervisor};
+use super::tree::Tree;
 use crate::config::{self, Mode, Run};
 use crate::error::Error;
 use crate::exit::Code;
@@ -52,6 +53,8 @@ struct Session<'a> {
     port_file: Option<PathBuf>,
     /// Where reberth was started: where the app starts, the second time as well.
     directory: PathBuf,
+    /// Children of ours that are not the app's.
+    strangers: Vec<i32>,
     launches: u32,
 }
 
@@ -67,9 +70,6 @@ impl<'a> Session<'a> {
         let port_file = config.port_file.as_deref().map(file::check).transpose()?;
         let phase = if config.ports.is_empty() { Phase::Starting } else { Phase::Waiting };
         let publisher = Publisher::open(config.state_dir.as_deref(), &state(config, phase, &[]))?;
-        if let Some(line) = publisher.warning() {
-            warn!("{line}");
-        }
         Ok(Self {
             config,
             environment,
@@ -78,6 +78,8 @@ impl<'a> Session<'a> {
             publisher,
             port_file,
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            // Those of PID 1 end with it anyway, and until then are waited for like all others.
+            strangers: if process::pid() == 1 { Vec::new() } else { process::inherited_children() },
             launches: 0,
         })
     }
@@ -221,7 +223,8 @@ impl<'a> Session<'a> {
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
         let may_relaunch = again && !self.config.handover && !taken.is_empty();
         let contest = may_relaunch.then(|| Contest::begin(taken.clone(), cookies, now));
-        let terminal = Terminal::in_foreground();
+        let terminal = Terminal::controlling();
+        let given = terminal.filter(Terminal::is_for_the_app);
         let directory = (self.launches > 0).then_some(self.directory.as_path());
         let app = launch::start(
             &Launch {
@@ -232,26 +235,26 @@ impl<'a> Session<'a> {
                 patch_pid,
                 directory,
             },
-            terminal,
-        );
-        let app = app.inspect_err(|_| {
-            // The child took the foreground before its exec failed; without this, whoever started us would be in the background.
-            if let Some(terminal) = terminal {
-                terminal.take_back();
-            }
-        })?;
+            given,
+        )?;
         drop(kept);
         debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
         self.launches += 1;
         leave_no_trace();
-        let ending = self.supervise(&app, terminal, (taken, inode.filter(|_| self.config.handover)), state, contest);
+        let ending = self.supervise(
+            &app,
+            (terminal, given.is_some()),
+            (taken, inode.filter(|_| self.config.handover)),
+            state,
+            contest,
+        );
         app.late_failure().map_or(Ok(ending), Err)
     }
 
     fn supervise(
         &mut self,
         app: &launch::App,
-        terminal: Option<Terminal>,
+        (terminal, wants_terminal): (Option<Terminal>, bool),
         (taken, inode): (Vec<Spec>, Option<u64>),
         mut state: State,
         contest: Option<Contest>,
@@ -283,12 +286,13 @@ impl<'a> Session<'a> {
             grace: config.grace,
         };
         Init {
-            app: app.pid(),
+            tree: Tree::new(app.pid(), self.strangers.clone()),
             scope: config.signal_scope,
             signals: self.signals,
             publisher: &mut self.publisher,
             state,
             terminal,
+            wants_terminal,
             supervisor: Supervisor::new(policy),
             ready_by: config.start_timeout.filter(|_| !arrival.is_up()).map(|limit| launched + limit),
             settle_at: Some(launched + SETTLED),
@@ -356,7 +360,7 @@ impl Hear for Waiting<'_> {
     fn heard(&mut self) -> ControlFlow<Stop> {
         while let Some(received) = self.signals.next() {
             match received.signal {
-                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP => {
+                ending if ends_the_wait(ending) || self.config.parent_death_signal == Some(ending) => {
                     info!(
                         "{} received while waiting for the port: the app is not started",
                         signal::name(received.signal)
@@ -373,4 +377,9 @@ impl Hear for Waiting<'_> {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// A signal that a program without an app ends by.
+fn ends_the_wait(signal: i32) -> bool {
+    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP)
 }

@@ -19,7 +19,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Policy {
     /// PID 1 never stops itself: nobody would be left to continue it.
     pub pid1: bool,
-    /// The app was given the terminal, so a stop key stops it and not us.
+    /// There is a controlling terminal, so the app may be stopped by it, and a shell may wait to hear of that.
     pub has_terminal: bool,
     pub signal_map: SignalMap,
     pub exit_map: ExitMap,
@@ -34,8 +34,8 @@ pub struct Policy {
 pub enum Event {
     /// reberth received this signal, from someone else.
     Signal(i32),
-    /// The app was stopped by this signal.
-    AppStopped(i32),
+    /// The app was stopped by this signal; `in_front`: its group has the terminal.
+    AppStopped { by: i32, in_front: bool },
     /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more.
     AppEnded { end: End, leftovers: bool, again: bool },
     /// A child has ended, and others are still there.
@@ -53,6 +53,8 @@ pub enum Event {
 pub enum Action {
     /// Send the signal to the app, or its group, as the scope says.
     Forward(i32),
+    /// CONT to the app's group: it is stopped.
+    Continue,
     /// KILL the app.
     KillApp,
     /// Send the signal to everything left of the tree.
@@ -93,6 +95,10 @@ pub struct Supervisor {
     timed_out: bool,
     /// The first request to stop that came.
     stop_signal: Option<i32>,
+    /// The app was stopped by a signal, and nobody has continued it through us.
+    stopped: bool,
+    /// Somebody sent us a stop signal for the app: then it is not the terminal's doing.
+    stop_forwarded: bool,
     code: Code,
 }
 
@@ -115,6 +121,8 @@ impl Supervisor {
             grace_begun: false,
             timed_out: false,
             stop_signal: None,
+            stopped: false,
+            stop_forwarded: false,
             code: Code::OK,
         }
     }
@@ -147,7 +155,7 @@ impl Supervisor {
     pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Signal(received) => self.on_signal(now, received),
-            Event::AppStopped(signal) => self.on_stopped(signal),
+            Event::AppStopped { by, in_front } => self.on_stopped(by, in_front),
             Event::AppEnded { end, leftovers, again } => self.on_ended(now, end, leftovers, again),
             Event::ChildGone => match self.stage {
                 // The killed may have forked once more before the signal reached them.
@@ -187,13 +195,28 @@ impl Supervisor {
                 self.stage = Stage::Draining { until: now + self.policy.drain, signal: forwarded };
                 vec![Action::Publish(Phase::Draining)]
             }
-            Stage::Running | Stage::Draining { .. } if stop => self.stop(now, received, forwarded),
+            Stage::Running if stop => self.stop(now, received, forwarded),
+            // It ends the drain: the app gets what was held back for it, and this one too if it is another.
+            Stage::Draining { signal: held, .. } if stop => {
+                let mut actions = self.stop(now, held, held);
+                if forwarded != held {
+                    actions.push(Action::Forward(forwarded));
+                }
+                actions
+            }
             // A repeated request reaches whoever is left.
             Stage::Tidying | Stage::Killing { .. } if stop => vec![Action::SignalTree(forwarded)],
             Stage::Tidying | Stage::Killing { .. } => Vec::new(),
             Stage::Running | Stage::Draining { .. } | Stage::Stopping => {
                 debug!("{} forwarded", signal::name(forwarded));
-                vec![Action::Forward(forwarded)]
+                self.stop_forwarded |= suspends(forwarded);
+                let mut actions = vec![Action::Forward(forwarded)];
+                if forwarded == libc::SIGCONT {
+                    (self.stopped, self.stop_forwarded) = (false, false);
+                } else if stop {
+                    actions.extend(self.wake());
+                }
+                actions
             }
         };
         if suspends(received) && !self.policy.pid1 {
@@ -205,6 +228,7 @@ impl Supervisor {
     /// Passes a request to stop on, and starts the grace.
     fn stop(&mut self, now: Instant, received: i32, forwarded: i32) -> Vec<Action> {
         let mut actions = vec![Action::Forward(forwarded)];
+        actions.extend(self.wake());
         if self.stage == Stage::Running {
             actions.insert(0, Action::Publish(Phase::Draining));
         }
@@ -227,10 +251,27 @@ impl Supervisor {
         }
     }
 
-    fn on_stopped(&self, by: i32) -> Vec<Action> {
-        // The stop key reached the app's group and not ours; stopping too is what gives the shell its prompt back.
-        let with_it = suspends(by) && self.policy.has_terminal && !self.policy.pid1;
-        if with_it { vec![Action::Suspend] } else { Vec::new() }
+    /// A stopped app does not take a request to stop until it is continued; systemd sends CONT behind TERM for that reason.
+    fn wake(&mut self) -> Option<Action> {
+        std::mem::take(&mut self.stopped).then_some(Action::Continue)
+    }
+
+    fn on_stopped(&mut self, by: i32, in_front: bool) -> Vec<Action> {
+        self.stopped = true;
+        if !self.policy.has_terminal {
+            return Vec::new();
+        }
+        if !self.policy.pid1 {
+            // The stop key reached the app's group and not ours; stopping too is what gives the shell its prompt back. A STOP by any other
+            // hand leaves us running, unless the app would sit on the terminal with it.
+            let with_it = suspends(by) || in_front;
+            return if with_it { vec![Action::Suspend] } else { Vec::new() };
+        }
+        if suspends(by) && !self.stop_forwarded {
+            info!("the terminal stopped the app ({}), and here nobody could continue it: continued", signal::name(by));
+            return self.wake().into_iter().collect();
+        }
+        Vec::new()
     }
 
     fn on_ended(&mut self, now: Instant, end: End, leftovers: bool, again: bool) -> Vec<Action> {
@@ -284,7 +325,7 @@ impl Supervisor {
             }
             Stage::Tidying => self.kill_tree(now),
             Stage::Killing { .. } => {
-                warn!("some processes survive SIGKILL: leaving them to the kernel");
+                warn!("some processes survive SIGKILL, or cannot be found without /proc: leaving them to the kernel");
                 vec![Action::Finish(self.code)]
             }
         }
@@ -444,6 +485,9 @@ mod tests {
             &[(begin.0, begin.1, &begin.2), (3, Event::Signal(TERM), &[Action::Forward(TERM)])],
             Some(11),
         );
+        let int = libc::SIGINT;
+        let both = [Action::Forward(TERM), Action::Forward(int)];
+        play(draining.clone(), &[(begin.0, begin.1, &begin.2), (3, Event::Signal(int), &both)], Some(11));
         play(draining, &[(begin.0, begin.1, &begin.2), (4, ended(0, false), &[Action::Finish(Code(0))])], Some(21));
     }
 
@@ -474,10 +518,50 @@ mod tests {
         play(policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp)])], None);
         let below = Policy { pid1: false, ..policy() };
         play(below.clone(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp), Action::Suspend])], None);
-        play(below.clone(), &[(0, Event::AppStopped(tstp), &[])], None);
+        play(below.clone(), &[(0, stopped(tstp, false), &[])], None);
         let with_terminal = Policy { has_terminal: true, ..below };
-        play(with_terminal.clone(), &[(0, Event::AppStopped(tstp), &[Action::Suspend])], None);
-        play(with_terminal, &[(0, Event::AppStopped(libc::SIGSTOP), &[])], None);
+        play(with_terminal.clone(), &[(0, stopped(tstp, false), &[Action::Suspend])], None);
+        play(with_terminal.clone(), &[(0, stopped(libc::SIGSTOP, false), &[])], None);
+        play(with_terminal, &[(0, stopped(libc::SIGSTOP, true), &[Action::Suspend])], None);
+    }
+
+    fn stopped(by: i32, in_front: bool) -> Event {
+        Event::AppStopped { by, in_front }
+    }
+
+    #[test]
+    fn pid_1_continues_what_its_terminal_stopped_and_nothing_else() {
+        let (tstp, cont) = (libc::SIGTSTP, libc::SIGCONT);
+        let on_terminal = Policy { has_terminal: true, ..policy() };
+        play(on_terminal.clone(), &[(0, stopped(tstp, true), &[Action::Continue])], None);
+        play(on_terminal.clone(), &[(0, stopped(libc::SIGSTOP, true), &[])], None);
+        play(
+            on_terminal,
+            &[
+                (0, Event::Signal(tstp), &[Action::Forward(tstp)]),
+                (0, stopped(tstp, true), &[]),
+                (1, Event::Signal(cont), &[Action::Forward(cont)]),
+                (2, stopped(tstp, true), &[Action::Continue]),
+            ],
+            None,
+        );
+        play(policy(), &[(0, stopped(tstp, false), &[])], None);
+    }
+
+    #[test]
+    fn a_stopped_app_is_continued_to_hear_that_it_is_to_stop() {
+        let begin = [Action::Publish(Phase::Draining), Action::Forward(TERM), Action::Continue];
+        play(
+            policy(),
+            &[
+                (0, stopped(libc::SIGSTOP, false), &[]),
+                (1, Event::Signal(TERM), &begin),
+                (2, stopped(libc::SIGSTOP, false), &[]),
+                (3, Event::Signal(TERM), &[Action::Forward(TERM), Action::Continue]),
+                (4, Event::Signal(TERM), &[Action::Forward(TERM)]),
+            ],
+            Some(9),
+        );
     }
 
     #[test]

@@ -71,7 +71,9 @@ impl World {
             0 | 1 => self.pass(Duration::from_millis(u64::from(value) * 20)),
             2 => self.tell(Event::Signal(i32::from(value % 31) + 1)),
             3 => self.tell(Event::Signal(libc::SIGTERM)),
-            4 if self.app_runs => self.tell(Event::AppStopped(i32::from(value % 31) + 1)),
+            4 if self.app_runs => {
+                self.tell(Event::AppStopped { by: i32::from(value % 31) + 1, in_front: value & 1 != 0 })
+            }
             5 if self.app_runs => {
                 let end = if value & 1 == 0 { End::Code(value) } else { End::Signal(i32::from(value % 31) + 1) };
                 self.app_ends(end, value & 2 != 0);
@@ -133,6 +135,7 @@ impl World {
                         self.grace_began = self.grace_began.or(Some(self.now));
                     }
                 }
+                Action::Continue => assert!(self.app_runs, "continued when gone"),
                 Action::KillApp => {
                     assert!(self.app_runs && !self.app_killed, "killed twice, or killed when gone");
                     self.grace_is_over();

@@ -54,6 +54,8 @@ pub struct Drained {
 pub struct Destroyed {
     socket: netlink::Destroyed,
     ports: Vec<u16>,
+    /// Sockets with a peer count too.
+    peers: bool,
 }
 
 impl Destroyed {
@@ -62,10 +64,24 @@ impl Destroyed {
     /// # Errors
     /// Netlink is refused: seccomp, gVisor, a kernel without `sock_diag`.
     pub fn open(ports: &[(u16, Protocol)]) -> io::Result<Self> {
-        Self::subscribe(ports, false)
+        Self::subscribe(ports, Some(false))
     }
 
-    fn subscribe(ports: &[(u16, Protocol)], peers: bool) -> io::Result<Self> {
+    /// The same, but the kernel tells of every socket on the machine until [`Destroyed::narrow`] is called, and the others are sorted out
+    /// here: compiling the filter is most of what a subscription costs, and an app that ends at once never needs it.
+    ///
+    /// # Errors
+    /// As [`Destroyed::open`].
+    pub fn open_wide(ports: &[(u16, Protocol)]) -> io::Result<Self> {
+        Self::subscribe(ports, None)
+    }
+
+    /// Lets the kernel sort out what is not on these ports. A kernel that will not leaves it to [`Destroyed::drain`].
+    pub fn narrow(&self) {
+        let _ = self.socket.filter(&self.ports, self.peers);
+    }
+
+    fn subscribe(ports: &[(u16, Protocol)], filter: Option<bool>) -> io::Result<Self> {
         let mut transports: Vec<netlink::Transport> = Vec::new();
         for (_, protocol) in ports {
             let transport = (*protocol).into();
@@ -74,8 +90,17 @@ impl Destroyed {
             }
         }
         let ports: Vec<u16> = ports.iter().map(|(port, _)| *port).collect();
-        let socket = netlink::Destroyed::open(&transports, &ports, peers)?;
-        Ok(Self { socket, ports })
+        let socket = netlink::Destroyed::open(&transports, filter.map(|peers| (ports.as_slice(), peers)))?;
+        Ok(Self { socket, ports, peers: filter.unwrap_or_default() })
+    }
+
+    /// Whether sockets with a peer count. True when this is new.
+    fn count_peers(&mut self, peers: bool) -> bool {
+        let changed = peers != self.peers && self.socket.filter(&self.ports, peers).is_ok();
+        if changed {
+            self.peers = peers;
+        }
+        changed
     }
 
     /// Everything heard so far, without waiting.
@@ -84,7 +109,8 @@ impl Destroyed {
     /// The subscription is broken: drop it.
     pub fn drain(&self) -> io::Result<Drained> {
         let received = self.socket.drain()?;
-        let ours = received.rows.into_iter().filter(|row| self.ports.contains(&row.local_port));
+        let counts = |row: &netlink::Row| self.ports.contains(&row.local_port) && (self.peers || row.peer_port == 0);
+        let ours = received.rows.into_iter().filter(counts);
         let events = ours.map(|row| Event { port: row.local_port, uid: row.uid, cookie: row.cookie }).collect();
         Ok(Drained { events, lost: received.lost })
     }
@@ -112,7 +138,6 @@ pub struct Watch {
     events: Option<Destroyed>,
     /// Connected UDP sockets hold a port just as unconnected ones do.
     udp: bool,
-    peers: bool,
     holders: Vec<OwnedFd>,
 }
 
@@ -121,10 +146,10 @@ impl Watch {
     pub fn open(port: u16, protocol: Protocol) -> Self {
         let udp = protocol == Protocol::Udp;
         // Port 0 is no port anybody could free.
-        let events = (port != 0).then(|| Destroyed::subscribe(&[(port, protocol)], udp)).and_then(|events| {
+        let events = (port != 0).then(|| Destroyed::subscribe(&[(port, protocol)], Some(udp))).and_then(|events| {
             events.inspect_err(|error| tracing::debug!(port, %error, "no socket events from the kernel")).ok()
         });
-        Self { port, events, udp, peers: udp, holders: Vec::new() }
+        Self { port, events, udp, holders: Vec::new() }
     }
 
     /// True while the kernel tells about closed sockets.
@@ -141,12 +166,7 @@ impl Watch {
     /// True when this is new.
     pub fn count_connections(&mut self, peers: bool) -> bool {
         let peers = peers || self.udp;
-        let changes = |events: &Destroyed| peers != self.peers && events.socket.filter(&events.ports, peers).is_ok();
-        let changed = self.events.as_ref().is_some_and(changes);
-        if changed {
-            self.peers = peers;
-        }
-        changed
+        self.events.as_mut().is_some_and(|events| events.count_peers(peers))
     }
 
     /// Sleeps until `ear` is readable or `until` has come, whatever happens on the port meanwhile; that is heard afterwards.

@@ -85,23 +85,23 @@ impl Transport {
 pub struct Destroyed(Socket);
 
 impl Destroyed {
-    /// Subscribes to sockets whose own port is one of `ports`. With `peers` false only sockets without a peer count, so that the
-    /// connections of a busy server do not wake anyone.
+    /// Subscribes to sockets whose own port is one of `narrow.0`. With `narrow.1` false only sockets without a peer count, so that the
+    /// connections of a busy server do not wake anyone. `None`: every socket on the machine counts, which is for moments only.
     ///
     /// # Errors
     /// Netlink is refused (seccomp, gVisor, no `sock_diag` in the kernel): live by the clock.
-    pub fn open(transports: &[Transport], ports: &[u16], peers: bool) -> io::Result<Self> {
-        let socket = open()?;
-        socket.set_nonblocking(true)?;
-        let this = Self(socket);
-        this.filter(ports, peers)?;
+    pub fn open(transports: &[Transport], narrow: Option<(&[u16], bool)>) -> io::Result<Self> {
+        let this = Self(open()?);
+        if let Some((ports, peers)) = narrow {
+            this.filter(ports, peers)?;
+        }
         let groups = transports.iter().fold(0, |bits, transport| bits | transport.groups());
         // An unbound netlink socket joins without an error and then hears nothing: the groups go into the bind itself.
         bind(this.0.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(this)
     }
 
-    /// Replaces the filter; see [`Destroyed::open`].
+    /// Sets or replaces the filter; see [`Destroyed::open`]. What has arrived stays.
     ///
     /// # Errors
     /// Those of `SO_ATTACH_FILTER`.
@@ -115,7 +115,8 @@ impl Destroyed {
     /// The subscription is broken and must be given up; lost events are no error.
     pub fn drain(&self) -> io::Result<Received> {
         let mut received = Received::default();
-        let mut buffer = [0u8; 8192];
+        // The kernel sends one socket a message, with its attributes some 500 bytes (net/core/sock_diag.c).
+        let mut buffer = [0u8; 2048];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => messages(buffer.get(..length).unwrap_or_default(), |_, row| received.rows.extend(row)),

@@ -122,7 +122,7 @@ pub struct ExecFailure {
     pub errno: i32,
 }
 
-/// A page that the child writes and the parent reads. Shared memory, because emulators turn vfork into fork.
+/// Where the child stands between clone and exec, and leaves an errno. Shared memory, because emulators turn vfork into fork.
 struct Report {
     page: *mut c_void,
     size: usize,
@@ -130,6 +130,9 @@ struct Report {
 
 /// Stack of the child between clone and exec; it calls a handful of system calls.
 const CHILD_STACK: usize = 32 * 1024;
+
+/// Bytes above that stack: the errno, and no more than keeps the stack 16-aligned.
+const ABOVE_STACK: usize = 16;
 
 impl Report {
     fn new() -> io::Result<Self> {
@@ -140,15 +143,16 @@ impl Report {
         if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { page, size }) }
     }
 
-    /// The errno of a failed exec; 0 while there is none. It lies at the low end; the child's stack grows down from the high end.
+    /// The errno of a failed exec; 0 while there is none. It lies at the high end, above the child's stack, which grows down from it: on
+    /// one page with what the child touches first.
     fn errno(&self) -> &AtomicI32 {
-        // SAFETY: the mapping is page-aligned, zeroed, large enough, and lives as long as `self`.
-        unsafe { &*self.page.cast::<AtomicI32>() }
+        // SAFETY: the mapping is zeroed, lives as long as `self`, and has room for it there; the place is aligned to ABOVE_STACK.
+        unsafe { &*self.stack_top().cast::<AtomicI32>() }
     }
 
     fn stack_top(&self) -> *mut c_void {
-        // SAFETY: one past the end of the mapping; page-aligned and thus 16-aligned as the ABI wants it.
-        unsafe { self.page.cast::<u8>().add(self.size).cast() }
+        // SAFETY: inside the mapping; its end is page-aligned, so this is 16-aligned as the ABI wants it.
+        unsafe { self.page.cast::<u8>().add(self.size - ABOVE_STACK).cast() }
     }
 }
 
@@ -399,10 +403,11 @@ pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Every process below us, children before grandchildren; empty where /proc does not say.
+/// Every process below us but `strangers` and what is below those, children before grandchildren; empty where /proc does not say.
 /// A look, not a lock: what forks meanwhile is missed, so callers look again after each end.
-pub fn descendants() -> Vec<i32> {
+pub fn descendants(strangers: &[i32]) -> Vec<i32> {
     let mut found = children_of(pid());
+    found.retain(|child| !strangers.contains(child));
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
         next += 1;
@@ -413,6 +418,16 @@ pub fn descendants() -> Vec<i32> {
         }
     }
     found
+}
+
+/// The children this process has already, which it can only have from before its own exec: `exec reberth run -- app > >(logger)`.
+/// Nearly always there are none, which costs one system call.
+pub fn inherited_children() -> Vec<i32> {
+    // SAFETY: all-zero is a valid siginfo_t, to be overwritten.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is writable and lives through the call. WNOWAIT leaves whoever has ended to the reaper.
+    let asked = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+    if asked == 0 { children_of(pid()) } else { Vec::new() }
 }
 
 /// The children of one process: of all its threads, since a child belongs to the thread that forked it (`proc_pid_task_tid_children(5)`).

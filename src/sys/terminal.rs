@@ -2,9 +2,11 @@
 
 use std::os::fd::{BorrowedFd, RawFd};
 
+use nix::errno::Errno;
+use nix::sys::signal::killpg;
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// A controlling terminal on one of our standard descriptors, with our own process group in its foreground.
+/// Our controlling terminal, on one of the standard descriptors.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
     fd: RawFd,
@@ -12,11 +14,17 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// The terminal, if we are in its foreground: a background job must not grab it (`tty_ioctl(4)`, POSIX job control).
-    /// ENOTTY, ENXIO and EBADF are the normal answers of a container without one.
-    pub fn in_foreground() -> Option<Self> {
-        let ours = getpgrp();
-        [0, 1, 2].into_iter().find(|fd| tcgetpgrp(borrow(*fd)) == Ok(ours)).map(|fd| Self { fd, ours })
+    /// The terminal, if there is one (`tty_ioctl(4)`). ENOTTY, ENXIO and EBADF are the normal answers of a container without one.
+    pub fn controlling() -> Option<Self> {
+        let fd = [0, 1, 2].into_iter().find(|fd| tcgetpgrp(borrow(*fd)).is_ok())?;
+        Some(Self { fd, ours: getpgrp() })
+    }
+
+    /// True if the app is to have it from its start: our group is in the foreground, and it is our stdin. A shell without job control
+    /// leaves what it starts with `&` in its own group, which is in the foreground, and takes only its stdin away; to put that app
+    /// into the foreground would stop the shell at its next `read`.
+    pub fn is_for_the_app(&self) -> bool {
+        self.fd == 0 && self.is_ours()
     }
 
     /// The descriptor, for the child that takes the foreground before its exec.
@@ -29,15 +37,24 @@ impl Terminal {
         tcgetpgrp(borrow(self.fd)) == Ok(self.ours)
     }
 
+    /// True if the process group `group` is in the foreground now.
+    pub fn is_of(&self, group: i32) -> bool {
+        tcgetpgrp(borrow(self.fd)) == Ok(Pid::from_raw(group))
+    }
+
     /// Puts the process group of `app` into the foreground. SIGTTOU must be blocked, or a background caller would be stopped.
     /// Failure is normal (the group or the terminal is gone) and has no remedy.
     pub fn give_to(&self, app: i32) {
         let _ = tcsetpgrp(borrow(self.fd), Pid::from_raw(app));
     }
 
-    /// Takes the foreground back for our own group.
-    pub fn take_back(&self) {
-        let _ = tcsetpgrp(borrow(self.fd), self.ours);
+    /// Takes the foreground back for our own group from `app`'s, or from one whose last process is gone. Anybody else who has it by now,
+    /// such as the shell that put us into the background, keeps it.
+    pub fn take_back(&self, app: i32) {
+        let theirs = |group: Pid| group.as_raw() == app || killpg(group, None) == Err(Errno::ESRCH);
+        if tcgetpgrp(borrow(self.fd)).is_ok_and(theirs) {
+            let _ = tcsetpgrp(borrow(self.fd), self.ours);
+        }
     }
 }
 

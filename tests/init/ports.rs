@@ -41,6 +41,10 @@ fn files_that_cannot_be_written_are_125_before_the_launch() {
 fn instances_with_the_same_pid_do_not_write_into_each_others_port_file() {
     let place = place::TempDir::new();
     let file = place.path().join("ports");
+    // A name that everybody can guess is one that somebody else may have laid.
+    let victim = place.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink("victim", place.path().join("ports.1.new")).unwrap();
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = |name: &'static str| {
@@ -66,6 +70,7 @@ fn instances_with_the_same_pid_do_not_write_into_each_others_port_file() {
         reader.join().unwrap();
         ended.into_iter().for_each(|end| end.unwrap());
     });
+    assert_eq!(std::fs::read_to_string(victim).unwrap(), "precious");
 }
 
 #[test]

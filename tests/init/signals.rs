@@ -173,10 +173,12 @@ fn scope_group_reaches_the_whole_group_and_nobody_else() {
 #[test]
 fn term_and_int_end_the_wait_for_the_port_at_once() {
     both(|mode| {
-        for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
+        // The signal that tells of the parent's death ends it too, whichever it is.
+        for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130), (libc::SIGUSR1, 138)] {
             let port = place::free_port();
             let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
-            let launch = run_app(&["--port", &port.to_string(), "--wait", "forever"], "say=started");
+            let flags = ["--port", &port.to_string(), "--wait", "forever", "--parent-death-signal", "USR1"];
+            let launch = run_app(&flags, "say=started");
             let mut running = mode(launch).start();
             running.stderr_until(&port.to_string());
             running.signal(signal);
@@ -263,4 +265,18 @@ fn term_at_any_moment_of_the_start_ends_it_and_leaves_nobody() {
         assert!(ended, "{}", outcome.report());
         assert_eq!(look::tagged(&tag), Vec::<i32>::new());
     }
+}
+
+/// As `docker stop` finds a container that somebody has stopped by hand.
+#[test]
+fn a_stopped_app_hears_that_it_is_to_stop() {
+    both(|mode| {
+        let mut running = mode(run_app(&["--grace", "15s"], "block ready until=15 exit=3")).start();
+        let app = running.ready();
+        let app = running.outside(app);
+        running::kill(app, libc::SIGSTOP);
+        until("the app is stopped", || look::stat(app).is_some_and(|s| s.state == 'T'));
+        running.signal(libc::SIGTERM);
+        running.finish_within(std::time::Duration::from_secs(10)).expect_code(3);
+    });
 }

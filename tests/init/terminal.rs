@@ -139,11 +139,8 @@ fn a_terminal_that_hangs_up_ends_the_app() {
 #[test]
 fn ctrl_z_gives_an_interactive_shell_its_terminal_back() {
     let inner = run_app(&[], "ready line say=went-on exit=3");
-    let words: Vec<String> = inner.words.iter().map(|w| format!("'{}'", w.to_string_lossy())).collect();
-    let mut outer = Launch::new("bash").args(["--norc", "--noprofile", "-i"]);
-    outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
-    let (mut running, master) = on_terminal(outer);
-    running.write(&format!("{}\n", words.join(" ")));
+    let (mut running, master, words) = interactive(&inner);
+    running.write(&format!("{words}\n"));
     let app = running.ready();
     until("the app has the terminal", || terminal::foreground(&master) == app);
     running.write("\x1a");
@@ -158,6 +155,97 @@ fn ctrl_z_gives_an_interactive_shell_its_terminal_back() {
     running.line_after("code-3");
     running.write("exit 0\n");
     running.finish().expect_code(0);
+}
+
+/// An interactive bash on a terminal of its own, and the command line that starts `inner` in it.
+fn interactive(inner: &Launch) -> (Running, std::os::fd::OwnedFd, String) {
+    let words: Vec<String> = inner.words.iter().map(|w| format!("'{}'", w.to_string_lossy())).collect();
+    let mut outer = Launch::new("bash").args(["--norc", "--noprofile", "-i"]);
+    outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+    let (running, master) = on_terminal(outer);
+    (running, master, words.join(" "))
+}
+
+#[test]
+fn a_job_that_ends_in_the_background_leaves_the_shell_its_terminal() {
+    let inner = run_app(&[], "ready line exit=3");
+    let (mut running, master, words) = interactive(&inner);
+    let shell = running.pid;
+    running.write(&format!("{words}\n"));
+    let app = running.ready();
+    let reberth = look::stat(app).unwrap().parent;
+    until("the app has the terminal", || terminal::foreground(&master) == app);
+    running.write("\x1a");
+    until("the shell has the terminal", || terminal::foreground(&master) == shell);
+    running.write("kill %1\n");
+    until("reberth is gone", || !look::alive(reberth));
+    assert_eq!(terminal::foreground(&master), shell, "reberth took the terminal from the shell");
+    running.write("echo still-$((40 + 2)); exit 0\n");
+    running.line_after("still-42");
+    running.finish().expect_code(0);
+}
+
+#[test]
+fn an_app_that_stops_itself_gives_the_shell_its_prompt() {
+    let inner = run_app(&[], "ready stop say=went-on exit=3");
+    let (mut running, master, words) = interactive(&inner);
+    let shell = running.pid;
+    running.write(&format!("{words}\n"));
+    let app = running.ready();
+    until("the shell has the terminal", || terminal::foreground(&master) == shell);
+    running.write("fg\n");
+    running.line_after("went-on");
+    running.write("echo code-$?; exit 0\n");
+    running.line_after("code-3");
+    running.finish().expect_code(0);
+    assert!(!look::alive(app));
+}
+
+#[test]
+fn an_app_started_in_the_background_reads_the_terminal_after_fg() {
+    // An empty line first: the shell's prompt stands at the beginning of the other one.
+    let inner = run_app(&[], "say= ready line say=went-on exit=3");
+    let (mut running, master, words) = interactive(&inner);
+    running.write(&format!("{words} &\n"));
+    let app = running.ready();
+    let reberth = look::stat(app).unwrap().parent;
+    until("reading stops the app, and reberth with it", || {
+        [app, reberth].iter().all(|pid| look::stat(*pid).is_some_and(|s| s.state == 'T'))
+    });
+    running.write("fg\n");
+    until("the app has the terminal", || terminal::foreground(&master) == app);
+    running.write("\n");
+    running.line_after("went-on");
+    running.write("echo code-$?; exit 0\n");
+    running.line_after("code-3");
+    running.finish().expect_code(0);
+}
+
+/// A shell without job control leaves what it starts with `&` in its own group, in the foreground, with nothing on stdin.
+#[test]
+fn a_script_keeps_the_terminal_from_what_it_starts_in_the_background() {
+    let inner = run_app(&[], "block ready until=15 exit=3");
+    let script = "\"$@\" & echo started; read x; echo got $x; kill $!; wait $!; echo code $?";
+    let (mut running, master) = on_terminal(under_a_shell(&inner, script));
+    running.ready();
+    let shell = running.pid;
+    assert_eq!(terminal::foreground(&master), shell, "the app took the terminal");
+    running.write("hello\n");
+    running.line_after("got hello");
+    running.line_after("code 3");
+    running.finish().expect_code(0);
+}
+
+/// Nobody could continue it: PID 1 has no shell above it.
+#[test]
+fn the_stop_key_does_not_freeze_a_container() {
+    let (mut running, _master) = on_terminal(run_app(&[], "ready line say=went-on exit=3").first_in_namespace());
+    running.ready();
+    running.write("\x1a");
+    running.output_until("the app was continued", |out, _| out.contains("and here nobody could continue it"));
+    running.write("\n");
+    running.line_after("went-on");
+    running.finish().expect_code(3);
 }
 
 /// The control for this room: an app started without a terminal has none, and `app::words` alone takes none.

@@ -158,3 +158,25 @@ fn only_the_apps_tree_is_ended() {
     running.expect("alive");
     running.finish();
 }
+
+/// `exec reberth run -- app > >(logger)`: the logger is a child of reberth's, and was there before it.
+#[test]
+fn what_was_there_before_the_app_is_left_alone() {
+    let inner = run_app(&["--grace", "15s"], "fork ready=left: pause end say=last-words exit=7");
+    let script = "exec \"$@\" > >(while read x; do echo logged $x; done; echo all-logged)";
+    let mut outer = Launch::new("bash").args(["-c", script, "bash"]).args(inner.words.clone());
+    outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+    let outcome = outer.start().finish_within(Duration::from_secs(10)).expect_code(7);
+    assert!(outcome.stdout.contains("logged last-words"), "{}", outcome.report());
+    assert!(outcome.stdout.contains("all-logged"), "the logger was ended: {}", outcome.report());
+    assert!(outcome.stderr.contains("left behind"), "the leftover was not: {}", outcome.report());
+}
+
+#[test]
+fn every_reaped_orphan_can_be_seen_in_the_log() {
+    let mut running = run_app(&["--log", "debug"], "orphans=1x3 ready pause").start();
+    running.ready();
+    running.output_until("all are reaped", |_, log| log.matches("Reaped zombie process with pid=").count() >= 3);
+    running.signal(libc::SIGTERM);
+    running.finish().expect_code(143);
+}
