@@ -8,6 +8,21 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFd;
 use nix::sys::time::TimeSpec;
 
+/// Puts something harmless in the place of a standard descriptor that our starter left closed, so that none of our files ever gets its
+/// number. Rust's own start-up would open `/dev/null` there, which the app would then inherit, and where an image has none it aborts.
+/// The root directory can be neither written nor read, and close-on-exec leaves the app what it would have had.
+///
+/// For `.init_array`: system calls only.
+pub fn fill_standard() {
+    for fd in 0..=2 {
+        // SAFETY: F_GETFD takes no pointer; a closed descriptor gives EBADF.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            // SAFETY: a constant string. The lowest free number is `fd`, since those below it are open; it is never closed.
+            unsafe { libc::open(c"/".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+        }
+    }
+}
+
 /// Closes every descriptor from 3 up that was inherited, so that reberth pins no file, pipe or socket of its starter.
 ///
 /// Inherited is what lacks close-on-exec: a descriptor with it would not have survived our own exec, and all of ours have it.

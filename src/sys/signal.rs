@@ -33,6 +33,7 @@ extern "C" fn save_originals() {
     // SAFETY: a null new set only queries; the old one is 8 bytes, as the size says, and lives through the call.
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, nothing, &mut mask, MASK_SIZE) };
     MASK_AT_START.store(mask, Ordering::Relaxed);
+    super::descriptor::fill_standard();
 }
 
 // SAFETY: `.init_array` holds pointers to functions that the C start-up code calls once, before `main`; this one only asks the kernel

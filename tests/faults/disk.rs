@@ -127,3 +127,14 @@ fn what_can_no_longer_be_written_after_the_start_harms_nobody() {
         "full or read-only after the start: {count} rounds each, the phase told where it could be, one warning where not, code kept"
     );
 }
+
+/// An image may have no `/dev/null`, which Rust's start-up would open in the place of what was left closed, or abort.
+#[test]
+fn closed_descriptors_in_an_image_without_devices_are_no_reason_to_fail() {
+    for closed in ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"] {
+        let launch = run_app(&["--port", "0"], "exit=4");
+        let launch = mounted(&[], &format!("mount -t tmpfs none /dev; exec {closed}"), launch);
+        launch.start().finish().expect_code(4);
+    }
+    println!("without /dev/null: 4 ways of closed standard descriptors, and the app's code each time");
+}

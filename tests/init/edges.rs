@@ -98,6 +98,15 @@ fn closed_standard_descriptors_are_no_reason_to_fail() {
 }
 
 #[test]
+fn a_closed_standard_descriptor_stays_closed_for_the_app() {
+    for flags in [&[][..], &["--exec"]] {
+        let outcome = run_app(flags, "fds exit=4").stdin(Stdio::Closed).start().finish().expect_code(4);
+        assert!(outcome.stdout.contains("fd 1 pipe:"), "{}", outcome.report());
+        assert!(!outcome.stdout.contains("fd 0 "), "{}", outcome.report());
+    }
+}
+
+#[test]
 fn no_room_for_another_process_is_a_clear_125() {
     // The limit does not bind root, so root's tests run this as somebody else, from a place anybody may read.
     // SAFETY: geteuid has no preconditions.
