@@ -68,6 +68,11 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
     }
 }
 
+/// The log file's descriptor, if there is one.
+pub fn descriptor() -> Option<BorrowedFd<'static>> {
+    SINK.get().and_then(|sink| sink.file.as_ref()).map(AsFd::as_fd)
+}
+
 /// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
 fn open(path: &std::path::Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -178,6 +179,14 @@ impl Publisher {
     pub fn path(&self) -> Option<&Path> {
         match &self.seat {
             Seat::Taken(place) => Some(place.path.as_path()),
+            Seat::Open | Seat::Nowhere => None,
+        }
+    }
+
+    /// The descriptor it holds until it first publishes, if it holds one.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.seat {
+            Seat::Taken(place) => place.reserved.as_ref().map(AsFd::as_fd),
             Seat::Open | Seat::Nowhere => None,
         }
     }

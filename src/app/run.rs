@@ -19,6 +19,7 @@ use crate::config::{self, Mode, Run};
 use crate::error::Error;
 use crate::exit::Code;
 use crate::health;
+use crate::log;
 use crate::port::claim::{self, Claim, Hear, Stop};
 use crate::port::file;
 use crate::port::spec::{Protocol, Spec};
@@ -240,7 +241,13 @@ impl<'a> Session<'a> {
         drop(kept);
         debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
         self.launches += 1;
-        leave_no_trace();
+        let ours = [
+            Some(self.signals.as_fd()),
+            contest.as_ref().and_then(Contest::events),
+            log::descriptor(),
+            self.publisher.descriptor(),
+        ];
+        leave_no_trace(&ours.into_iter().flatten().collect::<Vec<_>>());
         let ending = self.supervise(
             &app,
             (terminal, given.is_some()),
@@ -304,9 +311,9 @@ impl<'a> Session<'a> {
 }
 
 /// Lets go of what was inherited, working directory and descriptors, so that reberth pins no mount, file or pipe.
-fn leave_no_trace() {
+fn leave_no_trace(ours: &[BorrowedFd<'_>]) {
     let _ = std::env::set_current_dir("/");
-    descriptor::close_inherited();
+    descriptor::close_inherited(ours);
 }
 
 fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {
