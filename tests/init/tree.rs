@@ -163,13 +163,16 @@ fn only_the_apps_tree_is_ended() {
 #[test]
 fn what_was_there_before_the_app_is_left_alone() {
     let inner = run_app(&["--grace", "15s"], "fork ready=left: pause end say=last-words exit=7");
-    let script = "exec \"$@\" > >(while read x; do echo logged $x; done; echo all-logged)";
-    let mut outer = Launch::new("bash").args(["-c", script, "bash"]).args(inner.words.clone());
+    let log = inner.dir.path().join("log");
+    let script = "exec \"$@\" > >(while read x; do echo logged $x; done >\"$0\"; echo all-logged >>\"$0\")";
+    let mut outer = Launch::new("bash").args(["-c", script]).arg(&log).args(inner.words.clone());
     outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
-    let outcome = outer.start().finish_within(Duration::from_secs(10)).expect_code(7);
-    assert!(outcome.stdout.contains("logged last-words"), "{}", outcome.report());
-    assert!(outcome.stdout.contains("all-logged"), "the logger was ended: {}", outcome.report());
-    assert!(outcome.stderr.contains("left behind"), "the leftover was not: {}", outcome.report());
+    let running = outer.start();
+    // Before the outcome is taken: with that the harness ends whatever is left of the test.
+    let logged = || std::fs::read_to_string(&log).unwrap_or_default();
+    until("the logger has seen the end", || logged().ends_with("all-logged\n"));
+    assert!(logged().contains("logged last-words"), "{}", logged());
+    running.finish_within(Duration::from_secs(10)).expect_code(7).expect_stderr("left behind");
 }
 
 #[test]
