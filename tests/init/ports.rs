@@ -50,7 +50,7 @@ fn instances_with_the_same_pid_do_not_write_into_each_others_port_file() {
         let writer = |name: &'static str| {
             let file = &file;
             move || {
-                for _ in 0..40 {
+                for _ in 0..8 {
                     let specs = format!("{name}=0");
                     let launch = run_app(&["--port", &specs, "--port-file", file.to_str().unwrap()], "exit=0");
                     launch.first_in_namespace().start().finish().expect_code(0);
@@ -59,11 +59,12 @@ fn instances_with_the_same_pid_do_not_write_into_each_others_port_file() {
         };
         let writers = [scope.spawn(writer("one")), scope.spawn(writer("two"))];
         let reader = scope.spawn(|| {
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            until("the writers are done", || {
                 if let Ok(text) = std::fs::read_to_string(&file) {
                     assert!(text.ends_with('\n') && text.lines().count() == 1, "not a whole file: {text:?}");
                 }
-            }
+                over.load(std::sync::atomic::Ordering::Relaxed)
+            });
         });
         let ended = writers.map(std::thread::ScopedJoinHandle::join);
         over.store(true, std::sync::atomic::Ordering::Relaxed);
