@@ -381,12 +381,25 @@ static void until_asleep(pid_t pid, int log)
 	die("it never slept");
 }
 
-/* `close us` or `kill us` each round. argv waits for port 7878 and listens there; its app is of no interest. */
+/* Keeps a process on one CPU; `pid` 0 is this one. With one CPU only, everybody stays where they are. */
+static void pin(pid_t pid, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(pid, sizeof set, &set);
+}
+
+/* `close us` or `kill us` each round. argv waits for port 7878 and listens there; its app is of no interest. The observer, who asks
+ * without pause, has a CPU of its own: on the one of those it watches the scheduler would make them wait for it, and that would be
+ * what is measured. */
 static void freed_mode(int rounds, char **argv)
 {
 	const int port = 7878;
 
 	diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	pin(0, 0);
 	for (int round = -2; round < 2 * rounds; round++) {
 		int killed = round & 1, log[2], holder = -1;
 		int64_t begin, stop;
@@ -402,6 +415,7 @@ static void freed_mode(int rounds, char **argv)
 				die("pipe");
 			holding = companion();
 			if (holding == 0) {
+				pin(0, 1);
 				if (listen_on(port, 1) < 0)
 					_exit(1);
 				(void)!write(ready[1], "", 1);
@@ -416,6 +430,7 @@ static void freed_mode(int rounds, char **argv)
 			die("no holder");
 		}
 		pid = start(argv, -1, -1, log[1]);
+		pin(pid, 1);
 		close(log[1]);
 		until_asleep(pid, log[0]);
 		/* Not in step with whatever the waiter does on its own. */

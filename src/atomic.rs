@@ -15,7 +15,10 @@ const NAMES: u32 = 16;
 /// Those of `open(2)`, `write` and `rename(2)`; nothing is left beside then, and what was at `path` still is.
 pub fn replace(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let (beside, mut file) = create_beside(path, mode)?;
-    write(&mut file).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
+    let written = write(&mut file);
+    // Closed first: whoever executes it the moment it appears must not find it open for writing (ETXTBSY).
+    drop(file);
+    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 /// Whether a file can be made beside `path`, which is most of what [`replace`] needs.

@@ -251,7 +251,14 @@ pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -
             _ => lines.push(usage(&error, T::command().get_name())),
         }
         match unknown_option(&error, &words) {
-            Some(position) => drop(words.remove(position)),
+            Some(position) => {
+                words.remove(position);
+                // Before a `--` all words are options and their values, so a bare one here was the unknown one's value.
+                let bare = words.get(position).is_some_and(|word| !word.as_bytes().starts_with(b"-"));
+                if bare && words.iter().skip(position).any(|word| word == "--") {
+                    words.remove(position);
+                }
+            }
             None => return Typed::Usage(lines, matches(T::command().ignore_errors(true), &words).unwrap_or_default()),
         }
     }

@@ -68,9 +68,18 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
     }
 }
 
-/// The log file's descriptor, if there is one.
-pub fn descriptor() -> Option<BorrowedFd<'static>> {
-    SINK.get().and_then(|sink| sink.file.as_ref()).map(AsFd::as_fd)
+/// The descriptors it keeps: the log file's, and the terminal's.
+pub fn descriptors<'a>() -> Vec<BorrowedFd<'a>> {
+    let kept = SINK.get().map(|sink| [&sink.file, &sink.terminal]);
+    kept.into_iter().flatten().flatten().map(AsFd::as_fd).collect()
+}
+
+/// A terminal lets its writer wait until a whole line fits, whatever poll(2) has said: nobody may be reading it (`docker run -t`). An open
+/// file of our own can refuse to wait without the app's doing so.
+fn own_terminal() -> Option<File> {
+    let open =
+        || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/proc/self/fd/2");
+    io::stderr().is_terminal().then(open)?.ok()
 }
 
 /// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
@@ -81,6 +90,8 @@ fn open(path: &std::path::Path) -> io::Result<File> {
 /// Where lines go.
 struct Sink {
     file: Option<File>,
+    /// Stderr, opened once more, where it is a terminal.
+    terminal: Option<File>,
     format: Format,
     color: bool,
     /// Lines that stderr did not take since the last one it took.
@@ -92,7 +103,14 @@ struct Sink {
 impl Sink {
     fn new(log: &config::Log, file: Option<File>) -> Self {
         let color = log.color && log.format == Format::Text && io::stderr().is_terminal();
-        Self { file, format: log.format, color, dropped: AtomicU64::new(0), torn: AtomicBool::new(false) }
+        Self {
+            file,
+            terminal: own_terminal(),
+            format: log.format,
+            color,
+            dropped: AtomicU64::new(0),
+            torn: AtomicBool::new(false),
+        }
     }
 
     fn line(&self, line: &str) {
@@ -115,7 +133,9 @@ impl Sink {
             text.push_str(&self.colored(&render(self.format, now(), "WARN", &note, Vec::new())));
         }
         text.push_str(&self.colored(line));
-        match put(io::stderr().as_fd(), text.as_bytes()) {
+        let stderr = io::stderr();
+        let fd = self.terminal.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
+        match put(fd, text.as_bytes()) {
             written if written == text.len() => {
                 self.dropped.store(0, Ordering::Relaxed);
                 self.torn.store(false, Ordering::Relaxed);
@@ -359,7 +379,14 @@ mod tests {
 
     #[test]
     fn color_only_where_it_is_welcome() {
-        let sink = |color| Sink { file: None, format: Format::Text, color, dropped: 0.into(), torn: false.into() };
+        let sink = |color| Sink {
+            file: None,
+            terminal: None,
+            format: Format::Text,
+            color,
+            dropped: 0.into(),
+            torn: false.into(),
+        };
         let line = "T WARN reberth: x y\n";
         assert_eq!(sink(false).colored(line), line);
         assert_eq!(sink(true).colored(line), "\x1b[2mT\x1b[0m \x1b[33mWARN\x1b[0m reberth: x y\n");

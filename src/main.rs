@@ -11,7 +11,7 @@ use reberth::config::{Command, Decision, decide};
 use reberth::config::{Log, Mode, Run};
 use reberth::error::Error;
 use reberth::exit::Code;
-use reberth::sys::signal::Signals;
+use reberth::sys::signal::{Signals, end_as_pid_1};
 use reberth::{app, health, install, log, who};
 
 #[global_allocator]
@@ -34,6 +34,9 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             run(&settings, &decision.log, &decision.warnings, environment, signals)
         }
         Ok(Mode::Healthcheck(settings)) => {
+            if !settings.wait.is_zero() {
+                end_as_pid_1();
+            }
             let said = health::run(&settings);
             if !said.errors.is_empty() {
                 log::settings_error(&decision.log, &said.errors);

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::exit::Code;
 use crate::port::advice;
 use crate::port::attempt::{Attempt, Tried};
+use crate::port::claim;
 use crate::port::holder::{self, Depth, Holder, Look, State};
 use crate::port::spec::{Protocol, Spec};
 
@@ -42,6 +43,9 @@ struct Line {
     since: Option<String>,
     seconds_left: Option<u64>,
     hidden: Option<String>,
+    /// How many sockets this line is for; the table tells, the JSON has had its keys fixed.
+    #[serde(skip)]
+    sockets: usize,
 }
 
 impl From<Holder> for Line {
@@ -58,6 +62,7 @@ impl From<Holder> for Line {
             since: holder.since.map(holder::timestamp),
             seconds_left,
             hidden: holder.hidden,
+            sockets: holder.sockets,
         }
     }
 }
@@ -113,7 +118,7 @@ fn everybody() -> Result<Vec<Port>, Error> {
 fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
     let (mut ports, mut failures) = (Vec::new(), Vec::new());
     for spec in specs {
-        match judge(spec) {
+        match judge(spec, claim::v6_only(spec, specs)) {
             Ok(port) => ports.push(port),
             Err(line) => failures.push(line),
         }
@@ -122,8 +127,8 @@ fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
 }
 
 /// Held is what a claim would find held, so a claim's own try decides: a bind that never listens, let go at once.
-fn judge(spec: &Spec) -> Result<Port, String> {
-    let tried = Attempt::new(spec, false).bind();
+fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
+    let tried = Attempt::new(spec, v6_only).bind();
     // Any port is free, and nobody in particular has it.
     let look = if spec.port == 0 { Look::default() } else { holder::look(spec, Depth::Programs) };
     let mut notes = Vec::new();
@@ -197,10 +202,13 @@ fn widest(rows: &[[String; 9]], column: usize) -> usize {
 fn cells(port: &Port, line: &Line) -> [String; 9] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let first = |id: &String| id.get(..12).unwrap_or(id).to_owned();
-    let state = match line.seconds_left {
-        Some(left) => format!("{} {left}s", line.state),
-        None => line.state.to_owned(),
-    };
+    let mut state = line.state.to_owned();
+    if line.sockets > 1 {
+        state.push_str(&format!(" x{}", line.sockets));
+    }
+    if let Some(left) = line.seconds_left {
+        state.push_str(&format!(" {left}s"));
+    }
     [
         format!("{}/{}", port.port, port.protocol),
         port.state.to_owned(),
@@ -232,6 +240,7 @@ mod tests {
             since: None,
             seconds_left: Some(42),
             hidden: None,
+            sockets: 3,
         };
         let held =
             Port { port: 80, protocol: "tcp", state: "held", holders: vec![line], advice: vec!["wait".to_owned()] };
@@ -253,9 +262,9 @@ mod tests {
     #[test]
     fn the_table_lines_up() {
         let expected = "\
-PORT    STATE  HOLDER         PID  USER  ADDRESS    CONTAINER  SINCE  COMMAND
-80/tcp  held   TIME_WAIT 42s  -    -     127.0.0.1  -          -      -
-53/udp  free   -              -    -     -          -          -      -
+PORT    STATE  HOLDER            PID  USER  ADDRESS    CONTAINER  SINCE  COMMAND
+80/tcp  held   TIME_WAIT x3 42s  -    -     127.0.0.1  -          -      -
+53/udp  free   -                 -    -     -          -          -      -
 80/tcp: wait
 ";
         assert_eq!(table(&report()), expected);

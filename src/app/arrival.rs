@@ -4,6 +4,7 @@
 //! The kernel sends no event when a socket begins to listen, so this looks, quickly at first and then ever more rarely, and ends:
 //! an app that is up, or will never be, costs no wake-up.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::takeup::{self, TakeUp};
 use super::tree::Tree;
 use crate::error::words;
 use crate::health::target::Target;
+use crate::port::advice;
 use crate::port::holder::{self, Listener};
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::descriptor;
@@ -51,6 +53,10 @@ pub struct Expected {
     pub ports: Vec<Spec>,
     /// The inode of the primary's listening socket, if the app was given it.
     pub handed_over: Option<u64>,
+    /// The app was given its sockets, whatever their protocol.
+    pub gave_sockets: bool,
+    /// The inodes of all sockets the app was given, inherited ones too: having them open says nothing of where it listens.
+    pub given: Vec<u64>,
     /// The health target, if one is set, and how to ask it.
     pub health: Option<(Target, Ask)>,
     /// The port may be lost to somebody else, so looking stays quick for as long.
@@ -70,6 +76,10 @@ pub struct Arrival {
     next_walk: Instant,
     elsewhere_since: Option<Instant>,
     said_elsewhere: bool,
+    /// The app does not take the socket it was given, and this has been said.
+    said_untaken: bool,
+    /// The inodes of the machine's listeners when the app had hardly begun: none of them is its.
+    before: Option<HashSet<u64>>,
     asking: Option<Asking>,
     answer: Option<String>,
     up: bool,
@@ -94,6 +104,8 @@ impl Arrival {
             next_walk: now + YOUNG_PAUSE,
             elsewhere_since: None,
             said_elsewhere: false,
+            said_untaken: false,
+            before: None,
             asking: None,
             answer: None,
             up,
@@ -126,9 +138,11 @@ impl Arrival {
         self.stop_asking();
     }
 
-    /// The app is gone: a last question is pointless.
-    pub fn app_ended(&mut self) {
+    /// The app is gone: a last question is pointless. The child that asked it, if one did, is still to be reaped.
+    pub fn app_ended(&mut self) -> Option<i32> {
+        let asking = self.asking.as_ref().map(|asking| asking.pid);
         self.give_up();
+        asking
     }
 
     fn stop_asking(&mut self) {
@@ -157,15 +171,23 @@ impl Arrival {
         self.primary().is_some()
     }
 
-    /// The first TCP port: the one whose listener tells that the app is there. UDP has no such moment.
+    /// The port whose socket tells that the app is there: the first TCP one, or else the first one. A UDP socket that the app was given tells
+    /// nothing.
     fn primary(&self) -> Option<&Spec> {
-        self.expected.ports.iter().find(|spec| spec.protocol == Protocol::Tcp)
+        let tcp = self.expected.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
+        tcp.or_else(|| self.expected.ports.first().filter(|_| !self.expected.gave_sockets))
     }
 
-    /// A target on the app's own port is asked once somebody listens there, any other at once.
+    /// A target on the app's own port is asked once somebody listens there, any other at once. A socket that was handed over has been
+    /// listening all the time, so its target is asked as well when the app cannot be seen taking it.
     fn may_be_ready(&self) -> bool {
-        let on_port = self.expected.health.as_ref().is_none_or(|(target, _)| target.needs_port());
-        self.listened || !on_port || !self.watches_a_port()
+        // A mere connection succeeds while nobody accepts, so it is asked only of one who does.
+        let (asks, on_port) = self
+            .expected
+            .health
+            .as_ref()
+            .map_or((false, true), |(target, _)| (*target != Target::Tcp, target.needs_port()));
+        self.listened || !on_port || !self.watches_a_port() || (asks && self.said_untaken)
     }
 
     fn schedule(&mut self, now: Instant) {
@@ -188,8 +210,15 @@ impl Arrival {
         if let Some(inode) = self.expected.handed_over {
             return self.look_for_take_up(now, tree, &primary, inode);
         }
+        if self.before.is_none() {
+            let inodes = holder::listening(0).unwrap_or_default().into_iter().map(|found| found.inode);
+            self.before = Some(inodes.collect());
+        }
         // Whoever listens there is found with one cheap question; whose it is costs a walk through /proc.
-        let there = holder::listening(primary.port).unwrap_or_default();
+        let there = match primary.protocol {
+            Protocol::Tcp => holder::listening(primary.port).unwrap_or_default(),
+            Protocol::Udp => holder::bound_udp(primary.port).unwrap_or_default(),
+        };
         if there.is_empty() && now < self.next_walk {
             return;
         }
@@ -199,15 +228,13 @@ impl Arrival {
             return self.listens(&primary, &there);
         }
         let pids = tree.pids();
-        let listeners = holder::listeners(&pids).unwrap_or_default();
-        let mut here: Vec<Listener> = listeners.iter().filter(|found| found.port == primary.port).cloned().collect();
+        let mut here = holder::had_by(&pids, there.clone());
+        let mut listeners = self.own_of(&pids);
         if here.is_empty() {
+            // The port was ours a moment ago, so a listener of the app's user is the app's; and so is one elsewhere that came after it.
             let hidden = holder::hidden_users(&pids);
-            // The port was ours a moment ago, so a listener of the app's user is the app's.
             here = there.into_iter().filter(|found| hidden.contains(&found.uid)).collect();
-            if here.is_empty() && !hidden.is_empty() {
-                return;
-            }
+            listeners.extend(self.new_of(&hidden));
         }
         if here.is_empty() {
             return self.look_elsewhere(now, &primary, &listeners);
@@ -215,13 +242,40 @@ impl Arrival {
         self.listens(&primary, &here);
     }
 
+    /// The listeners of these programs that they have opened themselves.
+    fn own_of(&self, pids: &[i32]) -> Vec<Listener> {
+        let mut all = holder::listeners(pids).unwrap_or_default();
+        all.retain(|found| !self.expected.given.contains(&found.inode));
+        all
+    }
+
+    /// The listeners of these users that were not there when the app began.
+    fn new_of(&self, users: &[u32]) -> Vec<Listener> {
+        if users.is_empty() {
+            return Vec::new();
+        }
+        let all = holder::listening(0).unwrap_or_default();
+        let new = |found: &Listener| self.before.as_ref().is_some_and(|before| !before.contains(&found.inode));
+        all.into_iter().filter(|found| users.contains(&found.uid) && new(found)).collect()
+    }
+
     /// These listeners on its port, if there are any, are the app's.
     fn listens(&mut self, primary: &Spec, here: &[Listener]) {
         self.listened = !here.is_empty();
-        if self.listened && primary.addr.is_none() && here.iter().all(|found| found.addr.is_loopback()) {
+        if !self.listened {
+            return;
+        }
+        let everywhere = primary.addr.is_none_or(|addr| addr.is_unspecified());
+        if everywhere && here.iter().all(|found| found.addr.is_loopback()) {
             warn!(
                 "the app listens on loopback only ({}): unreachable from outside the container; make it bind 0.0.0.0",
                 show(here)
+            );
+        } else if !everywhere && !here.iter().any(|found| found.answers(primary)) {
+            warn!(
+                "the app listens on {}, not on {} as it was told; make it bind {{addr}}, or {{host}} and {{port}}, of its arguments",
+                show(here),
+                advice::label(primary)
             );
         }
     }
@@ -234,13 +288,19 @@ impl Arrival {
             self.listened = true;
             return;
         }
-        let listeners = holder::listeners(&pids).unwrap_or_default();
+        let listeners = self.own_of(&pids);
         self.look_elsewhere(now, primary, &listeners);
+        let queue = holder::accept_queue(primary.port, inode);
+        // Waiting for several descriptors may be waiting for others: not while it listens elsewhere, or keeps clients waiting.
+        if seen == TakeUp::Polls && queue == Some(0) && self.elsewhere_since.is_none() {
+            self.listened = true;
+            return;
+        }
         let patient = now.saturating_duration_since(self.launched) < TAKE_UP_PATIENCE;
         if patient || self.said_elsewhere {
             return;
         }
-        match (seen, holder::accept_queue(primary.port, inode)) {
+        match (seen, queue) {
             (TakeUp::Closed, _) => {
                 self.said_elsewhere = true;
                 warn!(
@@ -249,23 +309,34 @@ impl Arrival {
                     primary.port
                 );
             }
+            // It may wait in a way that cannot be seen from outside, and nobody has been kept waiting.
+            (TakeUp::Unseen, None | Some(0)) => self.listened = self.elsewhere_since.is_none(),
             (_, Some(queue)) if queue > 0 => {
                 self.said_elsewhere = true;
                 warn!(
-                    "{queue} clients wait on port {} and the app accepts none of them: it ignores the socket it was given; make it \
+                    "{queue} clients wait on port {} and the app accepts none of them: it is still starting, or ignores the socket it was given; make it \
                      take the descriptor ({{fd}}, LISTEN_FDS), or leave --handover off",
                     primary.port
                 );
             }
-            // It may wait in a way that cannot be seen from outside, and nobody has been kept waiting.
-            _ => self.listened = true,
+            _ if self.said_untaken => {}
+            _ => {
+                self.said_untaken = true;
+                warn!(
+                    "the app has not taken the socket it was given for port {}: clients wait until it does; make it take the descriptor \
+                     ({{fd}}, LISTEN_FDS), or leave --handover off",
+                    primary.port
+                );
+            }
         }
     }
 
     fn look_elsewhere(&mut self, now: Instant, primary: &Spec, listeners: &[Listener]) {
         let told: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
         let others: Vec<&Listener> = listeners.iter().filter(|found| !told.contains(&found.port)).collect();
-        let Some(first) = others.first() else {
+        // On one of its ports, and not on the first of them: that one is what is waited for.
+        let partly = listeners.iter().find(|found| told.contains(&found.port) && found.port != primary.port);
+        let Some(first) = others.first().copied().or(partly) else {
             self.elsewhere_since = None;
             return;
         };
@@ -275,6 +346,13 @@ impl Arrival {
         }
         self.said_elsewhere = true;
         let place = SocketAddr::new(first.addr, first.port);
+        if others.is_empty() {
+            warn!(
+                "the app listens on {place}, and not on port {}, the first that it was told: it is not ready until it does",
+                primary.port
+            );
+            return;
+        }
         let loopback = if first.addr.is_loopback() {
             ", and on loopback only: unreachable from outside the container"
         } else {
@@ -361,12 +439,23 @@ impl Arrival {
             "the app (pid {}) is not ready {took:.1} s after its launch (--start-timeout): stopping it",
             tree.app
         )];
-        let listeners = holder::listeners(&tree.pids()).unwrap_or_default();
+        let pids = tree.pids();
+        let mut listeners = self.own_of(&pids);
+        let hidden = holder::hidden_users(&pids);
+        listeners.extend(self.new_of(&hidden));
         if let Some(primary) = self.primary().filter(|_| !self.listened) {
-            lines.push(if !holder::can_see_programs() {
+            lines.push(if self.expected.handed_over.is_some() {
+                format!("it was given the socket for port {} (LISTEN_FDS, {{fd}}) and has not taken it", primary.port)
+            } else if !holder::can_see_programs() {
                 format!(
                     "nobody listens on port {} as it was told (PORT, {{port}}); where it listens cannot be seen without /proc",
                     primary.port
+                )
+            } else if listeners.is_empty() && !hidden.is_empty() {
+                format!(
+                    "it was told port {} (PORT, {{port}}); where it listens cannot be seen, since it runs as another user (uid {})",
+                    primary.port,
+                    hidden.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
                 )
             } else if listeners.is_empty() {
                 format!("it listens nowhere; it was told port {} (PORT, {{port}})", primary.port)

@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::arrival::Arrival;
 use crate::port::attempt::{Attempt, Tried};
+use crate::port::claim;
 use crate::port::spec::Spec;
 use crate::port::watch::Destroyed;
 use crate::sys::descriptor;
@@ -17,6 +18,8 @@ use crate::sys::process::End;
 const WINDOW: Duration = Duration::from_secs(10);
 /// How late an event may come (0.1 ms is usual).
 const LATE: Duration = Duration::from_millis(20);
+/// An event this short before the app's end may be its own doing: its socket goes with it, and it may have listened since the last look.
+const OWN_END: Duration = Duration::from_millis(60);
 
 /// The watch over the ports from just before the launch until the app listens, or the window is over.
 pub struct Contest {
@@ -28,16 +31,20 @@ pub struct Contest {
     own: Vec<u64>,
     /// The kernel still tells of every socket on the machine.
     wide: bool,
-    somebody_was_there: bool,
+    /// When the first socket on our ports that was not our own went away.
+    first_seen: Option<Instant>,
+    /// When a socket of our user last went away without ever having had a port: what a failed `bind` leaves, here or elsewhere.
+    bind_failed: Option<Instant>,
 }
 
 impl Contest {
     /// Begins to watch the ports that were really taken; `own` are the cookies of our probes' sockets on them.
     pub fn begin(specs: Vec<Spec>, own: Vec<u64>, now: Instant) -> Self {
-        let ports: Vec<_> = specs.iter().map(|spec| (spec.port, spec.protocol)).collect();
+        let mut ports: Vec<_> = specs.iter().map(|spec| (spec.port, spec.protocol)).collect();
+        ports.extend(specs.first().map(|spec| (0, spec.protocol)));
         // Refused netlink only narrows the sight to the moment after the app's end.
         let events = Destroyed::open_wide(&ports).ok();
-        Self { specs, ends_at: now + WINDOW, events, own, wide: true, somebody_was_there: false }
+        Self { specs, ends_at: now + WINDOW, events, own, wide: true, first_seen: None, bind_failed: None }
     }
 
     pub fn ends_at(&self) -> Instant {
@@ -58,36 +65,65 @@ impl Contest {
         }
     }
 
-    /// Takes the events that have come. The app's own socket would be one of them if it listened and ended between two looks of
-    /// `arrival`, which are close together for that reason; the kernel does not say whose a socket was.
-    pub fn hear(&mut self) {
-        let Some(drained) = self.events.as_ref().and_then(|events| events.drain().ok()) else { return };
-        let others = drained.events.iter().any(|event| !self.own.contains(&event.cookie));
-        self.somebody_was_there |= others || drained.lost;
+    /// Takes the events that have come. The kernel does not say whose a socket was; one that the app had listened on is told apart by its
+    /// time, see [`Contest::lost`].
+    pub fn hear(&mut self, now: Instant) {
+        let Some(drained) = self.events.as_ref().map(Destroyed::drain) else { return };
+        // A queue that ran over proves nothing: on a busy host it would make a lost race of every early end. A broken one says no more.
+        let Ok(drained) = drained else {
+            self.events = None;
+            return;
+        };
+        let own = nix::unistd::geteuid().as_raw();
+        for event in drained.events {
+            if event.port == 0 {
+                // After somebody's socket, as in a lost race. Any socket that never had a port looks like this, such as those that Go opens
+                // and closes when it starts.
+                let counts = event.uid == own && self.first_seen.is_some();
+                self.bind_failed = self.bind_failed.max(counts.then_some(now));
+            } else if !self.own.contains(&event.cookie) {
+                self.first_seen.get_or_insert(now);
+            }
+        }
     }
 
     /// True if the app, which ended with `end`, lost the race: it never listened, and somebody else holds a port of ours now or did
     /// since the launch. An app that ended with 0 has done what it wanted.
     pub fn lost(&mut self, now: Instant, end: End, arrival: &Arrival) -> bool {
         let failed = end != End::Code(0);
-        // Our own look at the port ends in an event as well, so it comes last.
-        failed && now < self.ends_at && !arrival.has_listened() && (self.late_event() || self.somebody_is_there())
+        if !failed || now >= self.ends_at || arrival.has_listened() {
+            return false;
+        }
+        if self.somebody_is_there() {
+            return true;
+        }
+        self.late_events(now);
+        // What went away only with the app may have been the app's own listener, unless its bind has failed just then.
+        let recent = |at: Instant| now.saturating_duration_since(at) <= OWN_END;
+        self.first_seen.is_some_and(|at| !recent(at) || self.bind_failed.is_some_and(recent))
     }
 
     /// The kernel tells of a closed socket after an RCU grace period, which may be after the app's own end.
-    fn late_event(&mut self) -> bool {
-        if self.somebody_was_there {
-            return true;
-        }
-        if let Some(events) = self.events() {
+    fn late_events(&mut self, now: Instant) {
+        let until = Instant::now() + LATE;
+        while !(self.first_seen.is_some() && self.bind_failed.is_some()) && Instant::now() < until {
+            let Some(events) = self.events() else { return };
             let mut one = [PollFd::new(events, PollFlags::POLLIN)];
-            descriptor::wait_readable(&mut one, Some(Instant::now() + LATE));
+            descriptor::wait_readable(&mut one, Some(until));
+            self.hear(now);
         }
-        self.hear();
-        self.somebody_was_there
     }
 
-    fn somebody_is_there(&self) -> bool {
-        self.specs.iter().any(|spec| matches!(Attempt::new(spec, false).bind(), Tried::Busy))
+    /// A look at the ports. Where they are free it ends in an event like any other, so its sockets become known as our own.
+    fn somebody_is_there(&mut self) -> bool {
+        for spec in &self.specs {
+            let mut look = Attempt::new(spec, claim::v6_only(spec, &self.specs));
+            match look.bind() {
+                Tried::Busy => return true,
+                Tried::Ours => self.own.extend(look.into_socket().map(|(_, _, cookie)| cookie)),
+                Tried::Never(_) => {}
+            }
+        }
+        false
     }
 }

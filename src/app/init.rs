@@ -61,7 +61,7 @@ impl Init<'_> {
             let now = Instant::now();
             let mut finish = self.hear(now);
             if let Some(contest) = &mut self.contest {
-                contest.hear();
+                contest.hear(now);
             }
             // Signals come before children: a CONT must be passed on before a stop that it has ended is looked at.
             finish = self.reap(now, &mut ending).or(finish);
@@ -158,7 +158,7 @@ impl Init<'_> {
         };
         if let Some(end) = app_ended {
             ending.app = Some(end);
-            self.arrival.app_ended();
+            self.tree.leave_out(self.arrival.app_ended());
             ending.again = self.contest.as_mut().is_some_and(|contest| contest.lost(now, end, &self.arrival));
             self.give_up_waiting();
             let leftovers = !self.tree.is_gone(none_left);
@@ -236,7 +236,7 @@ impl Init<'_> {
                 Action::Continue => self.continue_app(),
                 Action::KillApp => self.send_to_app(libc::SIGKILL),
                 Action::SignalTree(signal) => self.tree.signal(signal),
-                Action::Suspend => self.suspend(),
+                Action::Suspend => signal::suspend(),
                 Action::Publish(phase) => self.publish(phase),
                 Action::Finish(code) => finish = Some(code),
             }
@@ -273,13 +273,6 @@ impl Init<'_> {
                 signal::name(signal),
                 self.tree.app
             );
-        }
-    }
-
-    /// Stops reberth itself. A CONT that came meanwhile is pending in our blocked set and must not be slept through.
-    fn suspend(&self) {
-        if !signal::is_pending(libc::SIGCONT) {
-            let _ = process::send(process::pid(), libc::SIGSTOP);
         }
     }
 

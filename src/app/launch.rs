@@ -178,6 +178,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
             None => format!("{place}: its interpreter or loader is missing in this image"),
         },
         libc::EACCES if path.is_dir() => format!("{place}: is a directory, not a program"),
+        libc::EACCES if !path.is_file() => format!("{place}: is a pipe, a socket or a device, not a program"),
         libc::EACCES if !has_x_bit(path) => format!("{place}: permission denied: it lacks the x bit (chmod +x)"),
         libc::EACCES => {
             format!("{place}: permission denied; check its owner, its interpreter's x bit and the mount (noexec)")
@@ -197,7 +198,10 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
 /// The first bytes of a file: as much as the kernel itself looks at for `#!` (BINPRM_BUF_SIZE), and an ELF header with its table.
 fn head(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Ok(file) = File::open(path) {
+    // Opening a pipe would wait for its writer, and a device may do anything.
+    if path.is_file()
+        && let Ok(file) = File::open(path)
+    {
         let _ = file.take(4096).read_to_end(&mut bytes);
     }
     bytes

@@ -22,6 +22,7 @@ use crate::health;
 use crate::log;
 use crate::port::claim::{self, Claim, Hear, Stop};
 use crate::port::file;
+use crate::port::range;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
@@ -54,8 +55,6 @@ struct Session<'a> {
     port_file: Option<PathBuf>,
     /// Where reberth was started: where the app starts, the second time as well.
     directory: PathBuf,
-    /// Children of ours that are not the app's.
-    strangers: Vec<i32>,
     launches: u32,
 }
 
@@ -75,12 +74,10 @@ impl<'a> Session<'a> {
             config,
             environment,
             signals,
-            activation: Activation::inherited(environment, process::pid()),
+            activation: activation(environment),
             publisher,
             port_file,
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-            // Those of PID 1 end with it anyway, and until then are waited for like all others.
-            strangers: if process::pid() == 1 { Vec::new() } else { process::inherited_children() },
             launches: 0,
         })
     }
@@ -144,6 +141,13 @@ impl<'a> Session<'a> {
                     Protocol::Udp => "/udp",
                 }
             );
+            if claim.spec.port == claim.port && range::may_be_taken(claim.port) {
+                warn!(
+                    "port {0} lies in net.ipv4.ip_local_port_range, so any outgoing connection may take it while the app does not run: \
+                     take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={0}",
+                    claim.port
+                );
+            }
         }
         Ok(())
     }
@@ -173,8 +177,11 @@ impl<'a> Session<'a> {
                 claims.iter().map(|claim| claim.spec.name.clone().unwrap_or_else(|| claim.spec.port.to_string()));
             Listen { names: self.activation.names.iter().cloned().chain(asked).collect() }
         });
-        let environment = command::environment(self.environment, &places, listen.as_ref()).entries;
-        (command::expand(&self.config.command, &places), environment, passes || !self.activation.names.is_empty())
+        let mut environment = command::environment(self.environment, &places, listen.as_ref()).entries;
+        let patch_pid = passes || !self.activation.names.is_empty();
+        // It says the same as LISTEN_PID in another way (sd_listen_fds(3)), and would be reberth's own.
+        environment.retain(|(name, _)| !(patch_pid && name == "LISTEN_PIDFDID"));
+        (command::expand(&self.config.command, &places), environment, patch_pid)
     }
 
     /// The descriptors the app gets at 3, 4, …: what a service manager passed to us, then our own.
@@ -217,6 +224,8 @@ impl<'a> Session<'a> {
             .iter()
             .find(|claim| claim.spec.protocol == Protocol::Tcp)
             .and_then(|claim| descriptor::inode(&claim.socket));
+        let sockets =
+            self.activation.descriptors().chain(descriptors.iter().copied()).filter_map(descriptor::inode_at).collect();
         // An app that binds by itself must find the port free; one that is handed the socket must never find it closed.
         let kept = self.config.handover.then_some(claims);
         let now = Instant::now();
@@ -224,6 +233,8 @@ impl<'a> Session<'a> {
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
         let may_relaunch = again && !self.config.handover && !taken.is_empty();
         let contest = may_relaunch.then(|| Contest::begin(taken.clone(), cookies, now));
+        // Those of PID 1 end with it anyway, and until then are waited for like all others.
+        let strangers = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
         let terminal = Terminal::controlling();
         let given = terminal.filter(Terminal::is_for_the_app);
         let directory = (self.launches > 0).then_some(self.directory.as_path());
@@ -241,16 +252,15 @@ impl<'a> Session<'a> {
         drop(kept);
         debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
         self.launches += 1;
-        let ours = [
-            Some(self.signals.as_fd()),
-            contest.as_ref().and_then(Contest::events),
-            log::descriptor(),
-            self.publisher.descriptor(),
-        ];
-        leave_no_trace(&ours.into_iter().flatten().collect::<Vec<_>>());
+        let mut ours = vec![self.signals.as_fd()];
+        ours.extend(contest.as_ref().and_then(Contest::events));
+        ours.extend(self.publisher.descriptor());
+        ours.extend(log::descriptors());
+        leave_no_trace(&ours);
         let ending = self.supervise(
             &app,
             (terminal, given.is_some()),
+            (strangers, sockets),
             (taken, inode.filter(|_| self.config.handover)),
             state,
             contest,
@@ -262,6 +272,7 @@ impl<'a> Session<'a> {
         &mut self,
         app: &launch::App,
         (terminal, wants_terminal): (Option<Terminal>, bool),
+        (strangers, sockets): (Vec<i32>, Vec<u64>),
         (taken, inode): (Vec<Spec>, Option<u64>),
         mut state: State,
         contest: Option<Contest>,
@@ -273,6 +284,8 @@ impl<'a> Session<'a> {
         let expected = Expected {
             ports: taken,
             handed_over: inode,
+            gave_sockets: config.handover,
+            given: sockets,
             health,
             contested: contest.is_some(),
             impatient: config.start_timeout.is_some(),
@@ -293,7 +306,7 @@ impl<'a> Session<'a> {
             grace: config.grace,
         };
         Init {
-            tree: Tree::new(app.pid(), self.strangers.clone()),
+            tree: Tree::new(app.pid(), strangers),
             scope: config.signal_scope,
             signals: self.signals,
             publisher: &mut self.publisher,
@@ -308,6 +321,16 @@ impl<'a> Session<'a> {
         }
         .run()
     }
+}
+
+/// The sockets that a service manager has passed to us. A number that was not open at our start may be a file of our own by now.
+fn activation(environment: &Environment) -> Activation {
+    let told = Activation::inherited(environment, process::pid());
+    if told.descriptors().all(descriptor::is_inherited) {
+        return told;
+    }
+    warn!("LISTEN_FDS={}: not all of these descriptors are open, so none of them is passed on", told.names.len());
+    Activation::default()
 }
 
 /// Lets go of what was inherited, working directory and descriptors, so that reberth pins no mount, file or pipe.
@@ -377,7 +400,7 @@ impl Hear for Waiting<'_> {
                 // PID 1 inherits orphans from the first moment on.
                 libc::SIGCHLD => while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {},
                 libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if process::pid() != 1 => {
-                    let _ = process::send(process::pid(), libc::SIGSTOP);
+                    signal::suspend();
                 }
                 other => debug!("{} ignored: there is no app yet", signal::name(other)),
             }

@@ -258,6 +258,10 @@ impl Supervisor {
 
     fn on_stopped(&mut self, by: i32, in_front: bool) -> Vec<Action> {
         self.stopped = true;
+        // It may have been stopped before it was told to end, and be reported only now.
+        if self.stage == Stage::Stopping && !self.stop_forwarded {
+            return self.wake().into_iter().collect();
+        }
         if !self.policy.has_terminal {
             return Vec::new();
         }
@@ -556,9 +560,8 @@ mod tests {
             &[
                 (0, stopped(libc::SIGSTOP, false), &[]),
                 (1, Event::Signal(TERM), &begin),
-                (2, stopped(libc::SIGSTOP, false), &[]),
-                (3, Event::Signal(TERM), &[Action::Forward(TERM), Action::Continue]),
-                (4, Event::Signal(TERM), &[Action::Forward(TERM)]),
+                (2, stopped(libc::SIGSTOP, false), &[Action::Continue]),
+                (3, Event::Signal(TERM), &[Action::Forward(TERM)]),
             ],
             Some(9),
         );

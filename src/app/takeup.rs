@@ -11,6 +11,8 @@ use std::path::Path;
 pub enum TakeUp {
     /// Somebody in the tree waits for connections on it.
     Waits,
+    /// Somebody in the tree who has it open waits for several descriptors, which may be others.
+    Polls,
     /// The tree has it open and does nothing with it that could be seen.
     Holds,
     /// Nobody in the tree has it open any more.
@@ -26,11 +28,13 @@ pub fn look(pids: &[i32], inode: u64) -> TakeUp {
         return TakeUp::Unseen;
     }
     let mut seen = TakeUp::Closed;
+    let mut hidden = false;
     for pid in pids {
         let root = format!("/proc/{pid}");
         let root = Path::new(&root);
         let Some(descriptors) = descriptors(root) else {
-            seen = if seen == TakeUp::Closed && root.exists() { TakeUp::Unseen } else { seen };
+            // A worker that has become another user: it may well be the one that accepts.
+            hidden |= root.exists();
             continue;
         };
         let socket = format!("socket:[{inode}]");
@@ -38,16 +42,25 @@ pub fn look(pids: &[i32], inode: u64) -> TakeUp {
         if held.is_empty() {
             continue;
         }
-        seen = TakeUp::Holds;
+        // A ring takes connections without a call that could be seen.
+        let rings = descriptors.iter().any(|(_, link)| link == "anon_inode:[io_uring]");
+        hidden |= rings;
+        if seen == TakeUp::Closed {
+            seen = TakeUp::Holds;
+        }
         let polled = descriptors
             .iter()
             .filter(|(_, link)| link == "anon_inode:[eventpoll]")
             .any(|(fd, _)| polls(root, *fd, &held));
-        if polled || waits(root, &held) {
-            return TakeUp::Waits;
+        match waits(root, &held) {
+            _ if polled => return TakeUp::Waits,
+            Some(TakeUp::Waits) => return TakeUp::Waits,
+            Some(TakeUp::Polls) => seen = TakeUp::Polls,
+            Some(_) => {}
+            None => hidden = true,
         }
     }
-    seen
+    if hidden && seen != TakeUp::Polls { TakeUp::Unseen } else { seen }
 }
 
 /// Number and target of every open descriptor; `None` if they cannot be seen.
@@ -70,20 +83,24 @@ fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     watched.any(|fd| held.contains(&fd))
 }
 
-/// True if a thread is in `accept` on one of `held`, or in a call that waits for several descriptors.
-fn waits(root: &Path, held: &[u32]) -> bool {
-    let Ok(threads) = fs::read_dir(root.join("task")) else { return false };
-    threads.flatten().any(|thread| {
-        let text = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+/// What the threads of a program that has `held` open are in: `Waits` for `accept` on one of them, `Polls` for a call that waits for several
+/// descriptors, else `Holds`. `None`: their calls are not ours to see (no CAP_SYS_PTRACE, or a kernel that does not tell).
+fn waits(root: &Path, held: &[u32]) -> Option<TakeUp> {
+    let threads = fs::read_dir(root.join("task")).ok()?;
+    let calls: Vec<String> =
+        threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("syscall")).ok()).collect();
+    let seen = calls.iter().map(|text| {
         let mut words = text.split_ascii_whitespace();
         let call = words.next().and_then(|word| word.parse::<i64>().ok());
         let first = words.next().and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
-        call.is_some_and(|call| {
-            let accepts =
-                [libc::SYS_accept, libc::SYS_accept4].contains(&call) && first.is_some_and(|fd| held.contains(&fd));
-            accepts || SEVERAL.contains(&call)
-        })
-    })
+        match call {
+            Some(libc::SYS_accept | libc::SYS_accept4) if first.is_some_and(|fd| held.contains(&fd)) => TakeUp::Waits,
+            Some(call) if SEVERAL.contains(&call) => TakeUp::Polls,
+            _ => TakeUp::Holds,
+        }
+    });
+    let seen: Vec<TakeUp> = seen.collect();
+    [TakeUp::Waits, TakeUp::Polls].into_iter().find(|one| seen.contains(one)).or_else(|| seen.first().copied())
 }
 
 /// The calls that wait for several descriptors at once; newer machines have only the `p` variants.

@@ -19,6 +19,11 @@ impl Tree {
         Self { app, strangers }
     }
 
+    /// A child of our own that is none of the app's.
+    pub fn leave_out(&mut self, pid: Option<i32>) {
+        self.strangers.extend(pid);
+    }
+
     /// A child of ours is gone: its pid may be anybody's next.
     pub fn reaped(&mut self, pid: i32) {
         self.strangers.retain(|stranger| *stranger != pid);
@@ -33,7 +38,8 @@ impl Tree {
 
     /// Whether nothing of it is left, once the app is gone; `childless`: we have no child at all.
     pub fn is_gone(&self, childless: bool) -> bool {
-        childless || (!self.strangers.is_empty() && process::descendants(&self.strangers).is_empty())
+        let unseen = || process::can_list() && process::descendants(&self.strangers).is_empty();
+        childless || (!self.strangers.is_empty() && unseen())
     }
 
     /// Sends `signal` to all that the app has left behind. PID 1 reaches everybody in its namespace with one call that no fork escapes,

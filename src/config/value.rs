@@ -129,12 +129,22 @@ pub fn pairs<F: PartialEq, T>(
 /// A value as it stands in a one-line message: as it is, or quoted and escaped where it would break the line or hide its end; at most
 /// 200 characters of it.
 pub fn shown(text: &str) -> String {
+    let masked = without_login(text);
+    let text = masked.as_deref().unwrap_or(text);
     let plain = !text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace());
     let mut cut: String = text.chars().take(200).collect();
     if cut.len() < text.len() {
         cut.push('…');
     }
     if plain { cut } else { format!("{cut:?}") }
+}
+
+/// A URL without its `USER:PASSWORD@`, which has no place in a log; `None` where there is none.
+fn without_login(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (login, _) = authority.rsplit_once('@')?;
+    Some(format!("{scheme}://***{}", rest.get(login.len()..)?))
 }
 
 /// A message with its control characters escaped: what the user typed must neither break the line nor talk to the terminal.
@@ -284,6 +294,7 @@ mod tests {
         assert_eq!(shown("10o"), "10o");
         assert_eq!(shown(""), "\"\"");
         assert_eq!(shown("a\nb\x1b"), "\"a\\nb\\u{1b}\"");
+        assert_eq!(shown("http://user:pass@h/x?a@b"), "http://***@h/x?a@b");
         assert_eq!(shown(&"é".repeat(300)).chars().count(), 201);
     }
 }

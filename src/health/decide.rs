@@ -92,7 +92,7 @@ fn by_settings(terms: &Healthcheck, note: Option<String>) -> Plan {
     let mut reason = "port 0 is any free port, and only the state file of a live run knows which";
     let mut place = place;
     // Somebody else may sit on the port asked for, which is why there is a fallback.
-    if terms.port_may_move && note.is_some() {
+    if terms.port_may_move {
         reason = "with a fallback (REBERTH_FALLBACK, REBERTH_PROFILE) only the state file knows the port";
         place = place.map(|place| Place { port: 0, ..place });
     }

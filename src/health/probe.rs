@@ -128,6 +128,16 @@ impl Carrier {
         }
     }
 
+    /// Takes what of an answer's body is on its way, `left` bytes of it, without looking at it: a connection closed with unread bytes is reset,
+    /// and the server logs that as an error. A long or slow body is not waited for.
+    fn let_go(&mut self, left: Option<usize>, clock: Clock) {
+        match self {
+            Self::Plain(wire) => wire.let_go(left, clock),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => {}
+        }
+    }
+
     fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
         match self {
             Self::Plain(wire) => wire.receive(buffer, clock),

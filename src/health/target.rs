@@ -78,7 +78,8 @@ impl FromStr for Target {
             )),
             ("https", Some(rest), _) => url(text, rest).map_err(|reason| fail(&reason)),
             ("tcp", Some(rest), _) => {
-                let (host, port) = authority(rest).map_err(|reason| fail(&reason))?;
+                let place = rest.strip_suffix('/').unwrap_or(rest);
+                let (host, port) = authority(place).map_err(|reason| fail(&reason))?;
                 let port = port.ok_or_else(|| fail("tcp://host needs a port"))?;
                 Ok(Self::TcpAt(host.into(), port))
             }

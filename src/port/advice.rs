@@ -1,5 +1,6 @@
 //! Owns the sentences about a port that cannot be had: why, and what the user can do. Must not know when they are printed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::holder::{Holder, Look, State};
 use super::range;
 use super::spec::{Protocol, Spec};
 use crate::config::{Fallback, Wait};
+use crate::error::words;
 
 /// `port 8080`, `port 127.0.0.1:8080`, `port 53/udp`, `port [::1]:80`.
 pub fn label(spec: &Spec) -> String {
@@ -62,7 +64,7 @@ pub fn never(spec: &Spec, error: &io::Error) -> String {
         Some(libc::EINVAL) => {
             format!("{what}: the kernel refuses this address; a link-local one needs an interface: name another")
         }
-        _ => format!("{what}: cannot bind: {error}"),
+        _ => format!("{what}: cannot bind: {}", words(error)),
     }
 }
 
@@ -126,6 +128,7 @@ pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback) -> Vec<Str
                 .push(format!("{what}: no port lies above it for --fallback next: --fallback any takes one elsewhere"));
         }
         Fallback::Next(count) => {
+            let count = count.min(u16::MAX - spec.port);
             lines.push(format!("{what}: none of the next {count} ports could be had either: allow more with --fallback next:N, or --fallback any"));
         }
         Fallback::None | Fallback::Any => {}
@@ -154,22 +157,16 @@ pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
         let left = look.time_wait().and_then(|_| look.holders.iter().filter_map(Holder::seconds_left).max());
         advice.push(match left {
             Some(left) => format!(
-                "TIME_WAIT ends by itself in {left}s: wait longer (--wait 90s), and let the old server set SO_REUSEADDR, then it never blocks"
+                "this ends by itself in {left}s: wait longer (--wait 90s), and let the old server set SO_REUSEADDR, then it never blocks"
             ),
             None => "these connections end when their peers close: wait longer (--wait), and let the old server set SO_REUSEADDR, \
                      then they never block"
                 .to_owned(),
         });
     }
-    let pids: Vec<String> = look
-        .holders
-        .iter()
-        .filter(|holder| holder.state.has_no_peer())
-        .filter_map(|holder| holder.pid)
-        .map(|pid| pid.to_string())
-        .collect();
-    let mut pids = pids;
-    pids.dedup();
+    let silent = look.holders.iter().filter(|holder| holder.state.has_no_peer());
+    let pids: BTreeSet<i32> = silent.filter_map(|holder| holder.pid).collect();
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
     if !pids.is_empty() {
         advice.push(format!(
             "stop the holder (kill {}), or wait longer for it to end (--wait 120s, --wait forever)",

@@ -64,7 +64,7 @@ impl Attempt {
         Tried::Never(io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Binds and listens (backlog `SOMAXCONN`). Two sockets with SO_REUSEADDR both bind; only `listen` decides who has the port.
+    /// Binds and listens, with the largest backlog there is: clients queue in it until the app accepts. Two sockets with SO_REUSEADDR both bind; only `listen` decides who has the port.
     pub fn listen(&mut self) -> Tried {
         let bound = self.bound;
         match self.bind() {
@@ -74,7 +74,8 @@ impl Attempt {
         }
         self.tries = self.tries.saturating_add(u32::from(bound));
         let Some((_, socket)) = &self.socket else { return Tried::Busy };
-        match socket.listen(libc::SOMAXCONN) {
+        // The kernel cuts it to net.core.somaxconn; the C library's SOMAXCONN is 128 with musl, and a full queue drops its clients' SYNs.
+        match socket.listen(i32::MAX) {
             Ok(()) => {
                 self.listening = true;
                 Tried::Ours
@@ -95,6 +96,21 @@ impl Attempt {
         self.socket = None;
         self.bound = false;
         self.listening = false;
+    }
+
+    /// True if the port is bound, and yet somebody else listens on it: of two silent sockets with SO_REUSEADDR either may. UDP has no such
+    /// second step.
+    pub fn is_lost(&self) -> bool {
+        let Some((address, socket)) = self.socket.as_ref().filter(|_| self.bound && !self.listening) else {
+            return false;
+        };
+        if self.spec.protocol == Protocol::Udp {
+            return false;
+        }
+        let port =
+            socket.local_addr().ok().and_then(|bound| bound.as_socket()).map_or(address.port(), |bound| bound.port());
+        let mut second = Self::new(&self.spec.with_port(port), self.v6_only);
+        matches!(second.bind(), Tried::Busy)
     }
 
     /// The bound socket, its real address and its cookie; `None` before a try succeeded.

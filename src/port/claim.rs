@@ -66,6 +66,9 @@ pub trait Hear {
 /// How often the kernel may choose a port in vain.
 const OFFERS: usize = 16;
 
+/// A claim that took no longer than this waited for nobody.
+const WAITED: Duration = Duration::from_millis(1);
+
 /// Claims every port of `specs`, or none: waits for busy ones within the budget, falls back if told to.
 ///
 /// The claims come in the order asked, but are made in ascending order of port, so that two instances never hold one each and wait
@@ -77,10 +80,14 @@ const OFFERS: usize = 16;
 pub fn claim(specs: &[Spec], policy: &Policy, hear: &mut dyn Hear) -> Result<Vec<Claim>, Stop> {
     let mut claiming = Claiming::new(specs, *policy);
     claiming.try_all()?;
-    for position in claiming.order.clone() {
-        claiming.settle(position, hear)?;
+    loop {
+        for position in claiming.order.clone() {
+            claiming.settle(position, hear)?;
+        }
+        if !claiming.lost_one() {
+            return claiming.into_claims();
+        }
     }
-    claiming.into_claims()
 }
 
 /// The ports on their way to being claims.
@@ -136,6 +143,20 @@ impl<'a> Claiming<'a> {
             *waited = waiting.started.elapsed();
         }
         if ours || self.fall_back(position)? { Ok(()) } else { Err(self.give_up(position)) }
+    }
+
+    /// Whether somebody listens by now on a port that was ours to bind: a silent socket keeps nobody from that, and another port may have
+    /// been waited for since. Then all of them are let go, to be claimed again within the same time.
+    fn lost_one(&mut self) -> bool {
+        let waited = self.waited.iter().any(|waited| *waited > WAITED);
+        if self.policy.listen || !waited || self.specs.len() < 2 {
+            return false;
+        }
+        let lost = self.attempts.iter().any(Attempt::is_lost);
+        if lost {
+            self.attempts.iter_mut().for_each(Attempt::release);
+        }
+        lost
     }
 
     fn fall_back(&mut self, position: usize) -> Result<bool, Stop> {
@@ -229,7 +250,7 @@ pub(crate) fn ascending(specs: &[Spec]) -> Vec<usize> {
 }
 
 /// An explicit `[::]` answers IPv4 too, as everywhere, unless an IPv4 address is named for the same port.
-fn v6_only(spec: &Spec, specs: &[Spec]) -> bool {
+pub fn v6_only(spec: &Spec, specs: &[Spec]) -> bool {
     let same = |other: &&Spec| other.port == spec.port && other.protocol == spec.protocol;
     matches!(spec.addr, Some(IpAddr::V6(addr)) if addr.is_unspecified())
         && specs.iter().filter(same).any(|other| matches!(other.addr, Some(IpAddr::V4(_))))

@@ -15,7 +15,7 @@ use crate::error::{Error, words};
 /// `Settings` (125), naming `--port-file`.
 pub fn check(path: &Path) -> Result<PathBuf, Error> {
     let place = std::path::absolute(path).and_then(|path| match fs::canonicalize(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(path),
         other => other,
     });
     let place = place.map_err(|error| refuse(path, &words(&error)))?;

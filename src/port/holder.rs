@@ -82,14 +82,14 @@ pub struct Holder {
     pub sockets: usize,
     /// Start of the program, in seconds since 1970.
     pub since: Option<u64>,
-    /// TIME_WAIT only: the longest of them.
+    /// TIME_WAIT, and FIN_WAIT_2 of a connection that its program has closed: the longest of them, where all have a timer that ends them.
     pub left: Option<Duration>,
     /// Why there is no pid, in words.
     pub hidden: Option<String>,
 }
 
 impl Holder {
-    /// TIME_WAIT only: after this many seconds it is over.
+    /// After this many seconds it is over by itself.
     pub fn seconds_left(&self) -> Option<u64> {
         self.left.map(|left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
     }
@@ -120,7 +120,7 @@ impl Look {
 
     /// How long the last TIME_WAIT takes, where nothing else holds the port: a timed wait, and no event will tell its end.
     pub fn time_wait(&self) -> Option<Duration> {
-        let all = !self.holders.is_empty() && self.holders.iter().all(|holder| holder.state == State::TimeWait);
+        let all = !self.holders.is_empty() && self.holders.iter().all(|holder| holder.left.is_some());
         self.holders.iter().filter_map(|holder| holder.left).max().filter(|_| all)
     }
 }
@@ -148,7 +148,15 @@ pub fn look(spec: &Spec, depth: Depth) -> Look {
         Protocol::Tcp => rows(spec, netlink::LISTEN).ok().filter(|(rows, _)| !rows.is_empty()),
         Protocol::Udp => None,
     };
-    match listeners.map_or_else(|| rows(spec, netlink::ALL), Ok) {
+    // A silent socket blocks as well, whatever connections are there beside it.
+    let others = || {
+        let (mut all, incomplete) = rows(spec, netlink::ALL)?;
+        if spec.protocol == Protocol::Tcp {
+            all.extend(rows(spec, netlink::BOUND)?.0);
+        }
+        Ok::<_, io::Error>((all, incomplete))
+    };
+    match listeners.map_or_else(others, Ok) {
         Ok((rows, incomplete)) => Look { incomplete, ..name(rows, spec.protocol, depth) },
         Err(_) => Look { incomplete: Some("neither netlink nor /proc/net can be read here"), ..Look::default() },
     }
@@ -236,14 +244,26 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
                 hidden: words::hidden(pid, &row, state, search, own),
             };
             let holder = groups.entry((state, row.local_port, pid, uid, apart)).or_insert_with(new);
+            let left = timed(state, &row);
+            holder.left = if holder.sockets == 0 {
+                left
+            } else {
+                holder.left.and_then(|before| left.map(|left| before.max(left)))
+            };
             holder.sockets += 1;
-            if state == State::TimeWait {
-                holder.left = holder.left.max(Some(row.expires));
-            }
         }
     }
     groups.into_values().collect()
 }
+
+/// How long the kernel itself keeps a socket that no program has any more. Other states wait for their peers.
+fn timed(state: State, row: &Row) -> Option<Duration> {
+    let orphaned = row.state == FIN_WAIT_2 && row.inode == 0 && !row.expires.is_zero();
+    (state == State::TimeWait || orphaned).then_some(row.expires)
+}
+
+/// `TCP_FIN_WAIT2` of `net/tcp_states.h`.
+const FIN_WAIT_2: u8 = 5;
 
 fn describe(holders: &mut [Holder]) {
     let mut facts: HashMap<i32, processes::Facts> = HashMap::new();
@@ -259,7 +279,7 @@ fn describe(holders: &mut [Holder]) {
     }
 }
 
-/// A listening TCP socket.
+/// A listening TCP socket, or a UDP one without a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// `::` that is not `v6_only` answers IPv4 too.
@@ -286,6 +306,22 @@ impl From<Row> for Listener {
     }
 }
 
+impl Listener {
+    /// True if what is sent to `spec`'s address reaches it.
+    pub fn answers(&self, spec: &Spec) -> bool {
+        sockets::overlap(sockets::reach_of(spec), sockets::reach(self.addr, self.v6_only))
+    }
+}
+
+/// The UDP sockets without a peer on `port`, whoever has them.
+///
+/// # Errors
+/// Neither netlink nor `/proc/net` can be read.
+pub fn bound_udp(port: u16) -> io::Result<Vec<Listener>> {
+    let (rows, _) = sockets::list(Protocol::Udp, 1 << 7, port)?;
+    Ok(rows.into_iter().map(Listener::from).collect())
+}
+
 /// The listening TCP sockets on `port` (0: on any), whoever has them. Microseconds.
 ///
 /// # Errors
@@ -300,12 +336,19 @@ pub fn listening(port: u16) -> io::Result<Vec<Listener>> {
 /// # Errors
 /// Neither netlink nor `/proc/net` can be read.
 pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
-    let all = listening(0)?;
+    Ok(had_by(pids, listening(0)?))
+}
+
+/// Those of `all` that any of `pids` has open.
+pub fn had_by(pids: &[i32], all: Vec<Listener>) -> Vec<Listener> {
+    if all.is_empty() {
+        return all;
+    }
     let wanted: HashSet<u64> = all.iter().map(|listener| listener.inode).collect();
     let of =
         |pid: &i32| processes::sockets_of(*pid, &wanted, usize::MAX).map(|(sockets, _)| sockets).unwrap_or_default();
     let sockets: HashSet<u64> = pids.iter().flat_map(of).collect();
-    Ok(all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect())
+    all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect()
 }
 
 /// False where /proc is missing: then the kernel tells of sockets and nobody can tell whose they are.

@@ -3,6 +3,9 @@
 use std::fs;
 use std::ops::RangeInclusive;
 
+/// The first port of `ip_local_port_range` unless somebody has changed it.
+const DEFAULT_FIRST: u16 = 32_768;
+
 fn read(name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()
 }
@@ -11,8 +14,14 @@ fn read(name: &str) -> Option<String> {
 pub fn local() -> RangeInclusive<u16> {
     let text = read("ip_local_port_range").unwrap_or_default();
     let mut numbers = text.split_ascii_whitespace().filter_map(|number| number.parse().ok());
-    let (low, high) = (numbers.next().unwrap_or(32768), numbers.next().unwrap_or(60999));
+    let (low, high) = (numbers.next().unwrap_or(DEFAULT_FIRST), numbers.next().unwrap_or(60999));
     low..=high
+}
+
+/// True if the kernel may give this port to an outgoing connection. Below its own default range it is not asked: that is a file to read at
+/// each start, for a setting that hardly anybody changes.
+pub fn may_be_taken(port: u16) -> bool {
+    port >= DEFAULT_FIRST && local().contains(&port) && !reserved().iter().any(|range| range.contains(&port))
 }
 
 /// `ip_local_reserved_ports`: ports somebody keeps for a service of their own.

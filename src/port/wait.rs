@@ -10,6 +10,7 @@ use super::holder::{self, Depth, Look, State};
 use super::spec::Spec;
 use super::watch::{Pauses, Watch};
 use super::{advice, range};
+use crate::config::Wait;
 use crate::error::Error;
 
 /// Between two log lines about the same wait.
@@ -20,6 +21,8 @@ const NEAR: Duration = Duration::from_secs(1);
 const STORM: u32 = 32;
 /// The pause between two tries in a storm.
 const SHELTER: Duration = Duration::from_millis(10);
+/// So much of a wait is not worth mentioning.
+const BEGUN: Duration = Duration::from_millis(250);
 /// Between an event that did not help and the look that finds out why.
 const RECHECK: Duration = Duration::from_millis(50);
 /// A TIME_WAIT's timer runs later than it says, up to a second: looked at so often from then on.
@@ -113,15 +116,25 @@ impl Waiting<'_> {
         Ok(false)
     }
 
+    /// What is left until `end`, for a reader: the whole of `--wait` while nothing worth mentioning is gone of it.
+    fn left(&self, end: Instant) -> Duration {
+        let left = end.saturating_duration_since(Instant::now());
+        match self.policy.wait {
+            Wait::For(whole) if whole.saturating_sub(left) < BEGUN.min(whole / 2) => whole,
+            _ => rounded(left),
+        }
+    }
+
     /// Finds out who has the port, follows them, and says so.
     fn report(&self, watch: &mut Watch, first: bool) -> Look {
+        // Before the look, which takes its time among many programs.
+        let limit = match self.end {
+            Some(end) => format!("for up to {}", advice::human(self.left(end))),
+            None => "for ever".to_owned(),
+        };
         let look = holder::look(self.spec, Depth::Programs);
         watch.follow(look.pids());
         let (what, port) = (advice::label(self.spec), self.spec.port);
-        let limit = match self.end {
-            Some(end) => format!("for up to {}", advice::human(rounded(end.saturating_duration_since(Instant::now())))),
-            None => "for ever".to_owned(),
-        };
         if first {
             tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
             let ephemeral = range::local().contains(&port);

@@ -3,7 +3,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 
 /// Bytes. Enough for the settings and one question; every page of it that was never touched costs nothing.
 const SIZE: usize = 32 * 1024;
@@ -13,7 +16,8 @@ const SIZE: usize = 32 * 1024;
 /// when it is used up the C library takes over, so a long life costs no more than these bytes.
 pub struct Arena {
     room: UnsafeCell<[u8; SIZE]>,
-    /// How far it is cut. Relaxed is enough: it hands out places, and what is written there is ordered by whoever shares it.
+    /// How far it is cut. Cutting acquires what giving back has released: nobody else orders one thread's last use of a piece before the
+    /// next one's first.
     used: AtomicUsize,
 }
 
@@ -37,7 +41,7 @@ impl Arena {
         loop {
             let begin = (base + used).checked_next_multiple_of(layout.align())? - base;
             let end = begin.checked_add(layout.size()).filter(|end| *end <= SIZE)?;
-            match self.used.compare_exchange_weak(used, end, Relaxed, Relaxed) {
+            match self.used.compare_exchange_weak(used, end, Acquire, Relaxed) {
                 Ok(_) => return Some(self.room.get().cast::<u8>().wrapping_add(begin)),
                 Err(now) => used = now,
             }
@@ -46,7 +50,7 @@ impl Arena {
 
     /// Moves the end of the last piece; false where it is not the last any more.
     fn move_end(&self, from: usize, to: usize) -> bool {
-        to <= SIZE && self.used.compare_exchange(from, to, Relaxed, Relaxed).is_ok()
+        to <= SIZE && self.used.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
 }
 
@@ -78,6 +82,9 @@ unsafe impl GlobalAlloc for Arena {
             return unsafe { System.realloc(piece, layout, size) };
         };
         if begin.checked_add(size).is_some_and(|end| self.move_end(begin + layout.size(), end)) {
+            return piece;
+        }
+        if size <= layout.size() {
             return piece;
         }
         // SAFETY: the caller promises that `size` is a valid one for the alignment; old and new piece do not overlap.

@@ -80,7 +80,7 @@ fn is_open(fd: RawFd) -> bool {
 }
 
 /// True if `fd` is open and would survive an exec.
-fn is_inherited(fd: RawFd) -> bool {
+pub fn is_inherited(fd: RawFd) -> bool {
     is_open(fd) && flags(fd) & libc::FD_CLOEXEC == 0
 }
 
@@ -114,6 +114,12 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// EMFILE, ENFILE.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
+}
+
+/// The inode behind the descriptor with this number, if it is open.
+pub fn inode_at(fd: RawFd) -> Option<u64> {
+    // SAFETY: borrowed for the one call; a number that is not open gives EBADF.
+    nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok().map(|stat| stat.st_ino)
 }
 
 /// The inode behind `fd`, which is the number in `socket:[N]` and in the kernel's socket tables.

@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -55,6 +55,10 @@ impl Image {
             entry.extend_from_slice(name.as_bytes());
             entry.push(b'=');
             if patch_pid && name == "LISTEN_PID" {
+                // Of twins the first counts, as in getenv(3).
+                if listen_pid.is_some() {
+                    continue;
+                }
                 listen_pid = Some(entries.len());
                 entry.extend_from_slice(PID_ROOM);
             } else {
@@ -212,7 +216,17 @@ pub fn start(image: &mut Image, setup: &Setup<'_>) -> io::Result<Started> {
 /// Replaces this process by the app; returns only if that failed.
 pub fn replace(image: &mut Image, setup: &Setup<'_>) -> ExecFailure {
     let errno = AtomicI32::new(0);
+    let above = FIRST_PASSED + RawFd::try_from(setup.descriptors.len()).unwrap_or(0);
+    let saved: Vec<(RawFd, OwnedFd)> =
+        (FIRST_PASSED..above).filter_map(|fd| Some((fd, descriptor::duplicate_from(fd, above).ok()?))).collect();
     with_pointers(image, setup, &errno, prepare_and_exec);
+    // Still here: the exec failed. The sockets stand where files of our own were, such as the log, and a write to one would end us by
+    // SIGPIPE before anybody heard why.
+    super::signal::set_alone();
+    for (fd, copy) in &saved {
+        // SAFETY: integers only; it puts back what the number stood for, close-on-exec as all of ours are.
+        unsafe { libc::dup3(copy.as_raw_fd(), *fd, libc::O_CLOEXEC) };
+    }
     ExecFailure { errno: errno.load(Ordering::Acquire) }
 }
 
@@ -418,6 +432,11 @@ pub fn descendants(strangers: &[i32]) -> Vec<i32> {
         }
     }
     found
+}
+
+/// False where /proc is missing or hides us: then [`descendants`] says nothing.
+pub fn can_list() -> bool {
+    std::path::Path::new("/proc/self/task").exists()
 }
 
 /// The children this process has already, which it can only have from before its own exec: `exec reberth run -- app > >(logger)`.

@@ -90,6 +90,27 @@ pub fn set_plain() {
     let _ = set_mask(Mask::NONE);
 }
 
+/// Lets TERM, INT and HUP end this process also where it is PID 1, for which the kernel has no default actions. For commands that wait and
+/// look after nobody; their code is then 1.
+pub fn end_as_pid_1() {
+    extern "C" fn leave(_: libc::c_int) {
+        // SAFETY: `_exit` is async-signal-safe.
+        unsafe { libc::_exit(1) }
+    }
+    if super::process::pid() == 1 {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            // SAFETY: the handler only calls `_exit`.
+            unsafe { libc::signal(signal, leave as *const () as libc::sighandler_t) };
+        }
+    }
+}
+
+/// Ignores SIGPIPE and blocks every signal again, as before [`Inherited::restore`].
+pub(super) fn set_alone() {
+    set_ignored(libc::SIGPIPE, true);
+    let _ = set_mask(Mask::ALL);
+}
+
 /// One signal, as read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
@@ -164,11 +185,18 @@ impl AsFd for Signals {
 }
 
 /// True while `signal` is pending for this process (`rt_sigpending(2)`).
-pub fn is_pending(signal: i32) -> bool {
+fn is_pending(signal: i32) -> bool {
     let mut set = 0_u64;
     // SAFETY: the set is 8 bytes, as the size says, and lives through the call.
     let done = unsafe { libc::syscall(libc::SYS_rt_sigpending, &mut set, MASK_SIZE) };
     done == 0 && u32::try_from(signal - 1).is_ok_and(|bit| set.checked_shr(bit).unwrap_or(0) & 1 == 1)
+}
+
+/// Stops this process until somebody continues it. A CONT that has come already is pending in our blocked set: a STOP would discard it.
+pub fn suspend() {
+    if !is_pending(libc::SIGCONT) {
+        let _ = super::process::send(super::process::pid(), libc::SIGSTOP);
+    }
 }
 
 /// The usual name of a signal (`SIGTERM`), or `signal N` for the real-time ones.

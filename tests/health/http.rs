@@ -161,3 +161,21 @@ fn a_closed_standard_output_changes_no_verdict() {
     let launch = healthcheck().stdout(crate::harness::launch::Stdio::Closed).arg(server.url("/"));
     launch.start().finish().expect_code(0);
 }
+
+/// A server whose client resets the connection logs an error for each probe.
+#[test]
+fn a_short_body_behind_the_head_is_not_reset() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let url = crate::server::hostile(move |mut stream| {
+        use std::io::{Read, Write};
+        crate::server::read_head(&mut stream);
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n").unwrap();
+        let _ = stream.write_all(&[b'x'; 8000]);
+        let _ = tell.send(stream.read(&mut [0]).map_err(|error| error.kind()));
+    });
+    for _ in 0..20 {
+        check(&[&url]).expect(true, &["status 200"]);
+        assert_eq!(told.recv().unwrap(), Ok(0));
+    }
+}

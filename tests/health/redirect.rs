@@ -15,7 +15,7 @@ fn leading(status: u16, location: &str) -> Server {
     let location = location.replace("PORT", &listener.local_addr().unwrap().port().to_string());
     Server::on(listener, move |head| match head.split(' ').nth(1) {
         Some("/") => redirect(status, &location),
-        Some("/ok") => answer(200, "", ""),
+        Some(path) if path.starts_with("/ok") => answer(200, "", ""),
         _ => answer(404, "", ""),
     })
 }
@@ -49,9 +49,12 @@ fn another_port_of_the_hostname_is_followed() {
 #[test]
 fn elsewhere_is_a_success_with_a_note_and_nobody_goes_there() {
     let other = Server::saying(answer(500, "", ""));
-    for location in
-        [format!("http://localhost:{}/login?session=hunter2", other.port), "https://login.example/x".to_owned()]
-    {
+    // kubelet compares hostnames before it looks at anything else of a reference.
+    let odd = ["myapp://callback", "mailto:a@b", "ftp://example/", "http://example:99999/", "http://", "http:/x"];
+    let odd = odd.map(str::to_owned);
+    let usual =
+        [format!("http://localhost:{}/login?session=hunter2", other.port), "https://login.example/x".to_owned()];
+    for location in usual.into_iter().chain(odd) {
         let server = leading(302, &location);
         let said = check(&[&server.url("/")]).expect(true, &["status 302", "elsewhere"]);
         assert!(!said.line.contains("hunter2"), "{said:?}");
@@ -76,8 +79,13 @@ fn answers_that_lead_nowhere() {
         let server = Server::saying(answer(status, "", ""));
         check(&[&server.url("/")]).expect(true, &[&format!("status {status}")]);
     }
-    let server = leading(302, "http://");
-    check(&[&server.url("/")]).expect(false, &["leads nowhere"]);
+    for location in ["http://127.0.0.1:99999/", "ftp://127.0.0.1/"] {
+        let server = leading(302, location);
+        check(&[&server.url("/")]).expect(false, &["leads nowhere"]);
+    }
+    // Nobody listens there; the reason says how it came to be asked.
+    let server = leading(302, "http://127.0.0.1:1/x");
+    check(&[&server.url("/")]).expect(false, &["nothing listens", "after a redirect to http://127.0.0.1:1/x"]);
     // A `Location` of 300 or 304 is no redirect.
     let server = leading(304, "/missing");
     check(&[&server.url("/")]).expect(true, &["status 304"]);
@@ -106,6 +114,7 @@ fn method_and_host_along_the_way() {
         (last.starts_with("GET"), last.contains("Host: example.org"))
     };
     assert_eq!(heads(302, "/ok"), (true, true));
+    assert_eq!(heads(302, "/ok?next=http://example.org/"), (true, true));
     assert_eq!(heads(307, "/ok"), (false, true));
     assert_eq!(heads(303, "http://127.0.0.1:PORT/ok"), (true, false));
 }

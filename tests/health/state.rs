@@ -10,7 +10,7 @@ use reberth::state::{Phase, PortState, Publisher, State};
 use crate::harness::launch::{Launch, program};
 use crate::harness::place::{TempDir, free_port};
 use crate::server::{Server, answer};
-use crate::{Said, said};
+use crate::{Said, healthcheck, said};
 
 fn tcp(port: u16) -> Spec {
     Spec { name: None, addr: None, port, protocol: Protocol::Tcp }
@@ -223,4 +223,16 @@ fn settings_that_turn_out_to_be_needed_are_told() {
     let dir = TempDir::new();
     let said = said(launch(dir.path()).env("PORT", "nonsense")).expect(false, &["settings", "nonsense"]);
     assert!(said.stderr.contains("nonsense") && said.stderr.lines().count() == 1, "{said:?}");
+}
+
+/// Where a fallback may have moved `run`, somebody else may answer on the port asked for.
+#[test]
+fn without_a_state_a_port_that_may_have_moved_is_not_asked() {
+    let server = Server::saying(answer(200, "", ""));
+    for (name, value, healthy) in
+        [("REBERTH_FALLBACK", "next", false), ("REBERTH_PROFILE", "dev", false), ("REBERTH_FALLBACK", "none", true)]
+    {
+        let launch = healthcheck().env("REBERTH_PORT", server.port.to_string()).env(name, value);
+        said(launch).expect(healthy, if healthy { &["status 200"] } else { &["only the state file knows"] });
+    }
 }

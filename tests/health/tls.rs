@@ -123,6 +123,12 @@ fn stores() {
     check(&["--ca", empty.to_str().unwrap(), &url]).expect(false, &["--ca", "no certificate"]);
     let broken = bundle(&dir, &["-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"]);
     check(&["--ca", broken.to_str().unwrap(), &url]).expect(false, &["--ca"]);
+    // Opening a pipe would wait for its writer, and a device has no end.
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    check(&["--ca", pipe.to_str().unwrap(), &url]).expect(false, &["--ca", "not a regular file"]);
+    check(&["--ca", "/dev/zero", &url]).expect(false, &["--ca", "not a regular file"]);
+    said(healthcheck().env("SSL_CERT_FILE", &pipe).arg(&url)).expect(false, &["SSL_CERT_FILE", "no regular file"]);
     check(&["--ca", "/nowhere/ca.pem", &url]).expect(false, &["--ca", "/nowhere/ca.pem", "no such file"]);
 }
 

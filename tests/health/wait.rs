@@ -65,3 +65,18 @@ fn a_signal_ends_it() {
     running.signal(libc::SIGTERM);
     assert_eq!(running.finish().signal, Some(libc::SIGTERM));
 }
+
+/// PID 1 of an init container: without an action of its own for TERM the kernel would drop it.
+#[test]
+fn term_ends_the_wait_for_pid_1_too() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::new(move |_| {
+        let _ = tell.send(());
+        answer(503, "", "")
+    });
+    let launch = healthcheck().args(["--wait", "60s", "--interval", "30s", &server.url("/")]);
+    let mut running = launch.first_in_namespace().start();
+    told.recv().unwrap();
+    running.signal(libc::SIGTERM);
+    running.finish_within(Duration::from_secs(10)).expect_code(1);
+}

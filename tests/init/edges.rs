@@ -212,3 +212,46 @@ fn a_working_directory_that_is_gone_is_no_reason_to_fail() {
         mode(outer).start().finish().expect_code(6);
     });
 }
+
+/// A terminal makes its writer wait for room, whatever poll(2) says of it.
+#[test]
+fn a_terminal_that_nobody_reads_does_not_stop_the_end() {
+    both(|mode| {
+        let (master, slave) = crate::harness::terminal::pair();
+        let launch = run_app(&["--log", "debug"], "block ready until=15 exit=3").stderr(Stdio::Given(slave));
+        let mut running = mode(launch).start();
+        running.ready();
+        // A line of the log each, far more than the terminal holds.
+        for _ in 0..500 {
+            running.signal(libc::SIGRTMAX());
+        }
+        running.line_after("signal");
+        running.signal(libc::SIGTERM);
+        running.finish_within(std::time::Duration::from_secs(10)).expect_code(3);
+        drop(master);
+    });
+}
+
+#[test]
+fn a_pipe_as_the_command_is_not_waited_for() {
+    let place = place::TempDir::new();
+    let pipe = place.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let outcome = run(&[], [pipe.into_os_string()]).start().finish_within(std::time::Duration::from_secs(10));
+    outcome.expect_code(126).expect_stderr("not a program");
+}
+
+/// The child that asks the health target is reberth's, not something that the app has left behind.
+#[test]
+fn a_question_on_its_way_is_no_leftover() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}/", silent.local_addr().unwrap());
+    let launch = run_app(&["--health", &target], "ready line exit=3").stdin(Stdio::Pipe);
+    let mut running = launch.env("REBERTH_HEALTH_TIMEOUT", "30s").start();
+    running.ready();
+    let asked = silent.accept().unwrap();
+    running.write("\n");
+    let outcome = running.finish_within(std::time::Duration::from_secs(10)).expect_code(3);
+    assert!(!outcome.stderr.contains("left"), "{}", outcome.report());
+    drop(asked);
+}

@@ -60,5 +60,11 @@ fn inherited_descriptors_are_still_there() {
 fn what_cannot_be_executed_has_the_same_codes() {
     run(&["--exec"], ["/no/such/file"]).start().finish().expect_code(127);
     run(&["--exec"], ["/etc"]).start().finish().expect_code(126);
+    // The sockets have taken the places of reberth's own files by then, the log's among them.
+    let place = crate::harness::place::TempDir::new();
+    let log = place.path().join("log");
+    let flags = ["--exec", "--handover", "on", "--log-file", log.to_str().unwrap(), "-p", "0,0,0"];
+    run(&flags, ["/no/such/file"]).start().finish().expect_code(127).expect_stderr("no such file");
+    assert!(std::fs::read_to_string(&log).unwrap().contains("no such file"));
     run_app(&["--exec", "--exit-map", "3=0"], "exit=3").start().finish().expect_code(3);
 }

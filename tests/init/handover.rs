@@ -131,3 +131,18 @@ fn sockets_meant_for_somebody_else_are_left_alone() {
         assert!(descriptor(&said, "3").contains(&format!(":{port}")), "{said}");
     });
 }
+
+/// Its clients wait for ever: the socket listens, and nobody ever accepts.
+#[test]
+fn an_app_that_ignores_its_socket_is_named_and_never_called_ready() {
+    let port = crate::harness::place::free_port();
+    let mut running =
+        run_app(&["--port", &port.to_string(), "--handover", "on"], "ready block until=15 exit=3").start();
+    running.ready();
+    running.stderr_until("has not taken the socket it was given");
+    let _waiting = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    running.stderr_until("1 clients wait on port");
+    assert!(!running.stderr().contains("is ready"), "{}", running.report());
+    running.signal(15);
+    running.finish().expect_code(3);
+}

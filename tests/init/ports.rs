@@ -201,6 +201,49 @@ fn an_app_on_loopback_only_is_told_so() {
 }
 
 #[test]
+fn an_app_on_another_address_than_it_was_told_is_told_so() {
+    for (told, listens, said) in [
+        ("0.0.0.0", "127.0.0.1", "on loopback only"),
+        ("127.0.0.1", "127.0.0.2", "not on port 127.0.0.1:"),
+        ("[::1]", "127.0.0.1", "not on port [::1]:"),
+    ] {
+        let port = place::free_port();
+        let mut running =
+            run_app(&["--port", &format!("{told}:{port}")], &format!("listen={listens}:{port} pause")).start();
+        running.stderr_until(said);
+        running.signal(15);
+        running.finish().expect_code(143);
+    }
+}
+
+#[test]
+fn an_app_on_its_second_port_only_is_told_so() {
+    let (first, second) = (place::free_port(), place::free_port());
+    let mut running =
+        run_app(&["--port", &format!("{first},{second}")], &format!("listen=0.0.0.0:{second} pause")).start();
+    running.stderr_until(&format!("and not on port {first}, the first"));
+    running.signal(15);
+    running.finish().expect_code(143);
+}
+
+#[test]
+fn a_udp_app_is_ready_when_it_has_bound() {
+    let port = place::free_port();
+    let script = "import socket, sys\nsys.stdin.readline()\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                  s.bind(('', int(sys.argv[1])))\nprint('bound', flush=True)\nsys.stdin.readline()";
+    let command = ["python3", "-c", script, "{port}"];
+    let mut running =
+        crate::run(&["--port", &format!("{port}/udp"), "--log", "debug"], command).stdin(Stdio::Pipe).start();
+    running.stderr_until("launched");
+    assert!(!running.stderr().contains("is ready"), "{}", running.report());
+    running.write("\n");
+    running.line_after("bound");
+    running.stderr_until(&format!("is ready on port {port}"));
+    running.write("\n");
+    running.finish().expect_code(0);
+}
+
+#[test]
 fn an_app_on_another_port_is_told_so() {
     let (port, other) = (place::free_port(), place::free_port());
     let steps = format!("listen=0.0.0.0:{other} ready pause");

@@ -87,6 +87,22 @@ fn an_app_that_dies_for_another_reason_is_not_launched_again() {
     assert_eq!(outcome.stdout, "once\n", "{}", outcome.report());
 }
 
+/// Its own socket goes away with it, and no look has seen it listen: that is nobody else's.
+#[test]
+fn not_when_it_dies_the_moment_it_listens() {
+    for round in 0..10 {
+        let port = place::free_port();
+        let steps = format!("say=once listen=0.0.0.0:{port} exit=9");
+        // In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
+        let mut launch = run_app(&["--port", &port.to_string()], &steps);
+        let alone =
+            ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"];
+        launch.words = alone.into_iter().map(Into::into).chain(launch.words).collect();
+        let outcome = launch.start().finish().expect_code(9);
+        assert_eq!(outcome.stdout, "once\nlistening\n", "round {round}: {}", outcome.report());
+    }
+}
+
 #[test]
 fn not_when_it_listened_before() {
     let port = place::free_port();

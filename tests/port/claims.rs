@@ -49,6 +49,24 @@ fn the_order_asked_and_the_order_claimed() {
     });
 }
 
+/// A silent socket keeps nobody from listening, and another port may be waited for very long.
+#[test]
+fn a_port_that_was_taken_while_another_was_waited_for_is_claimed_again() {
+    inside("claims::a_port_that_was_taken_while_another_was_waited_for_is_claimed_again", || {
+        let high = listening("0.0.0.0", PORT + 1, WITHOUT_RA);
+        let specs = [spec("", PORT), spec("", PORT + 1)];
+        let policy = Policy { listen: false, ..by_event(Duration::from_secs(50)) };
+        let claimant = Claimant::start(&specs, policy);
+        assert_eq!(claimant.caller.waits_for(), PORT + 1);
+        let thief = listening("0.0.0.0", PORT, WITH_RA);
+        drop(high);
+        assert_eq!(claimant.caller.waits_for(), PORT);
+        drop(thief);
+        let ports: Vec<u16> = claimant.end().unwrap().iter().map(|claim| claim.port).collect();
+        assert_eq!(ports, [PORT, PORT + 1]);
+    });
+}
+
 #[test]
 fn what_can_never_be_bound_fails_before_anything_is_waited_for() {
     inside("claims::what_can_never_be_bound_fails_before_anything_is_waited_for", || {

@@ -88,6 +88,8 @@ fn values_with_a_hyphen_and_several_mistakes_are_all_told() {
     for part in ["--nope1", "--nope2", "--grace 10: ", "--drain 5: "] {
         assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:?}");
     }
+    let lines = errors(&["run", "--wiat", "1s", "--grace", "10", "--", "x"], &[]);
+    assert!(lines.len() == 2 && lines[1].starts_with("--grace 10: "), "{lines:?}");
     let ports = run(&["-p", "web=80", "--port", "81,82"], &[("REBERTH_PORT", "83")]).ports;
     assert_eq!(ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["web=80", "81", "82"]);
     assert!(errors(&["run", "-p", "80", "-p", "80", "x"], &[])[0].starts_with("--port 80,80: "));

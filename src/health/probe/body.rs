@@ -30,6 +30,15 @@ pub enum Search {
     TooLong,
 }
 
+/// How much of a body may still come after the `had` first bytes of it; `None`: that cannot be told.
+pub(super) fn left(framing: Framing, had: usize) -> Option<usize> {
+    match framing {
+        Framing::None => Some(0),
+        Framing::Length(length) => usize::try_from(length).ok().map(|length| length.saturating_sub(had)),
+        Framing::Chunked | Framing::UntilClose => None,
+    }
+}
+
 /// Looks for `wanted` in the body whose first bytes are `rest`, and stops reading as soon as it knows.
 pub(super) fn contains(
     carrier: &mut Carrier,
@@ -45,7 +54,7 @@ pub(super) fn contains(
     loop {
         let from = searched.saturating_sub(wanted.len());
         let new = body.text.get(from..).unwrap_or_default();
-        if wanted.is_empty() || new.windows(wanted.len()).any(|window| window == wanted) {
+        if memchr::memmem::find(new, wanted).is_some() {
             return Ok(Search::Found);
         }
         searched = body.text.len();

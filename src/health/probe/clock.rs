@@ -59,7 +59,7 @@ impl Clock {
         self.poll(&mut [PollFd::new(fd, flags)])
     }
 
-    /// Waits until the end. Signals end the program as they always do: `healthcheck` blocks and catches none.
+    /// Waits until the end. Signals end the program as they always do: `healthcheck` blocks none.
     pub fn sleep(self) {
         while self.poll(&mut []).is_ok() {}
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::body;
 use super::clock::Clock;
-use super::url::Url;
+use super::url::{Url, has_scheme};
 use super::wire::{self, Broken, Wire};
 use super::{Answer, Carrier, Status, shown_duration};
 use crate::config::Healthcheck;
@@ -53,27 +53,33 @@ struct Asking<'a> {
 impl Asking<'_> {
     fn follow(&mut self, first: &Url, socket: Option<&Path>) -> Result<String, String> {
         for redirects in 0..=MAX_REDIRECTS {
-            let mut carrier = self.connect(socket, redirects == 0)?;
-            let request = request(&self.url, &self.method, self.host.as_deref(), self.terms)?;
-            carrier
-                .send(request.as_bytes(), self.clock)
-                .map_err(|broken| self.broken(broken, "sending the request"))?;
-            let (head, rest) = self.head(&mut carrier)?;
+            let asked = self.exchange(socket, redirects == 0);
+            let (mut carrier, head, rest) = asked.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
             self.status = Some(head.status);
             let Some(location) = self.redirect(&head) else {
                 return self.judge(&mut carrier, &head, rest, redirects, "");
             };
-            let next = self
-                .url
-                .join(location)
-                .map_err(|why| format!("the redirect of status {} leads nowhere: {why}", head.status))?;
-            // Hostnames as text, as kubelet does it; a Unix socket is a place of its own and knows no TLS.
-            if next.host != first.host || (socket.is_some() && next.tls) {
-                let note = format!("; not followed, it leads elsewhere: {}", next.shown_without_query());
-                return self.judge(&mut carrier, &head, rest, redirects, &note);
-            }
-            // Only a reference without an authority keeps the user's Host line (net/http/client.go).
-            if location.contains("://") || location.starts_with("//") {
+            // Hostnames as text, as kubelet does it, before anything else of it is looked at.
+            let elsewhere = self.url.host_of(location) != first.host;
+            let next = match self.url.join(location) {
+                Ok(next) => Some(next),
+                Err(_) if elsewhere => None,
+                Err(why) => return Err(format!("the redirect of status {} leads nowhere: {why}", head.status)),
+            };
+            // A Unix socket is a place of its own and knows no TLS.
+            let next = match next {
+                Some(next) if !(elsewhere || socket.is_some() && next.tls) => next,
+                next => {
+                    let place = next.map_or_else(
+                        || format!("host {:?}", self.url.host_of(location)),
+                        |next| next.shown_without_query(),
+                    );
+                    let note = format!("; not followed, it leads elsewhere: {place}");
+                    return self.judge(&mut carrier, &head, rest, redirects, &note);
+                }
+            };
+            // Only a relative reference keeps the user's Host line (net/http/client.go).
+            if has_scheme(location) {
                 self.host = None;
             }
             if matches!(head.status, 301..=303) && self.method != "GET" && self.method != "HEAD" {
@@ -82,6 +88,24 @@ impl Asking<'_> {
             self.url = next;
         }
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+    }
+
+    /// One request, and the head of its answer with what came after it.
+    fn exchange(&mut self, socket: Option<&Path>, first: bool) -> Result<(Carrier, Head, Vec<u8>), String> {
+        let mut carrier = self.connect(socket, first)?;
+        let request = request(&self.url, &self.method, self.host.as_deref(), self.terms)?;
+        carrier.send(request.as_bytes(), self.clock).map_err(|broken| self.broken(broken, "sending the request"))?;
+        let (head, rest) = self.head(&mut carrier)?;
+        Ok((carrier, head, rest))
+    }
+
+    /// How the question came to be about another place than the one asked.
+    fn followed(&self, redirects: usize) -> String {
+        match redirects {
+            0 => String::new(),
+            1 => format!(" after a redirect to {}", self.url.shown_without_query()),
+            many => format!(" after {many} redirects, the last to {}", self.url.shown_without_query()),
+        }
     }
 
     fn connect(&mut self, socket: Option<&Path>, first: bool) -> Result<Carrier, String> {
@@ -125,15 +149,14 @@ impl Asking<'_> {
         note: &str,
     ) -> Result<String, String> {
         let status = head.status;
-        let followed = match redirects {
-            0 => String::new(),
-            1 => format!(" after a redirect to {}", self.url.shown_without_query()),
-            many => format!(" after {many} redirects, the last to {}", self.url.shown_without_query()),
-        };
+        let followed = self.followed(redirects);
         if !accepted(self.terms, status) {
             return Err(format!("the status is not in {}{followed}{note}", status_list(self.terms)));
         }
         let Some(wanted) = &self.terms.body_contains else {
+            if self.method != "HEAD" {
+                carrier.let_go(body::left(head.framing, rest.len()), self.clock);
+            }
             return Ok(format!("the status is in {}{followed}{note}", status_list(self.terms)));
         };
         let framing = if self.method == "HEAD" { body::Framing::None } else { head.framing };

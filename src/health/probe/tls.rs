@@ -1,7 +1,8 @@
 //! Owns TLS over a wire, and whom it trusts. Must not know HTTP; nothing of it runs for a plain probe.
 
-use std::fs;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -144,6 +145,14 @@ impl Trusted {
         if ca.is_some() {
             roots.add_parsable_certificates(named.iter().cloned());
         } else {
+            // It reads whatever this variable names, to its end.
+            if std::env::var_os("SSL_CERT_FILE")
+                .is_some_and(|path| Path::new(&path).exists() && !Path::new(&path).is_file())
+            {
+                return Err(
+                    "SSL_CERT_FILE names no regular file; name a PEM bundle with --ca, or use --insecure".to_owned()
+                );
+            }
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         if roots.is_empty() {
@@ -162,11 +171,18 @@ impl Trusted {
     }
 }
 
+/// Some twenty times what a distribution's whole store has. Bytes.
+const LARGEST_BUNDLE: u64 = 4 * 1024 * 1024;
+
 fn read_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = fs::read(path).map_err(|error| match error.raw_os_error() {
-        Some(number) => format!("--ca {path:?}: {}", nix::errno::Errno::from_raw(number).desc().to_lowercase()),
-        None => format!("--ca {path:?}: {error}"),
-    })?;
+    let failed = |error: std::io::Error| format!("--ca {path:?}: {}", crate::error::words(&error));
+    // Opening a pipe would wait for its writer, and a device may have no end.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("--ca {path:?} is not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST_BUNDLE).read_to_end(&mut text).map_err(failed)?;
     CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("--ca {path:?} is not a PEM bundle: {error}"))
@@ -261,6 +277,8 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+const UNKNOWN: &str = "nobody we trust has signed the certificate; name its PEM with --ca, or use --insecure";
+
 /// What went wrong, and the option that helps.
 fn words(error: &Error) -> String {
     use CertificateError as Bad;
@@ -268,14 +286,23 @@ fn words(error: &Error) -> String {
         Error::InvalidMessage(_) => "the server does not speak TLS here; ask http://".to_owned(),
         Error::InvalidCertificate(bad) => match bad {
             Bad::UnknownIssuer | Bad::BadSignature => {
-                "nobody we trust has signed the certificate; name its PEM with --ca, or use --insecure".to_owned()
+                UNKNOWN.to_owned()
             }
             Bad::Expired | Bad::ExpiredContext { .. } => "the certificate has expired".to_owned(),
             Bad::NotValidYet | Bad::NotValidYetContext { .. } => "the certificate is not valid yet".to_owned(),
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
-                "the certificate is for another name; ask by a name it has, or use --insecure".to_owned()
+                "the certificate is for another name, or has none (a subjectAltName, openssl -addext); ask by a name it has, or use --insecure"
+                    .to_owned()
             }
-            other => format!("the certificate is not accepted: {other}; name its PEM with --ca, or use --insecure"),
+            // What `openssl req -x509` makes by itself: signed by itself, and marked as an authority.
+            bad if bad.to_string().contains("CaUsedAsEndEntity") => UNKNOWN.to_owned(),
+            bad if bad.to_string().contains("UnsupportedCertVersion") => {
+                "the certificate is of version 1, which TLS libraries no longer take; make one with extensions (openssl -addext), or use \
+                 --insecure"
+                    .to_owned()
+            }
+            bad if bad.to_string().contains("UnsupportedSignatureAlgorithm") => UNKNOWN.to_owned(),
+            _ => "the certificate is not accepted; name its PEM with --ca, or use --insecure".to_owned(),
         },
         other => other.to_string(),
     }

@@ -51,6 +51,23 @@ impl Url {
         Ok(Self { tls, host: host.to_owned(), port, path })
     }
 
+    /// The hostname that a `Location` leads to, as text; empty where it has none (`mailto:`), ours where it is a path. Nothing else of it
+    /// needs to be right for that: kubelet compares hostnames before it looks at scheme and port.
+    pub fn host_of<'l>(&'l self, location: &'l str) -> &'l str {
+        let rest = match location.split_once(':') {
+            Some((_, rest)) if has_scheme(location) => rest,
+            _ if location.starts_with("//") => location,
+            _ => return &self.host,
+        };
+        let authority =
+            rest.strip_prefix("//").map_or("", |rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => address,
+            None => host.split(':').next().unwrap_or_default(),
+        }
+    }
+
     /// Where a `Location` leads to (RFC 3986, 5.2).
     ///
     /// # Errors
@@ -121,7 +138,8 @@ fn default_port(tls: bool) -> u16 {
     if tls { 443 } else { 80 }
 }
 
-fn has_scheme(location: &str) -> bool {
+/// True for a reference that stands by itself: `https://…`, `mailto:…`.
+pub fn has_scheme(location: &str) -> bool {
     location.split_once(':').is_some_and(|(scheme, _)| {
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
@@ -199,6 +217,24 @@ mod tests {
         }
         for location in ["mailto:a@b", "ftp://h/x", "http://"] {
             assert!(base.join(location).is_err(), "{location}");
+        }
+    }
+
+    #[test]
+    fn hostnames_of_references() {
+        let base = Url::parse("http://h:8080/a").unwrap();
+        for (location, want) in [
+            ("/x?next=http://g/", "h"),
+            ("x", "h"),
+            ("http://g:99999/", "g"),
+            ("//g:1/x", "g"),
+            ("ftp://u:p@g/", "g"),
+            ("http://[::1]:80/", "::1"),
+            ("myapp://callback", "callback"),
+            ("mailto:a@b", ""),
+            ("http:/x", ""),
+        ] {
+            assert_eq!(base.host_of(location), want, "{location}");
         }
     }
 

@@ -33,6 +33,12 @@ pub enum Broken {
     Error(String),
 }
 
+/// A body of this size comes with the head or right behind it. Bytes.
+const LETS_GO: usize = 16 * 1024;
+
+/// How long the rest of such a body is waited for.
+const MOMENT: Duration = Duration::from_millis(2);
+
 impl From<Stopped> for Broken {
     fn from(stopped: Stopped) -> Self {
         match stopped {
@@ -115,6 +121,28 @@ impl Wire {
             match self.socket.read(buffer) {
                 Ok(received) => return Ok(received),
                 Err(error) => self.pause(error, PollFlags::POLLIN, clock)?,
+            }
+        }
+    }
+
+    /// Throws away up to [`LETS_GO`] bytes: what has come, and where it is known how many are `left`, for a moment also what is coming.
+    pub fn let_go(&mut self, left: Option<usize>, clock: Clock) {
+        let clock = clock.part(MOMENT);
+        let mut room = left.unwrap_or(LETS_GO);
+        if room > LETS_GO {
+            return;
+        }
+        let mut buffer = [0; 4096];
+        while room > 0 {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(size) => room = room.saturating_sub(size),
+                Err(error) if left.is_some() && error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.wait(PollFlags::POLLIN, clock).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
             }
         }
     }

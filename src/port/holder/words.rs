@@ -76,7 +76,11 @@ impl Holder {
                 write!(f, "nobody: TIME_WAIT, {left}s left, {many} of a server that has ended")
             }
             (State::Established | State::CloseWait | State::FinWait, _) => {
-                write!(f, "{}: {many} left by a server that no longer listens", self.state.name())
+                write!(f, "{}", self.state.name())?;
+                if let Some(left) = self.seconds_left() {
+                    write!(f, ", {left}s left")?;
+                }
+                write!(f, ": {many} left by a server that no longer listens")
             }
         }
     }
