@@ -286,9 +286,11 @@ impl Place {
             // Nobody reads what lies beside, so it may be written over.
             let length = u64::try_from(text.len()).unwrap_or_default();
             let written = file.rewind().and_then(|()| file.write_all(&text)).and_then(|()| file.set_len(length));
+            drop(file);
             return written.inspect_err(|_| self.discard()).and_then(|()| self.show());
         }
-        match self.write_beside(&text).and_then(|_| self.show()) {
+        // Closed before anybody sees it: a file that is open for writing keeps its disk from being remounted read-only.
+        match self.write_beside(&text).map(drop).and_then(|()| self.show()) {
             // A full disk has no room for a second file, but the room of the first one is ours already.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
                 overwrite(&self.path, &mut text).map_err(|_| error)
