@@ -32,12 +32,14 @@ pub(super) fn plain<T: Plain>(words: &[OsString]) -> Option<T> {
         let option = std::str::from_utf8(option).ok()?;
         let (name, value) = match option.strip_prefix('-') {
             Some("") => return (!after.is_empty() && typed.rest(after)).then_some(typed),
-            Some(long) if long.len() > 1 => {
-                long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value.into())))
-            }
+            Some(long) => long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value.into()))),
             None if option.len() == 1 => (option, None),
             _ => return None,
         };
+        // `--p` is no `-p`.
+        if option.starts_with('-') && name.len() < 2 {
+            return None;
+        }
         let (value, after) = match value {
             Some(value) => (value, after),
             None => after.split_first().map(|(value, after)| (value.clone(), after))?,
