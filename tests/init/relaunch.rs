@@ -165,8 +165,8 @@ fn term_while_the_rest_of_the_tree_ends_is_no_relaunch() {
     running.write("\n");
     until("the app is gone", || look::stat(app).is_none());
     running.signal(15);
-    drop(thief);
     running.finish_within(Duration::from_secs(5)).expect_code(143);
+    drop(thief);
 }
 
 #[test]
