@@ -391,66 +391,84 @@ static void pin(pid_t pid, int cpu)
 	sched_setaffinity(pid, sizeof set, &set);
 }
 
-/* `close us` or `kill us` each round. argv waits for port 7878 and listens there; its app is of no interest. The observer, who asks
- * without pause, has a CPU of its own: on the one of those it watches the scheduler would make them wait for it, and that would be
- * what is measured. */
+/* Holds the port on CPU 1 until a byte comes; closes it then, and tells when. The kernel tells of a closed socket from the CPU that closed
+ * it: on the observer's that news would wait for the observer. */
+static pid_t hold(int port, int *tell, int *told, int64_t *freed)
+{
+	int order[2], ready[2], listener;
+	char byte;
+	pid_t pid;
+
+	if (pipe2(order, O_CLOEXEC) || pipe2(ready, O_CLOEXEC))
+		die("pipe");
+	pid = companion();
+	if (pid == 0) {
+		close(order[1]);
+		close(ready[0]);
+		pin(0, 1);
+		listener = listen_on(port, 1);
+		if (listener < 0)
+			_exit(1);
+		(void)!write(ready[1], "", 1);
+		if (read(order[0], &byte, 1) == 1) {
+			*freed = now();
+			close(listener);
+		}
+		for (;;)
+			pause();
+	}
+	close(order[0]);
+	close(ready[1]);
+	if (read(ready[0], &byte, 1) != 1)
+		die("no holder");
+	*tell = order[1];
+	*told = ready[0];
+	return pid;
+}
+
+/* `close us` or `kill us` each round: from the holder's close(), or the SIGKILL sent to it, until argv, which waits for port 7878, listens
+ * there; its app is of no interest. The observer, who asks without pause, has a CPU of its own: on the one of those it watches the scheduler
+ * would make them wait for it, and that would be what is measured. */
 static void freed_mode(int rounds, char **argv)
 {
 	const int port = 7878;
+	int64_t *freed = mmap(NULL, sizeof *freed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	pin(0, 0);
 	for (int round = -2; round < 2 * rounds; round++) {
-		int killed = round & 1, log[2], holder = -1;
-		int64_t begin, stop;
-		pid_t pid, holding = 0;
+		int killed = round & 1, log[2], tell, told;
+		int64_t stop, taken;
+		pid_t pid, holder;
 
 		if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
 			die("pipe");
-		if (killed) {
-			int ready[2];
-			char byte;
-
-			if (pipe2(ready, O_CLOEXEC))
-				die("pipe");
-			holding = companion();
-			if (holding == 0) {
-				pin(0, 1);
-				if (listen_on(port, 1) < 0)
-					_exit(1);
-				(void)!write(ready[1], "", 1);
-				for (;;)
-					pause();
-			}
-			if (read(ready[0], &byte, 1) != 1)
-				die("no holder");
-			close(ready[0]);
-			close(ready[1]);
-		} else if ((holder = listen_on(port, 1)) < 0) {
-			die("no holder");
-		}
+		holder = hold(port, &tell, &told, freed);
 		pid = start(argv, -1, -1, log[1]);
 		pin(pid, 1);
 		close(log[1]);
 		until_asleep(pid, log[0]);
 		/* Not in step with whatever the waiter does on its own. */
 		pause_us(500 + rand() % 3000);
-		begin = now();
-		stop = begin + 5000000000LL;
+		*freed = now();
+		stop = *freed + 5000000000LL;
 		if (killed)
-			kill(holding, SIGKILL);
-		else
-			close(holder);
+			kill(holder, SIGKILL);
+		else if (write(tell, "", 1) != 1)
+			die("write");
 		while (!listener_inode(port) && now() < stop)
 			;
-		if (now() >= stop)
+		taken = now();
+		if (taken >= stop)
 			die("nobody took the port");
 		if (round >= 0)
-			printf("%s %ld\n", killed ? "kill" : "close", (long)(now() - begin));
-		if (killed)
-			waitpid(holding, NULL, 0);
+			printf("%s %ld\n", killed ? "kill" : "close", (long)(taken - *freed));
+		kill(holder, SIGKILL);
+		waitpid(holder, NULL, 0);
 		end(pid);
 		close(log[0]);
+		close(tell);
+		close(told);
 	}
 }
 
