@@ -130,7 +130,7 @@ impl Look {
 pub enum Depth {
     /// The kernel's list of sockets only: microseconds.
     Sockets,
-    /// Programs too: milliseconds, once per message.
+    /// Programs too: milliseconds, once per message; where there are very many, [`look_while`] can be left.
     Programs,
 }
 
@@ -139,6 +139,12 @@ const EXHAUSTED: &str = "every port the kernel may choose is taken: widen net.ip
 
 /// Who has the port of `spec`, or an address of it that excludes the one asked for.
 pub fn look(spec: &Spec, depth: Depth) -> Look {
+    look_while(spec, depth, &mut || true)
+}
+
+/// The same, but programs are looked at only while `go_on` says so, which is asked about every millisecond. Once it has said no it must
+/// keep to it.
+pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) -> Look {
     if spec.port == 0 {
         return Look { incomplete: Some(EXHAUSTED), ..Look::default() };
     }
@@ -157,7 +163,7 @@ pub fn look(spec: &Spec, depth: Depth) -> Look {
         Ok::<_, io::Error>((all, incomplete))
     };
     match listeners.map_or_else(others, Ok) {
-        Ok((rows, incomplete)) => Look { incomplete, ..name(rows, spec.protocol, depth) },
+        Ok((rows, incomplete)) => Look { incomplete, ..name(rows, spec.protocol, depth, go_on) },
         Err(_) => Look { incomplete: Some("neither netlink nor /proc/net can be read here"), ..Look::default() },
     }
 }
@@ -176,13 +182,13 @@ fn rows(spec: &Spec, states: u32) -> io::Result<(Vec<Row>, Option<&'static str>)
 pub fn everybody() -> io::Result<Look> {
     let (tcp, incomplete) = sockets::list(Protocol::Tcp, netlink::LISTEN, 0)?;
     let (udp, _) = sockets::list(Protocol::Udp, 1 << 7, 0)?;
-    let mut all = name(tcp, Protocol::Tcp, Depth::Programs);
-    all.holders.extend(name(udp, Protocol::Udp, Depth::Programs).holders);
+    let mut all = name(tcp, Protocol::Tcp, Depth::Programs, &mut || true);
+    all.holders.extend(name(udp, Protocol::Udp, Depth::Programs, &mut || true).holders);
     all.holders.sort_by_key(|holder| (holder.port, holder.protocol, holder.address, holder.pid));
     Ok(Look { incomplete, ..all })
 }
 
-fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth) -> Look {
+fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth, go_on: &mut dyn FnMut() -> bool) -> Look {
     let mut seen: Vec<(State, Row)> =
         rows.into_iter().filter_map(|row| Some((State::of(&row, protocol)?, row))).collect();
     mark_clients(&mut seen);
@@ -190,7 +196,7 @@ fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth) -> Look {
         Depth::Sockets => group(seen, protocol, &processes::Search::default()),
         Depth::Programs => {
             let inodes: HashSet<u64> = seen.iter().map(|(_, row)| row.inode).filter(|inode| *inode != 0).collect();
-            let mut holders = group(seen, protocol, &processes::search(&inodes));
+            let mut holders = group(seen, protocol, &processes::search(&inodes, go_on));
             describe(&mut holders);
             holders
         }

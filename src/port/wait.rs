@@ -8,7 +8,7 @@ use super::attempt::{Attempt, Tried};
 use super::claim::{Hear, Policy, Stop};
 use super::holder::{self, Depth, Look, State};
 use super::spec::Spec;
-use super::watch::{Pauses, Watch};
+use super::watch::{Pauses, Wake, Watch};
 use super::{advice, range};
 use crate::config::Wait;
 use crate::error::Error;
@@ -72,8 +72,7 @@ impl Waiting<'_> {
         }
         hear.wait_started(self.spec);
         let mut pauses = Pauses::new(self.policy.backoff);
-        let look = self.report(&mut watch, true);
-        let mut recheck = aim(&mut watch, &look);
+        let Report::Waits(mut recheck) = self.report(&mut watch, hear, true)? else { return Ok(true) };
         let mut net = Instant::now() + pauses.next(watch.hears());
         let mut report = Instant::now() + REPORT;
         let mut vain = 0u32;
@@ -84,16 +83,10 @@ impl Waiting<'_> {
             if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
                 vain = 0;
             }
-            let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
-            if wake.heard
-                && let ControlFlow::Break(stop) = hear.heard()
-            {
-                return Err(stop);
-            }
+            let wake = listen(&mut watch, hear, until)?;
             // Nothing between the event and the try: this is the reaction time.
             if self.acquire()? {
-                let (what, took) = (advice::label(self.spec), advice::human(self.started.elapsed()));
-                tracing::info!(port = self.spec.port, "{what} is ours after {took}");
+                self.say_ours();
                 return Ok(true);
             }
             let now = Instant::now();
@@ -106,8 +99,8 @@ impl Waiting<'_> {
                 recheck = Some(recheck.map_or(now + RECHECK, |at| at.min(now + RECHECK)));
             }
             if now >= report {
-                let look = self.report(&mut watch, false);
-                recheck = aim(&mut watch, &look);
+                let Report::Waits(at) = self.report(&mut watch, hear, false)? else { return Ok(true) };
+                recheck = at;
                 report = now + REPORT;
             } else if recheck.is_some_and(|at| now >= at) {
                 recheck = aim(&mut watch, &holder::look(self.spec, Depth::Sockets));
@@ -125,14 +118,33 @@ impl Waiting<'_> {
         }
     }
 
-    /// Finds out who has the port, follows them, and says so.
-    fn report(&self, watch: &mut Watch, first: bool) -> Look {
+    fn say_ours(&self) {
+        let (what, took) = (advice::label(self.spec), advice::human(self.started.elapsed()));
+        tracing::info!(port = self.spec.port, "{what} is ours after {took}");
+    }
+
+    /// Finds out who has the port, follows them, and says so. Among ten thousand programs that takes long, so it hears all that the wait
+    /// hears, and tries when the wait would.
+    fn report(&mut self, watch: &mut Watch, hear: &mut dyn Hear, first: bool) -> Result<Report, Stop> {
         // Before the look, which takes its time among many programs.
         let limit = match self.end {
             Some(end) => format!("for up to {}", advice::human(self.left(end))),
             None => "for ever".to_owned(),
         };
-        let look = holder::look(self.spec, Depth::Programs);
+        let (mut tried, mut vain) = (Ok(false), false);
+        let spec = self.spec;
+        let look = holder::look_while(spec, Depth::Programs, &mut || {
+            if matches!(tried, Ok(false)) {
+                let woken = listen(watch, hear, Instant::now());
+                vain |= woken.as_ref().is_ok_and(|wake| wake.event);
+                tried = woken.and_then(|wake| Ok(wake.event && self.acquire()?));
+            }
+            matches!(tried, Ok(false))
+        });
+        if tried? {
+            self.say_ours();
+            return Ok(Report::Ours);
+        }
         watch.follow(look.pids());
         let (what, port) = (advice::label(self.spec), self.spec.port);
         if first {
@@ -154,8 +166,30 @@ impl Waiting<'_> {
             let waited = advice::human(self.started.elapsed());
             tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
         }
-        look
+        let recheck = aim(watch, &look);
+        // The look is older than what happened meanwhile.
+        let soon = vain.then(|| Instant::now() + RECHECK);
+        Ok(Report::Waits(recheck.into_iter().chain(soon).min()))
     }
+}
+
+/// What came of a report.
+enum Report {
+    /// The port became ours while its holder was looked for.
+    Ours,
+    /// It is busy, and worth a look then; `None`: an event or the net will say.
+    Waits(Option<Instant>),
+}
+
+/// Sleeps until something happens or `until` has come, and lets the caller hear what is for it.
+fn listen(watch: &mut Watch, hear: &mut dyn Hear, until: Instant) -> Result<Wake, Stop> {
+    let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
+    if wake.heard
+        && let ControlFlow::Break(stop) = hear.heard()
+    {
+        return Err(stop);
+    }
+    Ok(wake)
 }
 
 /// Points the watch at what holds the port, and tells when to look again; `None`: an event or the net will say.

@@ -23,9 +23,13 @@ pub struct Search {
 /// would cost as many syscalls. All of them are looked at only for a socket that nobody seems to have.
 const EARLY: usize = 1024;
 
-/// Looks through every visible program's descriptors for these socket inodes. Costs milliseconds for hundreds of programs: for a
-/// message, never between an event and a try.
-pub fn search(inodes: &HashSet<u64>) -> Search {
+/// So many programs are looked at between two questions whether to go on: about a millisecond.
+const STRIDE: usize = 64;
+
+/// Looks through every visible program's descriptors for these socket inodes. Costs milliseconds for hundreds of programs, and a
+/// good part of a second for ten thousand: `go_on` is asked before each [`STRIDE`] of them. Once it has said no it must keep to it;
+/// then this is what was found so far.
+pub fn search(inodes: &HashSet<u64>, go_on: &mut dyn FnMut() -> bool) -> Search {
     let mut found = Search::default();
     let Ok(entries) = fs::read_dir("/proc") else { return found };
     let mut pids: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -34,18 +38,24 @@ pub fn search(inodes: &HashSet<u64>) -> Search {
         return found;
     }
     pids.sort_unstable();
-    let more = search_in(&pids, inodes, EARLY, &mut found);
+    let more = search_in(&pids, inodes, EARLY, &mut found, go_on);
     let left: HashSet<u64> = inodes.iter().filter(|inode| !found.pids.contains_key(inode)).copied().collect();
     if !left.is_empty() {
-        search_in(&more, &left, usize::MAX, &mut found);
+        search_in(&more, &left, usize::MAX, &mut found, go_on);
     }
     found
 }
 
 /// Adds to `found`; returns the pids that have more descriptors than were looked at.
-fn search_in(pids: &[i32], inodes: &HashSet<u64>, most: usize, found: &mut Search) -> Vec<i32> {
+fn search_in(
+    pids: &[i32],
+    inodes: &HashSet<u64>,
+    most: usize,
+    found: &mut Search,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Vec<i32> {
     let mut more = Vec::new();
-    for pid in pids {
+    for pid in pids.chunks(STRIDE).take_while(|_| go_on()).flatten() {
         match sockets_of(*pid, inodes, most) {
             Ok((mine, all)) => {
                 mine.into_iter().for_each(|inode| found.pids.entry(inode).or_default().push(*pid));
@@ -160,7 +170,30 @@ pub(crate) fn name_in(passwd: &str, uid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{container, name_in, one_line};
+    use std::collections::HashSet;
+
+    use super::{STRIDE, Search, container, name_in, one_line, search, search_in};
+
+    #[test]
+    fn a_long_look_can_be_left() {
+        // Above the largest pid there may be: nobody is there.
+        let many = vec![i32::MAX; 10 * STRIDE];
+        for (most, expected) in [(0, 1), (3, 4), (99, 10)] {
+            let mut asked = 0;
+            let mut go_on = || {
+                asked += 1;
+                asked <= most
+            };
+            search_in(&many, &HashSet::from([1]), 16, &mut Search::default(), &mut go_on);
+            assert_eq!(asked, expected);
+        }
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino;
+        let all = search(&HashSet::from([inode]), &mut || true);
+        assert!(all.pids.contains_key(&inode), "{all:?}");
+        let none = search(&HashSet::from([inode]), &mut || false);
+        assert!(none.pids.is_empty() && none.looked, "{none:?}");
+    }
 
     #[test]
     fn container_ids_of_every_engine() {
