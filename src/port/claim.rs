@@ -66,9 +66,6 @@ pub trait Hear {
 /// How often the kernel may choose a port in vain.
 const OFFERS: usize = 16;
 
-/// A claim that took no longer than this waited for nobody.
-const WAITED: Duration = Duration::from_millis(1);
-
 /// Claims every port of `specs`, or none: waits for busy ones within the budget, falls back if told to.
 ///
 /// The claims come in the order asked, but are made in ascending order of port, so that two instances never hold one each and wait
@@ -98,6 +95,8 @@ struct Claiming<'a> {
     order: Vec<usize>,
     attempts: Vec<Attempt>,
     waited: Vec<Duration>,
+    /// Since all were bound together, one has been waited for.
+    apart: bool,
     started: Instant,
 }
 
@@ -105,7 +104,7 @@ impl<'a> Claiming<'a> {
     fn new(specs: &'a [Spec], policy: Policy) -> Self {
         let attempts = specs.iter().map(|spec| Attempt::new(spec, v6_only(spec, specs))).collect();
         let waited = vec![Duration::ZERO; specs.len()];
-        Self { specs, policy, order: ascending(specs), attempts, waited, started: Instant::now() }
+        Self { specs, policy, order: ascending(specs), attempts, waited, apart: false, started: Instant::now() }
     }
 
     /// One bind of everything, so that a port that can never be had fails before another is waited for. What lies above the first
@@ -138,7 +137,11 @@ impl<'a> Claiming<'a> {
             return Ok(());
         };
         let mut waiting = Waiting { spec, attempt, policy, end, started: Instant::now() };
-        let ours = waiting.acquire()? || (waiting.has_time() && waiting.wait(hear)?);
+        let mut ours = waiting.acquire()?;
+        if !ours && waiting.has_time() {
+            self.apart = true;
+            ours = waiting.wait(hear)?;
+        }
         if let Some(waited) = self.waited.get_mut(position) {
             *waited = waiting.started.elapsed();
         }
@@ -148,8 +151,7 @@ impl<'a> Claiming<'a> {
     /// Whether somebody listens by now on a port that was ours to bind: a silent socket keeps nobody from that, and another port may have
     /// been waited for since. Then all of them are let go, to be claimed again within the same time.
     fn lost_one(&mut self) -> bool {
-        let waited = self.waited.iter().any(|waited| *waited > WAITED);
-        if self.policy.listen || !waited || self.specs.len() < 2 {
+        if self.policy.listen || !std::mem::take(&mut self.apart) || self.specs.len() < 2 {
             return false;
         }
         let lost = self.attempts.iter().any(Attempt::is_lost);
