@@ -409,7 +409,11 @@ impl Hear for Waiting<'_> {
     }
 }
 
-/// A signal that a program without an app ends by.
+/// A signal that a program without an app ends by. HUP is none of them where it came ignored: that is what nohup(1) does.
 fn ends_the_wait(signal: i32) -> bool {
-    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP)
+    match signal {
+        libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => true,
+        libc::SIGHUP => !signal::is_ignored(libc::SIGHUP),
+        _ => false,
+    }
 }

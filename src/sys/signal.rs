@@ -43,7 +43,7 @@ extern "C" fn save_originals() {
 static SAVE_ORIGINALS: extern "C" fn() = save_originals;
 
 /// True if `signal` is ignored in this process (`sigaction(2)`); false where the kernel does not say.
-fn is_ignored(signal: i32) -> bool {
+pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: an all-zero sigaction is a valid value to be overwritten.
     let mut now: libc::sigaction = unsafe { mem::zeroed() };
     // SAFETY: a null new action only queries; `now` is writable and lives through the call.

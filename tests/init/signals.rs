@@ -190,6 +190,25 @@ fn term_and_int_end_the_wait_for_the_port_at_once() {
 }
 
 #[test]
+fn a_hangup_ends_the_wait_unless_nohup_has_it_ignored() {
+    both(|mode| {
+        for (ignored, code, said) in [(&[][..], 129, ""), (&[libc::SIGHUP], 0, "started\n")] {
+            let port = place::free_port();
+            let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
+            let launch = run_app(&["--port", &port.to_string(), "--wait", "forever"], "say=started").ignored(ignored);
+            let mut running = mode(launch).start();
+            running.stderr_until(&port.to_string());
+            running.signal(libc::SIGHUP);
+            // The signal is there before the port is.
+            let held = ignored.is_empty().then_some(holder);
+            let outcome = running.finish().expect_code(code);
+            assert_eq!(outcome.stdout, said, "{}", outcome.report());
+            drop(held);
+        }
+    });
+}
+
+#[test]
 fn a_storm_of_signals_interrupts_nothing() {
     both(|mode| {
         let mut running = mode(run_app(&["--grace", "0s"], LISTENER)).start();
