@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use reberth::app::launch::Environment;
 use reberth::config::{Command, Decision, decide};
 use reberth::config::{Log, Mode, Run};
-use reberth::error::Error;
+use reberth::error::{Error, words};
 use reberth::exit::Code;
 use reberth::sys::signal::{Signals, end_as_pid_1};
 use reberth::{app, health, install, log, who};
@@ -67,7 +67,15 @@ fn run(
 ) -> Code {
     let signals = match signals {
         Ok(signals) => signals,
-        Err(error) => return refuse(log, &Error::cannot(format!("signals cannot be read: {error}"))),
+        Err(error) => {
+            return refuse(
+                log,
+                &Error::cannot(format!(
+                    "signals cannot be read: {}; raise the limit of open files (ulimit -n)",
+                    words(&error)
+                )),
+            );
+        }
     };
     if let Err(error) = log::init(log) {
         return refuse(log, &error);

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use crate::config::Who;
-use crate::error::Error;
+use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::port::advice;
 use crate::port::attempt::{Attempt, Tried};
@@ -84,7 +84,7 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
     let text = if asked.json { json(&report)? } else { table(&report) };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::cannot(format!("cannot write to stdout: {error}")))
+            Err(Error::cannot(format!("cannot write to stdout: {}", words(&error))))
         }
         _ => Ok(code),
     }
@@ -95,7 +95,7 @@ const HELD: &str = "held";
 
 fn everybody() -> Result<Vec<Port>, Error> {
     let all = holder::everybody().map_err(|error| {
-        Error::cannot(format!("cannot list sockets: neither netlink nor /proc/net can be read: {error}"))
+        Error::cannot(format!("cannot list sockets: neither netlink nor /proc/net can be read: {}", words(&error)))
     })?;
     let mut ports: Vec<Port> = Vec::new();
     for holder in all.holders {

@@ -14,6 +14,7 @@ use super::contest::Contest;
 use super::supervisor::{Action, Event, Supervisor};
 use super::tree::Tree;
 use crate::config::SignalScope;
+use crate::error::words;
 use crate::exit::Code;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
@@ -269,9 +270,10 @@ impl Init<'_> {
             && error.raw_os_error() == Some(libc::EPERM)
         {
             warn!(
-                "{} cannot be sent to the app (pid {}): {error}; it runs as another user",
+                "{} cannot be sent to the app (pid {}): {}; it runs as another user",
                 signal::name(signal),
-                self.tree.app
+                self.tree.app,
+                words(&error)
             );
         }
     }

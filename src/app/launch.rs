@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, words};
 use crate::sys::process::{self, ExecFailure, FIRST_PASSED, Image, Setup, Started};
 use crate::sys::signal::Inherited;
 use crate::sys::terminal::Terminal;
@@ -102,8 +102,9 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Err
     };
     let started = process::start(&mut image, &setup).map_err(|error| {
         Error::cannot(format!(
-            "{}: cannot start a process: {error}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
-            word.to_string_lossy()
+            "{}: cannot start a process: {}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
+            word.to_string_lossy(),
+            words(&error)
         ))
     })?;
     match started.failure() {
@@ -140,10 +141,11 @@ pub fn replace(launch: &Launch<'_>) -> Error {
 
 fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
     let image = Image::new(launch.command, launch.environment, launch.patch_pid)
-        .map_err(|error| Error::cannot(format!("the command line cannot be passed on: {error}")))?;
+        .map_err(|error| Error::cannot(format!("the command line cannot be passed on: {}", words(&error))))?;
     let raised = process::raise(launch.descriptors).map_err(|error| {
         Error::cannot(format!(
-            "the sockets cannot be passed to the app: {error}; raise the limit of open files (ulimit -n)"
+            "the sockets cannot be passed to the app: {}; raise the limit of open files (ulimit -n)",
+            words(&error)
         ))
     })?;
     Ok((image, raised))

@@ -16,7 +16,7 @@ use super::launch::{self, Activation, Environment, Launch};
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
 use crate::config::{self, Mode, Run};
-use crate::error::Error;
+use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
 use crate::log;
@@ -64,8 +64,9 @@ impl<'a> Session<'a> {
             warn!("this kernel has no subreaper: orphans of the app are left to PID 1");
         }
         if let Some(signal) = config.parent_death_signal {
-            process::set_parent_death_signal(signal)
-                .map_err(|error| Error::cannot(format!("--parent-death-signal {}: {error}", signal::name(signal))))?;
+            process::set_parent_death_signal(signal).map_err(|error| {
+                Error::cannot(format!("--parent-death-signal {}: {}", signal::name(signal), words(&error)))
+            })?;
         }
         let port_file = config.port_file.as_deref().map(file::check).transpose()?;
         let phase = if config.ports.is_empty() { Phase::Starting } else { Phase::Waiting };

@@ -11,7 +11,7 @@ use super::spec::Spec;
 use super::watch::{Pauses, Wake, Watch};
 use super::{advice, range};
 use crate::config::Wait;
-use crate::error::Error;
+use crate::error::{Error, words};
 
 /// Between two log lines about the same wait.
 const REPORT: Duration = Duration::from_secs(10);
@@ -203,7 +203,7 @@ fn aim(watch: &mut Watch, look: &Look) -> Option<Instant> {
 }
 
 fn cannot_poll(error: std::io::Error) -> Stop {
-    Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {error}")))
+    Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {}", words(&error))))
 }
 /// To a tenth of a second: what is left of a minute a millisecond after its start is a minute.
 fn rounded(left: Duration) -> Duration {
