@@ -15,7 +15,7 @@ use super::init::{Ending, Init};
 use super::launch::{self, Activation, Environment, Launch};
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
-use crate::config::{self, Mode, Run};
+use crate::config::{Healthcheck, Run};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
@@ -281,7 +281,8 @@ impl<'a> Session<'a> {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
-        let health = config.health.clone().map(|target| (target, ask(self.environment, &state)));
+        let health = config.health.clone().zip(config.question.clone());
+        let health = health.map(|(target, terms)| (target, ask(terms, &state)));
         let expected = Expected {
             ports: taken,
             handed_over: inode,
@@ -356,17 +357,10 @@ fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {
     }
 }
 
-/// How readiness is asked from here: as a HEALTHCHECK without arguments would in this environment. Bad values in it are told by that
-/// one; here they only keep the app from being called ready.
-fn ask(environment: &Environment, state: &State) -> Ask {
-    let words = ["reberth".into(), "healthcheck".into()];
-    let terms = match config::decide(&words, environment).mode {
-        Ok(Mode::Healthcheck(terms)) => Ok(terms),
-        Ok(_) => Err(String::new()),
-        Err(error) => Err(error.lines().join("; ")),
-    };
+/// How readiness is asked from here: of an app that is there to be asked.
+fn ask(terms: Box<Healthcheck>, state: &State) -> Ask {
     let state = State { phase: Phase::Ready, ..state.clone() };
-    Box::new(move || terms.as_ref().map_err(Clone::clone).and_then(|terms| health::ask_once(terms, state.clone())))
+    Box::new(move || health::ask_once(&terms, state.clone()))
 }
 
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.

@@ -103,6 +103,8 @@ pub struct Run {
     pub parent_death_signal: Option<i32>,
     /// What readiness asks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` asks `/`.
     pub health: Option<Target>,
+    /// How `run` itself asks that: as a HEALTHCHECK without arguments would in the same environment.
+    pub question: Option<Box<Healthcheck>>,
     /// What liveness asks; `None`: the same as readiness.
     pub liveness: Option<Target>,
     pub start_timeout: Option<Duration>,

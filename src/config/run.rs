@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::reader::{Reader, Sources, from};
 use super::value::{boolean, duration, number, pairs, positive, word};
-use super::{Backoff, ExitMap, Fallback, Format, Level, Log, Mode, Run, SignalScope, Wait, healthcheck, signal};
+use super::{
+    Backoff, ExitMap, Fallback, Format, Healthcheck, Level, Log, Mode, Run, SignalScope, Wait, healthcheck, signal,
+};
 use crate::app::command;
 use crate::cli;
 use crate::env::{Environ, service_link};
@@ -29,7 +31,13 @@ pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<
         Ports::Bad => None,
     };
     let run = settings(&mut reader, cli, environ, profile);
-    let run = Run { ports: ports.clone().unwrap_or_default(), ..run };
+    let mut run = Run { ports: ports.clone().unwrap_or_default(), ..run };
+    if run.health.is_some() {
+        run.question = question(environ).unwrap_or_else(|lines| {
+            reader.errors.extend(lines);
+            None
+        });
+    }
     if complete {
         check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
     }
@@ -154,6 +162,7 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
             .read("parent-death-signal", from(&cli.parent_death_signal, &vars.parent_death_signal), death_signal)
             .flatten(),
         health: reader.read("health", from(&cli.health, &vars.health), str::parse),
+        question: None,
         liveness: reader.read("liveness", from(&cli.liveness, &vars.liveness), str::parse),
         start_timeout: reader
             .read("start-timeout", from(&cli.start_timeout, &vars.start_timeout), start_timeout)
@@ -215,11 +224,23 @@ fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
     duration(text).map(|time| Some(time).filter(|time| !time.is_zero())).map_err(|reason| format!("{reason}; or off"))
 }
 
-/// What is wrong with how `run` itself will ask its health target: found now, and not by an app that never becomes ready.
-fn question(environ: &Environ) -> Vec<String> {
-    let terms = healthcheck::decide(&cli::Healthcheck::default(), environ, Vec::new());
-    let lines = terms.err().map(|error| error.lines().to_vec()).unwrap_or_default();
-    lines.into_iter().filter(|line| line.starts_with("REBERTH_HEALTH_")).collect()
+/// How `run` itself will ask its health target, or what is wrong with it: found now, and not by an app that never becomes ready.
+fn question(environ: &Environ) -> Result<Option<Box<Healthcheck>>, Vec<String>> {
+    match healthcheck::decide(&cli::Healthcheck::default(), environ, Vec::new()) {
+        // What is asked, and where, `run` knows better.
+        Ok(Mode::Healthcheck(terms)) => Ok(Some(Box::new(Healthcheck {
+            health: None,
+            liveness: None,
+            ports: Vec::new(),
+            port_may_move: false,
+            unreadable: Vec::new(),
+            state_dir: None,
+            ..*terms
+        }))),
+        Ok(_) => Ok(None),
+        // The rest is what `run` has judged by itself.
+        Err(error) => Err(error.lines().iter().filter(|line| line.starts_with("REBERTH_HEALTH_")).cloned().collect()),
+    }
 }
 
 /// What several settings must agree on. With bad ports nothing is said about them: whether there is one is not known.
@@ -241,9 +262,6 @@ fn check(
         return;
     }
     reader.errors.extend(command::check(&run.command, &run.ports, run.handover));
-    if run.health.is_some() {
-        reader.errors.extend(question(environ));
-    }
     let targets: [(&str, _, Sources<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),

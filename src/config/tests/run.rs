@@ -42,7 +42,10 @@ const RUN: [Row; 19] = [
     ("drain", "1m30s", "soon", "a duration is written", |run| run.drain = Duration::from_secs(90)),
     ("grace", "0s", "0x", "a duration is written", |run| run.grace = Duration::ZERO),
     ("parent-death-signal", "sigterm", "TREM", "a signal is a name", |run| run.parent_death_signal = Some(15)),
-    ("health", "tcp://h:1", "8080", "it has no scheme", |run| run.health = Some(Target::TcpAt("h".into(), 1))),
+    ("health", "tcp://h:1", "8080", "it has no scheme", |run| {
+        run.health = Some(Target::TcpAt("h".into(), 1));
+        run.question = Some(Box::new(super::healthcheck(&[], &[])));
+    }),
     ("liveness", "unix:/a", "unix:a", "the socket of unix: is an absolute path", |run| {
         run.liveness = Some(Target::Unix("/a".into(), None));
     }),
@@ -101,7 +104,11 @@ fn how_a_health_target_is_asked_is_judged_with_it() {
     let lines = errors(&["run", "--health", "/", "-p", "80", "--grace", "1", "x"], &bad);
     assert_eq!(lines.len(), 3, "{lines:?}");
     // Where `run` asks nothing, they are the healthcheck's affair.
-    assert_eq!(run(&["-p", "80"], &bad).health, None);
+    assert_eq!(run(&["-p", "80"], &bad).question, None);
+    let asks =
+        run(&["-p", "80", "--health", "/"], &[("REBERTH_HEALTH_TIMEOUT", "3s"), ("REBERTH_HEALTH_METHOD", "HEAD")]);
+    let question = asks.question.unwrap();
+    assert_eq!((question.timeout, question.method.as_str()), (Duration::from_secs(3), "HEAD"));
 }
 
 #[test]
@@ -123,6 +130,7 @@ fn defaults_of_run() {
         grace: Duration::from_secs(8),
         parent_death_signal: None,
         health: None,
+        question: None,
         liveness: None,
         start_timeout: None,
         state_dir: None,
