@@ -40,6 +40,8 @@ pub(super) fn left(framing: Framing, had: usize) -> Option<usize> {
 }
 
 /// Looks for `wanted` in the body whose first bytes are `rest`, and stops reading as soon as it knows.
+// In line, its buffer would be in the frame of every probe, asked for a body or not: a fresh page of stack.
+#[inline(never)]
 pub(super) fn contains(
     carrier: &mut Carrier,
     framing: Framing,

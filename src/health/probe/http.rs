@@ -296,6 +296,8 @@ pub(crate) fn parse(text: &[u8]) -> Result<Head, String> {
     })
 }
 
+// In line, both would have their room in one frame.
+#[inline(never)]
 fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
