@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -254,14 +255,23 @@ static int read_peers(char **words)
 	return count + (at > 0);
 }
 
+/* What is started from now on lives in a container's namespaces; the first is PID 1 there, and must mount its /proc. */
+static void own_processes(void)
+{
+	if (unshare(CLONE_NEWPID | CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		die("namespaces of its own");
+}
+
 /* Peers take turns, ABCABC: what disturbs one disturbs all. A peer labelled `beside` is started first, has to answer on port 8080, and
- * is there all the while. `LABEL wall_ns cpu_us max_rss_kib minor_faults` */
+ * is there all the while; so is one labelled `pid1`, as PID 1. `LABEL wall_ns cpu_us max_rss_kib minor_faults` */
 static void spawn_mode(int rounds, char **words)
 {
 	int count = read_peers(words), null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	pid_t beside = 0;
 
-	if (!strcmp(peers[0].label, "beside")) {
+	if (!strcmp(peers[0].label, "pid1"))
+		own_processes();
+	if (!strcmp(peers[0].label, "beside") || !strcmp(peers[0].label, "pid1")) {
 		beside = start(peers[0].argv, null, null, null);
 		until_answered(8080);
 		count--;

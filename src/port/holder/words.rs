@@ -1,6 +1,7 @@
 //! Owns how a holder is put into words. Must not know how it was found.
 
 use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::processes::Search;
 use super::{Holder, Look, State};
@@ -106,19 +107,15 @@ impl fmt::Display for Look {
     }
 }
 
-/// RFC 3339 in UTC, of seconds since 1970. The calendar is Howard Hinnant's `civil_from_days`.
+/// RFC 3339 in UTC, of seconds since 1970.
 pub fn timestamp(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    // Later years have five digits, which RFC 3339 does not know.
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
+
+/// Of the year 9999, since 1970.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 #[cfg(test)]
 mod tests {
@@ -132,6 +129,7 @@ mod tests {
             (1_709_251_199, "2024-02-29T23:59:59Z"),
             (1_735_689_600, "2025-01-01T00:00:00Z"),
             (4_102_444_800, "2100-01-01T00:00:00Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
         ];
         for (seconds, expected) in table {
             assert_eq!(timestamp(seconds), expected);
