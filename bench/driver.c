@@ -756,17 +756,28 @@ static void boot_app(int boot_ms, const char *place)
 	serve(fd);
 }
 
+/* True once the program has said that it has the port. */
+static int says_claimed(int log)
+{
+	char text[4096];
+	ssize_t size = read(log, text, sizeof text - 1);
+
+	text[size > 0 ? size : 0] = 0;
+	return strstr(text, " claimed") != NULL;
+}
+
 /* Two instances of argv, the second waiting for the port of the first; the first gets TERM, and 600 clients come, one a millisecond,
- * each in a process of its own. `clients REFUSED CUT_OFF LONGEST_NS` */
+ * each in a process of its own. `clients REFUSED REFUSED_AFTER_THE_CLAIM CUT_OFF LONGEST_NS` */
 static void clients_mode(int rounds, char **argv)
 {
 	const int visitors = 600;
 	int64_t *results = mmap(NULL, visitors * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int64_t *came = mmap(NULL, visitors * sizeof *came, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	for (int round = 0; round < rounds; round++) {
-		int log[2], refused = 0, cut = 0;
-		int64_t begin, longest = 0;
+		int log[2], refused = 0, late = 0, cut = 0;
+		int64_t begin, claimed = 0, longest = 0;
 		pid_t first = start(argv, null, null, null), second;
 
 		if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
@@ -783,19 +794,25 @@ static void clients_mode(int rounds, char **argv)
 				pause_us(left / 1000);
 			if (i == 100)
 				kill(first, SIGTERM);
+			if (!claimed && says_claimed(log[0]))
+				claimed = now();
 			if (companion() == 0) {
+				came[i] = now();
 				results[i] = visit(7878);
 				_exit(0);
 			}
 		}
+		if (!claimed)
+			die("the second instance never claimed the port");
 		for (int left = visitors + 1; left > 0; left--)
 			wait(NULL);
 		for (int i = 0; i < visitors; i++) {
 			refused += results[i] == -1;
+			late += results[i] == -1 && came[i] > claimed;
 			cut += results[i] == -2;
 			longest = results[i] > longest ? results[i] : longest;
 		}
-		printf("clients %d %d %ld\n", refused, cut, (long)longest);
+		printf("clients %d %d %d %ld\n", refused, late, cut, (long)longest);
 		end(second);
 		close(log[0]);
 	}
