@@ -16,8 +16,8 @@ pub fn unique() -> String {
     format!("{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Held by whoever forks, and by whoever has a file open for writing that is to be executed: a fork in between would carry the
-/// open file along, and the kernel refuses to execute it (ETXTBSY).
+/// Held by whoever forks, and by whoever has a descriptor open whose close must be the last one: a fork in between carries it along until
+/// its exec. A file that was written could not be executed meanwhile (ETXTBSY), and a port not be bound.
 pub fn forking() -> MutexGuard<'static, ()> {
     static FORKING: Mutex<()> = Mutex::new(());
     FORKING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,6 +60,7 @@ impl Drop for TempDir {
 #[track_caller]
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    let _alone = forking();
     for _ in 0..2_000 {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 12_000 + u16::try_from((std::process::id().wrapping_mul(131) + step) % 20_000).unwrap();
