@@ -142,8 +142,8 @@ pub fn look(spec: &Spec, depth: Depth) -> Look {
     look_while(spec, depth, &mut || true)
 }
 
-/// The same, but programs are looked at only while `go_on` says so, which is asked about every millisecond. Once it has said no it must
-/// keep to it.
+/// The same, but programs are looked at only while `go_on` says so, which is asked about every millisecond, until it
+/// says no.
 pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) -> Look {
     if spec.port == 0 {
         return Look { incomplete: Some(EXHAUSTED), ..Look::default() };

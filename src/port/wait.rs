@@ -134,11 +134,9 @@ impl Waiting<'_> {
         let (mut tried, mut vain) = (Ok(false), false);
         let spec = self.spec;
         let look = holder::look_while(spec, Depth::Programs, &mut || {
-            if matches!(tried, Ok(false)) {
-                let woken = listen(watch, hear, Instant::now());
-                vain |= woken.as_ref().is_ok_and(|wake| wake.event);
-                tried = woken.and_then(|wake| Ok(wake.event && self.acquire()?));
-            }
+            let woken = listen(watch, hear, Instant::now());
+            vain |= woken.as_ref().is_ok_and(|wake| wake.event);
+            tried = woken.and_then(|wake| Ok(wake.event && self.acquire()?));
             matches!(tried, Ok(false))
         });
         if tried? {
@@ -205,6 +203,7 @@ fn aim(watch: &mut Watch, look: &Look) -> Option<Instant> {
 fn cannot_poll(error: std::io::Error) -> Stop {
     Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {}", words(&error))))
 }
+
 /// To a tenth of a second: what is left of a minute a millisecond after its start is a minute.
 fn rounded(left: Duration) -> Duration {
     let tenths = (left.as_millis() + 50) / 100;

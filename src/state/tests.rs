@@ -198,26 +198,21 @@ fn files_that_are_not_believed() {
         let text = text.to_owned();
         move |path: &Path| fs::write(path, &text).unwrap()
     };
+    let replace = |from: String, to: &'static str| -> Spoil {
+        Box::new(move |path| {
+            let text = fs::read_to_string(path).unwrap();
+            fs::write(path, text.replace(&from, to)).unwrap();
+        })
+    };
+    let namespace = Writer::this().unwrap().pid_namespace;
     let cases: Vec<(&str, Spoil)> = vec![
         ("damaged", Box::new(damage("nonsense"))),
         ("damaged", Box::new(damage(""))),
         ("damaged", Box::new(damage("\0\0\0"))),
         ("damaged", Box::new(|path| fs::write(path, &fs::read(path).unwrap()[..100]).unwrap())),
         ("damaged", Box::new(|path| fs::write(path, [fs::read(path).unwrap(), b"{}".to_vec()].concat()).unwrap())),
-        (
-            "damaged",
-            Box::new(|path| {
-                let text = fs::read_to_string(path).unwrap();
-                fs::write(path, text.replace("\"format\"", "\"extra\":1,\"format\"")).unwrap();
-            }),
-        ),
-        (
-            "format 2",
-            Box::new(|path| {
-                let text = fs::read_to_string(path).unwrap();
-                fs::write(path, text.replace("\"format\":1", "\"format\":2")).unwrap();
-            }),
-        ),
+        ("damaged", replace("\"format\"".into(), "\"extra\":1,\"format\"")),
+        ("format 2", replace("\"format\":1".into(), "\"format\":2")),
         ("bytes, more than", Box::new(damage(&" ".repeat(believe::MAX_SIZE + 1)))),
         (
             "symbolic link",
@@ -250,21 +245,8 @@ fn files_that_are_not_believed() {
         ),
         ("others can write", Box::new(|path| fs::set_permissions(path, fs::Permissions::from_mode(0o646)).unwrap())),
         ("others can write", Box::new(|path| fs::set_permissions(path, fs::Permissions::from_mode(0o664)).unwrap())),
-        (
-            "another container",
-            Box::new(|path| {
-                let text = fs::read_to_string(path).unwrap();
-                let own = Writer::this().unwrap().pid_namespace.to_string();
-                fs::write(path, text.replace(&format!("\"pid_namespace\":{own}"), "\"pid_namespace\":1")).unwrap();
-            }),
-        ),
-        (
-            "pid -1",
-            Box::new(|path| {
-                let text = fs::read_to_string(path).unwrap();
-                fs::write(path, text.replace(&format!("\"pid\":{}", std::process::id()), "\"pid\":-1")).unwrap();
-            }),
-        ),
+        ("another container", replace(format!("\"pid_namespace\":{namespace}"), "\"pid_namespace\":1")),
+        ("pid -1", replace(format!("\"pid\":{}", std::process::id()), "\"pid\":-1")),
     ];
     for pid in [1, 77] {
         for (want, spoil) in &cases {

@@ -27,7 +27,7 @@ const EARLY: usize = 1024;
 const STRIDE: usize = 64;
 
 /// Looks through every visible program's descriptors for these socket inodes. Costs milliseconds for hundreds of programs, and a
-/// good part of a second for ten thousand: `go_on` is asked before each [`STRIDE`] of them. Once it has said no it must keep to it;
+/// good part of a second for ten thousand: `go_on` is asked before each [`STRIDE`] of them, until it says no;
 /// then this is what was found so far.
 pub fn search(inodes: &HashSet<u64>, go_on: &mut dyn FnMut() -> bool) -> Search {
     let mut found = Search::default();
@@ -38,6 +38,11 @@ pub fn search(inodes: &HashSet<u64>, go_on: &mut dyn FnMut() -> bool) -> Search 
         return found;
     }
     pids.sort_unstable();
+    let mut going = true;
+    let go_on: &mut dyn FnMut() -> bool = &mut || {
+        going = going && go_on();
+        going
+    };
     let more = search_in(&pids, inodes, EARLY, &mut found, go_on);
     let left: HashSet<u64> = inodes.iter().filter(|inode| !found.pids.contains_key(inode)).copied().collect();
     if !left.is_empty() {
