@@ -157,10 +157,11 @@ fn ctrl_z_gives_an_interactive_shell_its_terminal_back() {
     running.finish().expect_code(0);
 }
 
-/// An interactive bash on a terminal of its own, and the command line that starts `inner` in it.
+/// An interactive bash on a terminal of its own, and the command line that starts `inner` in it. It prompts with nothing and leaves
+/// the echo to the kernel: a prompt comes when it likes, also into the middle of what a job in the background says.
 fn interactive(inner: &Launch) -> (Running, std::os::fd::OwnedFd, String) {
     let words: Vec<String> = inner.words.iter().map(|w| format!("'{}'", w.to_string_lossy())).collect();
-    let mut outer = Launch::new("bash").args(["--norc", "--noprofile", "-i"]);
+    let mut outer = Launch::new("bash").args(["--norc", "--noprofile", "--noediting", "-i"]).env("PS1", "");
     outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
     let (running, master) = on_terminal(outer);
     (running, master, words.join(" "))
@@ -203,8 +204,7 @@ fn an_app_that_stops_itself_gives_the_shell_its_prompt() {
 
 #[test]
 fn an_app_started_in_the_background_reads_the_terminal_after_fg() {
-    // An empty line first: the shell's prompt stands at the beginning of the other one.
-    let inner = run_app(&[], "say= ready line say=went-on exit=3");
+    let inner = run_app(&[], "ready line say=went-on exit=3");
     let (mut running, master, words) = interactive(&inner);
     running.write(&format!("{words} &\n"));
     let app = running.ready();
