@@ -2,7 +2,7 @@
 //! captured from real servers; what is said to them was held against real servers too.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -259,6 +259,28 @@ fn the_endless_ones() {
     asked(then_silence(bomb.concat())).expect(true, &["SERVING"]);
 }
 
+/// What it says is longer than what the client reads at once, so replies are due when it has gone.
+#[test]
+fn a_server_that_goes_with_its_answer_is_heard() {
+    let pings = frame(PING, 0, &[0; 8]).repeat(1000);
+    let goaway = frame(GOAWAY, 0, b"\0\0\0\0\0\0\0\x0bshut_down");
+    for (last, healthy, words) in [
+        (
+            [frame(HEADERS, 0x4, GRPCIO_HEADERS), frame(DATA, 0, b"\0\0\0\0\x02\x08\x01"), trailers("0")].concat(),
+            true,
+            "SERVING",
+        ),
+        (goaway, false, "ENHANCE_YOUR_CALM, shut_down"),
+    ] {
+        let bytes = [GRPCIO_HELLO, &pings, &last].concat();
+        asked(move |mut stream| {
+            read_request(&mut stream);
+            let _ = stream.write_all(&bytes);
+        })
+        .expect(healthy, &[words]);
+    }
+}
+
 #[test]
 fn the_wrong_ones() {
     for (bytes, reason) in [
@@ -280,6 +302,9 @@ fn the_wrong_ones() {
         asked(move |mut stream| {
             read_request(&mut stream);
             let _ = stream.write_all(&bytes);
+            // Not a close: with a reply of the client's unread, that is a reset.
+            stream.shutdown(Shutdown::Write).unwrap();
+            while pace(&mut stream, TIMEOUT * 10) {}
         })
         .expect(false, &["closed the connection", reason]);
     }

@@ -96,8 +96,13 @@ fn converse(
     terms: &Healthcheck,
     clock: Clock,
 ) -> Result<Answered, String> {
+    let failed = |broken, doing| match broken {
+        Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
+        Broken::Error(why) => format!("{why} while {doing}"),
+    };
+    let request = request(authority, service, terms)?;
+    wire.send(&request, clock).map_err(|broken| failed(broken, "sending the request"))?;
     let mut exchange = Exchange::default();
-    exchange.replies = request(authority, service, terms)?;
     let mut buffer = [0; 4096];
     loop {
         let doing = match (&exchange.greeted, exchange.begun()) {
@@ -105,15 +110,13 @@ fn converse(
             (true, false) => "waiting for the answer",
             (true, true) => "reading the answer",
         };
-        let failed = |broken| match broken {
-            Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
-            Broken::Error(why) => format!("{why} while {doing}"),
-        };
-        if !exchange.replies.is_empty() {
-            let replies = std::mem::take(&mut exchange.replies);
-            wire.send(&replies, clock).map_err(failed)?;
+        let replies = std::mem::take(&mut exchange.replies);
+        match wire.send(&replies, clock) {
+            // A server that is gone takes no reply any more. What it said before it went is still to be read, and tells more.
+            Ok(()) | Err(Broken::Error(_)) => {}
+            Err(broken) => return Err(failed(broken, doing)),
         }
-        let size = wire.receive(&mut buffer, clock).map_err(failed)?;
+        let size = wire.receive(&mut buffer, clock).map_err(|broken| failed(broken, doing))?;
         if size == 0 {
             return Err(format!("the server closed the connection while {doing}"));
         }
