@@ -6,20 +6,18 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::inquiry::Inquiry;
 use super::takeup::{self, TakeUp};
 use super::tree::Tree;
-use crate::error::words;
 use crate::health::target::Target;
 use crate::port::advice;
 use crate::port::holder::{self, Listener};
 use crate::port::spec::{Protocol, Spec};
-use crate::sys::descriptor;
-use crate::sys::process::{self, End};
+use crate::sys::process::End;
 
 /// Pauses between looks: doubling from the first to the second while the app is this young, then slower, then never again.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -44,9 +42,6 @@ pub enum Seen {
     Ready,
 }
 
-/// Asks a health target once and says why it is not healthy. Runs in a child of its own, so it may block.
-pub type Ask = Box<dyn Fn() -> Result<(), String>>;
-
 /// What arrival is watched for.
 pub struct Expected {
     /// The ports really taken, in the order asked. Empty: an app that runs has come up.
@@ -57,8 +52,8 @@ pub struct Expected {
     pub gave_sockets: bool,
     /// The inodes of all sockets the app was given, inherited ones too: having them open says nothing of where it listens.
     pub given: Vec<u64>,
-    /// The health target, if one is set, and how to ask it.
-    pub health: Option<(Target, Ask)>,
+    /// The health target, if one is set.
+    pub health: Option<Inquiry>,
     /// The port may be lost to somebody else, so looking stays quick for as long.
     pub contested: bool,
     /// A `--start-timeout` is on its way, so looking never gets rare.
@@ -80,15 +75,7 @@ pub struct Arrival {
     said_untaken: bool,
     /// The inodes of the machine's listeners when the app had hardly begun: none of them is its.
     before: Option<HashSet<u64>>,
-    asking: Option<Asking>,
-    answer: Option<String>,
     up: bool,
-}
-
-/// A question on its way: the child that asks, and the pipe its answer comes through.
-struct Asking {
-    pid: i32,
-    answer: OwnedFd,
 }
 
 impl Arrival {
@@ -106,8 +93,6 @@ impl Arrival {
             said_elsewhere: false,
             said_untaken: false,
             before: None,
-            asking: None,
-            answer: None,
             up,
         }
     }
@@ -135,20 +120,16 @@ impl Arrival {
     /// No more looks.
     pub fn give_up(&mut self) {
         self.next = None;
-        self.stop_asking();
+        if let Some(inquiry) = &mut self.expected.health {
+            inquiry.withdraw();
+        }
     }
 
     /// The app is gone: a last question is pointless. The child that asked it, if one did, is still to be reaped.
     pub fn app_ended(&mut self) -> Option<i32> {
-        let asking = self.asking.as_ref().map(|asking| asking.pid);
+        let asking = self.asks_by();
         self.give_up();
         asking
-    }
-
-    fn stop_asking(&mut self) {
-        if let Some(asking) = self.asking.take() {
-            let _ = process::send(asking.pid, libc::SIGKILL);
-        }
     }
 
     /// Looks once at the app.
@@ -160,10 +141,8 @@ impl Arrival {
         if self.up || !self.may_be_ready() {
             return Seen::Nothing;
         }
-        if self.expected.health.is_none() {
-            return self.ready(now);
-        }
-        self.ask();
+        let Some(inquiry) = &mut self.expected.health else { return self.ready(now) };
+        inquiry.ask();
         Seen::Nothing
     }
 
@@ -182,11 +161,8 @@ impl Arrival {
     /// listening all the time, so its target is asked as well when the app cannot be seen taking it.
     fn may_be_ready(&self) -> bool {
         // A mere connection succeeds while nobody accepts, so it is asked only of one who does.
-        let (asks, on_port) = self
-            .expected
-            .health
-            .as_ref()
-            .map_or((false, true), |(target, _)| (*target != Target::Tcp, target.needs_port()));
+        let target = self.expected.health.as_ref().map(Inquiry::target);
+        let (asks, on_port) = target.map_or((false, true), |target| (*target != Target::Tcp, target.needs_port()));
         self.listened || !on_port || !self.watches_a_port() || (asks && self.said_untaken)
     }
 
@@ -381,38 +357,9 @@ impl Arrival {
         Seen::Ready
     }
 
-    /// Sends a child to ask the health target, unless one is still out.
-    fn ask(&mut self) {
-        let Some((_, ask)) = &self.expected.health else { return };
-        if self.asking.is_some() {
-            return;
-        }
-        let asked = descriptor::pipe().and_then(|(answer, write)| {
-            let pid = process::fork_off(|| match ask() {
-                Ok(()) => 0,
-                Err(reason) => {
-                    let text = reason.get(..reason.floor_char_boundary(1024)).unwrap_or_default();
-                    let _ = nix::unistd::write(&write, text.as_bytes());
-                    1
-                }
-            })?;
-            Ok(Asking { pid, answer })
-        });
-        match asked {
-            Ok(asking) => self.asking = Some(asking),
-            Err(error) => {
-                self.answer = Some(format!(
-                    "nothing, it cannot be asked: {}; raise the limit of processes (pids limit of the container, ulimit -u) or of open \
-                     files",
-                    words(&error)
-                ));
-            }
-        }
-    }
-
-    /// True if the child `pid` is the one that asks.
-    pub fn asks_by(&self, pid: i32) -> bool {
-        self.asking.as_ref().is_some_and(|asking| asking.pid == pid)
+    /// The child that is out asking the health target.
+    pub fn asks_by(&self) -> Option<i32> {
+        self.expected.health.as_ref().and_then(Inquiry::asks_by)
     }
 
     /// True while the next look is so far away that what looking takes may go meanwhile.
@@ -422,14 +369,8 @@ impl Arrival {
 
     /// A child of ours has ended: perhaps the one that asked.
     pub fn probed(&mut self, now: Instant, pid: i32, end: End) -> Seen {
-        let Some(asking) = self.asking.take_if(|asking| asking.pid == pid) else { return Seen::Nothing };
-        if end == End::Code(0) {
-            return if self.up { Seen::Nothing } else { self.ready(now) };
-        }
-        let mut text = [0; 1024];
-        let length = nix::unistd::read(&asking.answer, &mut text).unwrap_or(0);
-        self.answer = Some(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned());
-        Seen::Nothing
+        let healthy = self.expected.health.as_mut().is_some_and(|inquiry| inquiry.answered(pid, end));
+        if healthy && !self.up { self.ready(now) } else { Seen::Nothing }
     }
 
     /// The diagnosis of an app that is not ready in time, a line each.
@@ -468,8 +409,10 @@ impl Arrival {
                 )
             });
         }
-        if let (Some((target, _)), Some(answer)) = (&self.expected.health, &self.answer) {
-            lines.push(format!("its health target {target} answered last: {answer}"));
+        if let Some(inquiry) = &self.expected.health
+            && let Some(answer) = inquiry.last_answer()
+        {
+            lines.push(format!("its health target {} answered last: {answer}", inquiry.target()));
         }
         lines
     }

@@ -145,7 +145,7 @@ impl Init<'_> {
                 Reaped::Ended(pid, end) => {
                     others_ended = true;
                     self.tree.reaped(pid);
-                    if !self.arrival.asks_by(pid) {
+                    if self.arrival.asks_by() != Some(pid) {
                         // The words are tini's: who greps for them finds them here.
                         debug!("Reaped zombie process with pid={pid}");
                     }

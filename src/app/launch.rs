@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::error::{Error, words};
-use crate::sys::process::{self, ExecFailure, FIRST_PASSED, Image, Setup, Started};
+use crate::sys::exec::{self, ExecFailure, FIRST_PASSED, Image, Setup, Started};
 use crate::sys::signal::Inherited;
 use crate::sys::terminal::Terminal;
 
@@ -100,7 +100,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Err
         descriptors: &descriptors,
         directory: launch.directory,
     };
-    let started = process::start(&mut image, &setup).map_err(|error| {
+    let started = exec::start(&mut image, &setup).map_err(|error| {
         Error::cannot(format!(
             "{}: cannot start a process: {}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
             word.to_string_lossy(),
@@ -135,14 +135,14 @@ pub fn replace(launch: &Launch<'_>) -> Error {
         descriptors: &descriptors,
         directory: None,
     };
-    let failure = process::replace(&mut image, &setup);
+    let failure = exec::replace(&mut image, &setup);
     explain(&image, word, failure)
 }
 
 fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
     let image = Image::new(launch.command, launch.environment, launch.patch_pid)
         .map_err(|error| Error::cannot(format!("the command line cannot be passed on: {}", words(&error))))?;
-    let raised = process::raise(launch.descriptors).map_err(|error| {
+    let raised = exec::raise(launch.descriptors).map_err(|error| {
         Error::cannot(format!(
             "the sockets cannot be passed to the app: {}; raise the limit of open files (ulimit -n)",
             words(&error)

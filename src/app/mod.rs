@@ -4,6 +4,7 @@ pub mod arrival;
 pub mod command;
 pub mod contest;
 pub mod init;
+pub mod inquiry;
 pub mod launch;
 pub mod run;
 pub mod supervisor;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::arrival::{Arrival, Ask, Expected};
+use super::arrival::{Arrival, Expected};
 use super::command::{self, Listen, Place};
 use super::contest::Contest;
 use super::init::{Ending, Init};
+use super::inquiry::{Ask, Inquiry};
 use super::launch::{self, Activation, Environment, Launch};
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
@@ -26,6 +27,7 @@ use crate::port::range;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
+use crate::sys::exec::FIRST_PASSED;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
@@ -161,7 +163,7 @@ impl<'a> Session<'a> {
 
     /// The app's arguments and environment for these claims.
     fn dress(&self, claims: &[Claim]) -> (Vec<std::ffi::OsString>, Environment, bool) {
-        let first = process::FIRST_PASSED + i32::try_from(self.activation.names.len()).unwrap_or(0);
+        let first = FIRST_PASSED + i32::try_from(self.activation.names.len()).unwrap_or(0);
         let places: Vec<Place> = claims
             .iter()
             .zip(first..)
@@ -282,7 +284,7 @@ impl<'a> Session<'a> {
         let launched = app.launched();
         state.app_pid = Some(app.pid());
         let health = config.health.clone().zip(config.question.clone());
-        let health = health.map(|(target, terms)| (target, ask(terms, &state)));
+        let health = health.map(|(target, terms)| Inquiry::new(target, ask(terms, &state)));
         let expected = Expected {
             ports: taken,
             handed_over: inode,

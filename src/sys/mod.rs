@@ -3,6 +3,7 @@
 
 pub mod arena;
 pub mod descriptor;
+pub mod exec;
 pub mod lookup;
 pub mod memory;
 pub mod netlink;

@@ -1,0 +1,97 @@
+//! Owns the asking of the app's health target while it comes up: one child at a time that asks, and what it answered last. Must not
+//! know what follows from an answer.
+
+use std::os::fd::OwnedFd;
+
+use crate::error::words;
+use crate::health::target::Target;
+use crate::sys::descriptor;
+use crate::sys::process::{self, End};
+
+/// Asks a health target once and says why it is not healthy. Runs in a child of its own, so it may block.
+pub type Ask = Box<dyn Fn() -> Result<(), String>>;
+
+/// The longest answer that is kept, in bytes.
+const LONGEST: usize = 1024;
+
+/// A health target, asked again and again.
+pub struct Inquiry {
+    target: Target,
+    ask: Ask,
+    out: Option<Out>,
+    answer: Option<String>,
+}
+
+/// A question on its way: the child that asks, and the pipe its answer comes through.
+struct Out {
+    pid: i32,
+    answer: OwnedFd,
+}
+
+impl Inquiry {
+    /// An inquiry about `target`, of which `ask` asks it; nothing is asked yet.
+    pub fn new(target: Target, ask: Ask) -> Self {
+        Self { target, ask, out: None, answer: None }
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Why the target was not healthy when it answered last, if it has.
+    pub fn last_answer(&self) -> Option<&str> {
+        self.answer.as_deref()
+    }
+
+    /// The child that is out asking.
+    pub fn asks_by(&self) -> Option<i32> {
+        self.out.as_ref().map(|out| out.pid)
+    }
+
+    /// Sends a child to ask, unless one is still out.
+    pub fn ask(&mut self) {
+        if self.out.is_some() {
+            return;
+        }
+        let asked = descriptor::pipe().and_then(|(answer, write)| {
+            let pid = process::fork_off(|| match (self.ask)() {
+                Ok(()) => 0,
+                Err(reason) => {
+                    let text = reason.get(..reason.floor_char_boundary(LONGEST)).unwrap_or_default();
+                    let _ = nix::unistd::write(&write, text.as_bytes());
+                    1
+                }
+            })?;
+            Ok(Out { pid, answer })
+        });
+        match asked {
+            Ok(out) => self.out = Some(out),
+            Err(error) => {
+                self.answer = Some(format!(
+                    "nothing, it cannot be asked: {}; raise the limit of processes (pids limit of the container, ulimit -u) or of open \
+                     files",
+                    words(&error)
+                ));
+            }
+        }
+    }
+
+    /// A child of ours has ended. True if it is the one that asked, and the target is healthy.
+    pub fn answered(&mut self, pid: i32, end: End) -> bool {
+        let Some(out) = self.out.take_if(|out| out.pid == pid) else { return false };
+        if end == End::Code(0) {
+            return true;
+        }
+        let mut text = [0; LONGEST];
+        let length = nix::unistd::read(&out.answer, &mut text).unwrap_or(0);
+        self.answer = Some(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned());
+        false
+    }
+
+    /// Whatever would be answered is of no interest any more. The child that was out is still to be reaped.
+    pub fn withdraw(&mut self) {
+        if let Some(out) = self.out.take() {
+            let _ = process::send(out.pid, libc::SIGKILL);
+        }
+    }
+}
