@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::place::free_port;
-use crate::server::{Server, answer, pace, serve};
+use crate::server::{Server, answer, only_v6, pace, serve};
 use crate::{Said, check, healthcheck, said};
 
 const DATA: u8 = 0;
@@ -157,7 +157,7 @@ fn on_the_primary_port() {
 
 #[test]
 fn both_addresses_of_localhost() {
-    let Ok(listener) = TcpListener::bind("[::1]:0") else { panic!("no IPv6 on this machine's loopback") };
+    let (listener, _twin) = only_v6();
     let port = serve(listener, |mut stream| {
         read_request(&mut stream);
         let _ = stream.write_all(&grpcio(b"\x08\x01", "0"));

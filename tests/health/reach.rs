@@ -8,13 +8,14 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::place::{TempDir, free_port};
-use crate::server::{Server, answer, read_head};
+use crate::server::{Server, answer, only_v6, read_head};
 use crate::{check, healthcheck, said};
 
 #[test]
 fn localhost_and_the_wildcards_are_both_families() {
     let v4 = Server::saying(answer(200, "", ""));
-    let v6 = Server::on(TcpListener::bind("[::1]:0").unwrap(), |_| answer(200, "", ""));
+    let (listener, _twin) = only_v6();
+    let v6 = Server::on(listener, |_| answer(200, "", ""));
     for (port, answered) in [(v4.port, "http://127.0.0.1:"), (v6.port, "http://[::1]:")] {
         for host in ["localhost", "0.0.0.0", "[::]"] {
             check(&[&format!("http://{host}:{port}/")]).expect(true, &[answered]);

@@ -1,9 +1,11 @@
 //! Owns the servers of the tests: threads that live as long as the test program. Must not know what is expected of a probe.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 /// A server that answers requests.
 pub struct Server {
@@ -44,6 +46,18 @@ impl Server {
     /// The request heads so far.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
+    }
+}
+
+/// A listener on a port of `::1` whose twin on 127.0.0.1 refuses: it is bound as well, since another test could take it.
+pub fn only_v6() -> (TcpListener, Socket) {
+    loop {
+        let listener = TcpListener::bind("[::1]:0").expect("IPv6 on this machine's loopback");
+        let twin = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if socket.bind(&twin.into()).is_ok() {
+            return (listener, socket);
+        }
     }
 }
 
