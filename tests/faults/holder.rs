@@ -97,13 +97,24 @@ fn a_holder_replaced_without_a_gap_is_waited_for() {
 #[test]
 fn of_two_that_want_the_port_in_one_moment_one_has_it() {
     let (mut ours, mut theirs) = (0, 0);
-    for _ in 0..rounds(15) {
+    for round in 0..rounds(15) {
         let port = place::free_port();
         let (held, rival) = (bound(port, false), bound(port, false));
         held.listen(16).unwrap();
         let mut waiter = waiter(port, &["--handover", "on"], "ready pause");
+        // Left to themselves, on a busy machine reberth may win each time. One that stands still at that moment is late for certain.
+        let still = round % 5 == 0;
+        if still {
+            running::kill(waiter.init, libc::SIGSTOP);
+            until("it stands still", || look::stat(waiter.init).is_some_and(|stat| stat.state == 'T'));
+        }
         drop(held);
-        if rival.listen(16).is_ok() {
+        let first = rival.listen(16).is_ok();
+        if still {
+            assert!(first, "a stopped reberth took the port");
+            running::kill(waiter.init, libc::SIGCONT);
+        }
+        if first {
             theirs += 1;
             assert!(!holds_within(Duration::from_millis(20), || !waiter.stdout().is_empty()), "{}", waiter.report());
             assert_waits(&mut waiter);
@@ -115,5 +126,4 @@ fn of_two_that_want_the_port_in_one_moment_one_has_it() {
         stop(waiter);
     }
     println!("two in one moment: the rival was first {theirs} times and was waited for, reberth {ours} times");
-    assert!(theirs > 0, "the rival never won, so nothing was tested");
 }
