@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFd;
 use nix::sys::time::TimeSpec;
 
+use super::listing::Listing;
+
 /// Puts something harmless in the place of a standard descriptor that our starter left closed, so that none of our files ever gets its
 /// number. Rust's own start-up would open `/dev/null` there, which the app would then inherit, and where an image has none it aborts.
 /// The root directory can be neither written nor read, and close-on-exec leaves the app what it would have had.
@@ -44,29 +46,10 @@ pub fn close_inherited(ours: &[BorrowedFd<'_>]) {
     }
 }
 
-/// What /proc/self/fd lists. Read without `opendir`, whose buffers would be the only ones that the C library keeps for a whole `run`.
+/// What /proc/self/fd lists: the descriptor it is read by at the least.
 fn open_descriptors() -> Option<Vec<RawFd>> {
-    /// Where a record's length and name stand in `struct linux_dirent64` (`getdents(2)`).
-    const LENGTH: usize = 16;
-    const NAME: usize = 19;
-    let folder = std::fs::File::open("/proc/self/fd").ok()?;
-    let mut listed = Vec::new();
-    let mut buffer = [0_u8; 1024];
-    loop {
-        // SAFETY: the buffer is writable, as long as is said, and outlives the call.
-        let size =
-            unsafe { libc::syscall(libc::SYS_getdents64, folder.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
-        let mut rest = buffer.get(..usize::try_from(size).ok()?)?;
-        if rest.is_empty() {
-            return Some(listed);
-        }
-        while let Some(length) = rest.get(LENGTH..LENGTH + 2) {
-            let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
-            let name = rest.get(NAME..length)?.split(|byte| *byte == 0).next()?;
-            listed.extend(std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok()));
-            rest = rest.get(length..)?;
-        }
-    }
+    let listed: Vec<RawFd> = Listing::own().ok()?.descriptors().collect();
+    (!listed.is_empty()).then_some(listed)
 }
 
 /// The descriptor's flags (`fcntl(2)`, F_GETFD); negative where it is not open.
@@ -125,17 +108,4 @@ pub fn inode_at(fd: RawFd) -> Option<u64> {
 /// The inode behind `fd`, which is the number in `socket:[N]` and in the kernel's socket tables.
 pub fn inode(fd: &OwnedFd) -> Option<u64> {
     nix::sys::stat::fstat(fd).ok().map(|stat| stat.st_ino)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_open_descriptor_is_listed() {
-        // More than one buffer full, which is about 40 records.
-        let held: Vec<OwnedFd> = (0..150).map(|_| duplicate_from(2, 3).unwrap()).collect();
-        let listed = open_descriptors().unwrap();
-        assert!(held.iter().all(|fd| listed.contains(&fd.as_raw_fd())), "{listed:?}");
-    }
 }

@@ -4,6 +4,7 @@
 pub mod arena;
 pub mod descriptor;
 pub mod exec;
+pub mod listing;
 pub mod lookup;
 pub mod memory;
 pub mod netlink;

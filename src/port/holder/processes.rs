@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use nix::fcntl::readlinkat;
+use crate::sys::listing::Listing;
 
 /// Who has which socket open, as far as we may see.
 #[derive(Debug, Default)]
@@ -66,7 +65,7 @@ fn search_in(
                 mine.into_iter().for_each(|inode| found.pids.entry(inode).or_default().push(*pid));
                 more.extend((!all).then_some(*pid));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 found.refused.extend(fs::metadata(format!("/proc/{pid}")).map(|entry| entry.uid()));
             }
             // It ended while we looked.
@@ -79,30 +78,26 @@ fn search_in(
 /// True if `pid` is there and its descriptors are not ours to see.
 pub fn is_hidden(pid: i32) -> bool {
     let looked = sockets_of(pid, &HashSet::from([0]), usize::MAX);
-    looked.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    looked.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Which of `wanted`, inodes of sockets, `pid` has among its first `most` descriptors; true: it has no more of these.
 ///
 /// # Errors
 /// The program is gone, or its descriptors are not ours to see.
-pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> std::io::Result<(HashSet<u64>, bool)> {
-    let path = format!("/proc/{pid}/fd");
-    let directory = fs::File::open(&path)?;
+pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> io::Result<(HashSet<u64>, bool)> {
+    let listing = Listing::of(pid)?;
     let mut found = HashSet::new();
-    for (position, entry) in fs::read_dir(&path)?.flatten().enumerate() {
+    for (position, fd) in listing.descriptors().enumerate() {
         if position >= most {
             return Ok((found, false));
         }
-        let target = match readlinkat(directory.as_fd(), entry.file_name().as_os_str()) {
-            Ok(target) => target,
+        match listing.socket(fd) {
+            Ok(socket) => found.extend(socket.filter(|inode| wanted.contains(inode))),
             // A container's root lists every directory (CAP_DAC_OVERRIDE) and may follow only its own links (no CAP_SYS_PTRACE).
-            Err(nix::Error::EACCES | nix::Error::EPERM) => return Err(std::io::ErrorKind::PermissionDenied.into()),
-            Err(_) => continue,
-        };
-        let inode = target.as_bytes().strip_prefix(b"socket:[").and_then(|rest| rest.strip_suffix(b"]"));
-        let inode = inode.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-        found.extend(inode.filter(|inode| wanted.contains(inode)));
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => {}
+        }
         if wanted.len() == found.len() {
             break;
         }

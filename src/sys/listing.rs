@@ -1,0 +1,133 @@
+//! Owns what `/proc/PID/fd` lists: a program's descriptors and what each is. Must not know whose they are or what is looked for.
+//!
+//! Read with the bare calls: `opendir` has a buffer of the C library's for every program looked at, `std` gives each name a string, and
+//! a look through a machine with thousands of programs is mostly that.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+/// One program's descriptors.
+#[derive(Debug)]
+pub struct Listing(File);
+
+/// Where a record's length and name stand in `struct linux_dirent64` (`getdents64(2)`).
+const LENGTH: usize = 16;
+const NAME: usize = 19;
+
+impl Listing {
+    /// Those of `pid`.
+    ///
+    /// # Errors
+    /// ENOENT (gone, or no `/proc`), EACCES (not ours to see), EMFILE.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/fd")).map(Self)
+    }
+
+    /// Our own.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn own() -> io::Result<Self> {
+        File::open("/proc/self/fd").map(Self)
+    }
+
+    /// Each descriptor, lowest first; it ends early where the program does. To be called once.
+    pub fn descriptors(&self) -> Descriptors<'_> {
+        Descriptors { folder: &self.0, buffer: [0; 1024], read: 0, at: 0 }
+    }
+
+    /// The number of the socket that `fd` is, as in the kernel's socket tables; `None`: something else (`proc_pid_fd(5)`).
+    ///
+    /// # Errors
+    /// ENOENT (closed meanwhile), EACCES (a container's root may list a descriptor that it may not follow).
+    pub fn socket(&self, fd: RawFd) -> io::Result<Option<u64>> {
+        // `socket:[18446744073709551615]`; whatever is longer is a path, and cut.
+        let mut target = [0_u8; 32];
+        let mut name = [0_u8; 12];
+        io::Write::write_all(&mut name.as_mut_slice(), fd.to_string().as_bytes())?;
+        // SAFETY: the name ends in NUL, since a number has at most 11 digits; the target is writable and as long as is said.
+        let size = unsafe {
+            libc::readlinkat(self.0.as_raw_fd(), name.as_ptr().cast(), target.as_mut_ptr().cast(), target.len())
+        };
+        let size = usize::try_from(size).map_err(|_| io::Error::last_os_error())?;
+        Ok(target.get(..size).and_then(inode))
+    }
+}
+
+/// See [`Listing::descriptors`].
+#[derive(Debug)]
+pub struct Descriptors<'a> {
+    folder: &'a File,
+    buffer: [u8; 1024],
+    /// How much of the buffer was read, and how much of that is done.
+    read: usize,
+    at: usize,
+}
+
+impl Descriptors<'_> {
+    /// The name in the next directory record, to its NUL.
+    fn next_name(&mut self) -> Option<&[u8]> {
+        if self.at >= self.read {
+            let (buffer, size) = (self.buffer.as_mut_ptr(), self.buffer.len());
+            // SAFETY: the buffer is writable, as long as is said, and outlives the call.
+            let read = unsafe { libc::syscall(libc::SYS_getdents64, self.folder.as_raw_fd(), buffer, size) };
+            (self.read, self.at) = (usize::try_from(read).ok()?, 0);
+        }
+        let rest = self.buffer.get(self.at..self.read)?;
+        let length = usize::from(u16::from_ne_bytes(rest.get(LENGTH..LENGTH + 2)?.try_into().ok()?));
+        self.at += length;
+        rest.get(NAME..length)?.split(|byte| *byte == 0).next()
+    }
+}
+
+impl Iterator for Descriptors<'_> {
+    type Item = RawFd;
+
+    fn next(&mut self) -> Option<RawFd> {
+        loop {
+            // `.` and `..` are no numbers.
+            if let Some(fd) = std::str::from_utf8(self.next_name()?).ok().and_then(|name| name.parse().ok()) {
+                return Some(fd);
+            }
+        }
+    }
+}
+
+fn inode(target: &[u8]) -> Option<u64> {
+    let digits = target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::descriptor::{self, duplicate_from};
+
+    #[test]
+    fn every_open_descriptor_is_listed() {
+        // More than one buffer full, which is about 40 records.
+        let held: Vec<_> = (0..150).map(|_| duplicate_from(2, 3).unwrap()).collect();
+        let listed: Vec<RawFd> = Listing::own().unwrap().descriptors().collect();
+        assert!(held.iter().all(|fd| listed.contains(&fd.as_raw_fd())), "{listed:?}");
+        assert!(listed.is_sorted(), "{listed:?}");
+    }
+
+    #[test]
+    fn sockets_are_told_from_all_else() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let file = File::open("/proc/self/exe").unwrap();
+        let listing = Listing::of(std::process::id().cast_signed()).unwrap();
+        let number = descriptor::inode_at(socket.as_raw_fd());
+        assert!(number.is_some());
+        assert_eq!(listing.socket(socket.as_raw_fd()).unwrap(), number);
+        // A path longer than any socket's.
+        assert_eq!(listing.socket(file.as_raw_fd()).unwrap(), None);
+        assert_eq!(listing.socket(i32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(listing.socket(-1).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(inode(b"socket:[18446744073709551615]"), Some(u64::MAX));
+        assert_eq!(inode(b"pipe:[7]"), None);
+        assert_eq!(Listing::of(0).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
