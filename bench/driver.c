@@ -221,6 +221,18 @@ static void with_sockets(int count)
 		crowd(port, pairs < most ? pairs : most);
 }
 
+/* So many other programs, each with the driver's descriptors and ten more. */
+static void with_programs(int count)
+{
+	for (; count > 0; count--)
+		if (companion() == 0) {
+			for (int more = 0; more < 10; more++)
+				(void)!dup(2);
+			for (;;)
+				pause();
+		}
+}
+
 /* ---- spawn: what one whole life of a program costs -------------------------------------------------------------------------- */
 
 #define MOST_PEERS 32
@@ -436,50 +448,86 @@ static pid_t hold(int port, int *tell, int *told, int64_t *freed)
 	return pid;
 }
 
-/* `close us` or `kill us` each round: from the holder's close(), or the SIGKILL sent to it, until argv, which waits for port 7878, listens
- * there; its app is of no interest. The observer, who asks without pause, has a CPU of its own: on the one of those it watches the scheduler
- * would make them wait for it, and that would be what is measured. */
-static void freed_mode(int rounds, char **argv)
+/* The least that can wait on the kernel's events: it asks to be told of every TCP socket that ends, tries, sleeps until one does, and
+ * tries again. What it takes is what the kernel takes: the limit, as the static no-op is one of a start. */
+static void bare_waiter(int port)
+{
+	struct sockaddr_nl news = { .nl_family = AF_NETLINK,
+				    .nl_groups = 1 << (SKNLGRP_INET_TCP_DESTROY - 1) | 1 << (SKNLGRP_INET6_TCP_DESTROY - 1) };
+	struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	int events = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG), zero = 0, on = 1;
+	/* One socket for every try: one that is closed is told of too, and the news of it would be the next try's reason, for ever. */
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char text[4096];
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (events < 0 || bind(events, (struct sockaddr *)&news, sizeof news))
+		die("sock_diag events");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
+	for (int told = 0; bind(fd, (struct sockaddr *)&at, sizeof at); told = 1) {
+		if (!told)
+			(void)!write(2, "waiting\n", 8);
+		if (recv(events, text, sizeof text, 0) < 0)
+			die("sock_diag events");
+	}
+	if (listen(fd, 4096))
+		die("listen");
+	for (;;)
+		pause();
+}
+
+/* `LABEL-close ns` or `LABEL-kill ns`: from the holder's close(), or the SIGKILL sent to it, until the peer, which waits for port 7878,
+ * listens there; its app is of no interest. The observer, who asks without pause, has a CPU of its own: on the one of those it watches the
+ * scheduler would make them wait for it, and that would be what is measured. */
+static void freed_round(struct peer *peer, int killed, int64_t *freed, int counts)
 {
 	const int port = 7878;
+	int log[2], tell, told;
+	int64_t stop, taken;
+	pid_t pid, holder;
+
+	if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
+		die("pipe");
+	holder = hold(port, &tell, &told, freed);
+	pid = start(peer->argv, -1, -1, log[1]);
+	pin(pid, 1);
+	close(log[1]);
+	until_asleep(pid, log[0]);
+	/* Not in step with whatever the waiter does on its own. */
+	pause_us(500 + rand() % 3000);
+	*freed = now();
+	stop = *freed + 5000000000LL;
+	if (killed)
+		kill(holder, SIGKILL);
+	else if (write(tell, "", 1) != 1)
+		die("write");
+	while (!listener_inode(port) && now() < stop)
+		;
+	taken = now();
+	if (taken >= stop)
+		die("nobody took the port");
+	if (counts)
+		printf("%s-%s %ld\n", peer->label, killed ? "kill" : "close", (long)(taken - *freed));
+	kill(holder, SIGKILL);
+	waitpid(holder, NULL, 0);
+	end(pid);
+	close(log[0]);
+	close(tell);
+	close(told);
+}
+
+static void freed_mode(int rounds, char **words)
+{
 	int64_t *freed = mmap(NULL, sizeof *freed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int count = read_peers(words);
 
 	diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	pin(0, 0);
-	for (int round = -2; round < 2 * rounds; round++) {
-		int killed = round & 1, log[2], tell, told;
-		int64_t stop, taken;
-		pid_t pid, holder;
-
-		if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
-			die("pipe");
-		holder = hold(port, &tell, &told, freed);
-		pid = start(argv, -1, -1, log[1]);
-		pin(pid, 1);
-		close(log[1]);
-		until_asleep(pid, log[0]);
-		/* Not in step with whatever the waiter does on its own. */
-		pause_us(500 + rand() % 3000);
-		*freed = now();
-		stop = *freed + 5000000000LL;
-		if (killed)
-			kill(holder, SIGKILL);
-		else if (write(tell, "", 1) != 1)
-			die("write");
-		while (!listener_inode(port) && now() < stop)
-			;
-		taken = now();
-		if (taken >= stop)
-			die("nobody took the port");
-		if (round >= 0)
-			printf("%s %ld\n", killed ? "kill" : "close", (long)(taken - *freed));
-		kill(holder, SIGKILL);
-		waitpid(holder, NULL, 0);
-		end(pid);
-		close(log[0]);
-		close(tell);
-		close(told);
-	}
+	for (int round = -1; round < rounds; round++)
+		for (int killed = 0; killed < 2; killed++)
+			for (int i = 0; i < count; i++)
+				freed_round(&peers[(i + round + 1) % count], killed, freed, round >= 0);
 }
 
 /* The same for whoever only looks now and then: `poll us`. Many at once, each on its own port, since they mostly sleep. The holder
@@ -840,6 +888,8 @@ int main(int argc, char **argv)
 		orphan_app(first);
 	if (!strcmp(mode, "boot-app") && argc > 3)
 		boot_app(first, argv[3]);
+	if (!strcmp(mode, "bare-waiter"))
+		bare_waiter(first);
 	if (!strcmp(mode, "pause-app"))
 		for (;;)
 			pause();
@@ -850,6 +900,9 @@ int main(int argc, char **argv)
 		spawn_mode(first, argv + 3);
 	else if (!strcmp(mode, "spawn-crowd") && argc > 4) {
 		with_sockets(number(argv[3]));
+		spawn_mode(first, argv + 4);
+	} else if (!strcmp(mode, "spawn-among") && argc > 4) {
+		with_programs(number(argv[3]));
 		spawn_mode(first, argv + 4);
 	} else if (!strcmp(mode, "freed"))
 		freed_mode(first, argv + 3);
