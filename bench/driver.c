@@ -274,8 +274,21 @@ static void own_processes(void)
 		die("namespaces of its own");
 }
 
-/* Peers take turns, ABCABC: what disturbs one disturbs all. A peer labelled `beside` is started first, has to answer on port 8080, and
- * is there all the while; so is one labelled `pid1`, as PID 1. `LABEL wall_ns cpu_us max_rss_kib minor_faults` */
+/* Every round the peers take turns in another order. In turns, what disturbs one disturbs all; in another order, because a program finds
+ * the caches as the one before it has left them, and would always follow the same one. */
+static void shuffle(int count)
+{
+	for (int last = count - 1; last > 0; last--) {
+		int other = rand() % (last + 1);
+		struct peer peer = peers[last];
+
+		peers[last] = peers[other];
+		peers[other] = peer;
+	}
+}
+
+/* A peer labelled `beside` is started first, has to answer on port 8080, and is there all the while; so is one labelled `pid1`, as PID 1.
+ * `LABEL wall_ns cpu_us max_rss_kib minor_faults` */
 static void spawn_mode(int rounds, char **words)
 {
 	int count = read_peers(words), null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -291,8 +304,9 @@ static void spawn_mode(int rounds, char **words)
 	}
 
 	for (int round = -3; round < rounds; round++) {
+		shuffle(count);
 		for (int i = 0; i < count; i++) {
-			struct peer *peer = &peers[(i + round + 3) % count];
+			struct peer *peer = &peers[i];
 			struct rusage usage;
 			int64_t begin = now(), wall;
 			pid_t pid = start(peer->argv, null, null, null);
@@ -525,9 +539,11 @@ static void freed_mode(int rounds, char **words)
 	diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	pin(0, 0);
 	for (int round = -1; round < rounds; round++)
-		for (int killed = 0; killed < 2; killed++)
+		for (int killed = 0; killed < 2; killed++) {
+			shuffle(count);
 			for (int i = 0; i < count; i++)
-				freed_round(&peers[(i + round + 1) % count], killed, freed, round >= 0);
+				freed_round(&peers[i], killed, freed, round >= 0);
+		}
 }
 
 /* The same for whoever only looks now and then: `poll us`. Many at once, each on its own port, since they mostly sleep. The holder
@@ -737,6 +753,7 @@ static void orphans_mode(int count, int rounds, char **words)
 	int peers_count = read_peers(words);
 
 	for (int round = 0; round < rounds; round++) {
+		shuffle(peers_count);
 		for (int i = 0; i < peers_count; i++) {
 			int in[2], out[2];
 			int64_t begin, gone;
