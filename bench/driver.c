@@ -241,6 +241,9 @@ static void with_programs(int count)
 struct peer {
 	char *label;
 	char *argv[MOST_WORDS];
+	/* Where all run beside each other: its pid, and where its app answers. */
+	pid_t pid;
+	int answers;
 };
 
 static struct peer peers[MOST_PEERS];
@@ -477,6 +480,8 @@ static void bare_waiter(int port)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (events < 0 || bind(events, (struct sockaddr *)&news, sizeof news))
 		die("sock_diag events");
+	if (fd < 0)
+		die("a dual-stack socket");
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 	setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
 	for (int told = 0; bind(fd, (struct sockaddr *)&at, sizeof at); told = 1) {
@@ -635,21 +640,20 @@ static void print_memory(const char *label, pid_t pid, long wakeups, int seconds
 static void idle_mode(int seconds, char **words)
 {
 	int count = read_peers(words), null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	pid_t pids[MOST_PEERS];
 	long before[MOST_PEERS];
 
 	for (int i = 0; i < count; i++)
-		pids[i] = start(peers[i].argv, null, null, null);
+		peers[i].pid = start(peers[i].argv, null, null, null);
 	pause_us(1500000);
 	/* Pages of a file that is not yet on disk count as dirty, whoever maps them. */
 	sync();
 	for (int i = 0; i < count; i++)
-		before[i] = switches(pids[i]);
+		before[i] = switches(peers[i].pid);
 	pause_us(seconds * 1000000LL);
 	for (int i = 0; i < count; i++)
-		print_memory(peers[i].label, pids[i], switches(pids[i]) - before[i], seconds);
+		print_memory(peers[i].label, peers[i].pid, switches(peers[i].pid) - before[i], seconds);
 	for (int i = 0; i < count; i++)
-		end(pids[i]);
+		end(peers[i].pid);
 }
 
 /* ---- signal: from kill() to the app's handler ----------------------------------------------------------------------------------- */
@@ -679,11 +683,10 @@ static void signal_app(void)
 	}
 }
 
-/* `LABEL ns`. The peers take turns. USR1 goes the way of TERM, without its end. */
+/* `LABEL ns`. USR1 goes the way of TERM, without its end. */
 static void signal_mode(int rounds, char **words)
 {
-	int count = read_peers(words), answers[MOST_PEERS], null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	pid_t pids[MOST_PEERS];
+	int count = read_peers(words), null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int64_t begin, came;
 
 	for (int i = 0; i < count; i++) {
@@ -691,25 +694,26 @@ static void signal_mode(int rounds, char **words)
 
 		if (pipe2(out, O_CLOEXEC))
 			die("pipe");
-		pids[i] = start(peers[i].argv, null, out[1], null);
+		peers[i].pid = start(peers[i].argv, null, out[1], null);
 		close(out[1]);
-		answers[i] = out[0];
+		peers[i].answers = out[0];
 		if (read(out[0], &came, 8) != 8)
 			die("%s: its app never started", peers[i].label);
 	}
 	for (int round = -5; round < rounds; round++) {
+		shuffle(count);
 		for (int i = 0; i < count; i++) {
 			pause_us(200 + rand() % 300);
 			begin = now();
-			kill(pids[i], SIGUSR1);
-			if (read(answers[i], &came, 8) != 8)
+			kill(peers[i].pid, SIGUSR1);
+			if (read(peers[i].answers, &came, 8) != 8)
 				die("%s: gone", peers[i].label);
 			if (round >= 0)
 				printf("%s %ld\n", peers[i].label, (long)(came - begin));
 		}
 	}
 	for (int i = 0; i < count; i++)
-		end(pids[i]);
+		end(peers[i].pid);
 }
 
 /* ---- orphans: how fast PID 1 reaps ---------------------------------------------------------------------------------------------- */
