@@ -76,12 +76,22 @@ pub struct PortState {
     pub port: u16,
     #[serde(with = "ProtocolWord")]
     pub protocol: Protocol,
+    /// Where the app listens on it, once seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listens: Vec<IpAddr>,
 }
 
 impl PortState {
     /// What `spec` asked for, taken on `port` (0: not known yet).
     pub fn new(spec: &Spec, port: u16) -> Self {
-        Self { name: spec.name.clone(), addr: spec.addr, asked: spec.port, port, protocol: spec.protocol }
+        Self {
+            name: spec.name.clone(),
+            addr: spec.addr,
+            asked: spec.port,
+            port,
+            protocol: spec.protocol,
+            listens: Vec::new(),
+        }
     }
 }
 
@@ -106,6 +116,18 @@ pub struct State {
     pub liveness: Option<String>,
     /// The app's pid in the writer's PID namespace, once it is launched.
     pub app_pid: Option<i32>,
+}
+
+impl State {
+    /// The app has been seen listening on the port of `spec` at these addresses.
+    pub fn listens_at(&mut self, spec: &Spec, places: Vec<IpAddr>) {
+        let same = |port: &&mut PortState| {
+            (&port.name, port.addr, port.port, port.protocol) == (&spec.name, spec.addr, spec.port, spec.protocol)
+        };
+        if let Some(port) = self.ports.iter_mut().find(same) {
+            port.listens = places;
+        }
+    }
 }
 
 /// The whole file.

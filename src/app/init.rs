@@ -1,16 +1,19 @@
-//! Owns the loop that every wait of a running app is: signals, ended children, deadlines; and the doing of what the supervisor asks
-//! for. Must not know policy: it decides nothing that `supervisor`, `arrival` and `contest` can decide.
+//! Owns the loop that every wait of a running app is: signals, ended children, deadlines; and the doing of what the two machines ask for.
+//! Must not know policy: it decides nothing that `supervisor`, `readiness` and `race` can decide.
 //!
 //! After the launch nothing here fails: what cannot be done is logged, and the app goes on.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::arrival::{Arrival, Seen};
-use super::contest::Contest;
+use super::inquiry::Inquiry;
+use super::race::{Race, Verdict};
+use super::readiness::{Do, Fact, Readiness};
+use super::sight::Sight;
 use super::supervisor::{Action, Event, Supervisor};
 use super::tree::Tree;
 use crate::config::SignalScope;
@@ -23,6 +26,10 @@ use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
 
+/// How the programs run in the foreground that put themselves into the background as they come.
+const FOREGROUND: &str =
+    "run it in the foreground (nginx -g 'daemon off;', httpd -DFOREGROUND, redis-server --daemonize no, php-fpm -F)";
+
 /// One launched app, until it is gone.
 pub struct Init<'a> {
     pub tree: Tree,
@@ -34,21 +41,32 @@ pub struct Init<'a> {
     /// The app was given the terminal, or has been stopped for want of it: it gets it when it is continued.
     pub wants_terminal: bool,
     pub supervisor: Supervisor,
-    pub arrival: Arrival,
+    pub readiness: Readiness,
+    pub sight: Sight,
+    /// The health target, if one is set.
+    pub inquiry: Option<Inquiry>,
     /// The race for the port, while it may still be lost.
-    pub contest: Option<Contest>,
-    /// When `--start-timeout` ends; `None` once the app is ready.
-    pub ready_by: Option<Instant>,
+    pub race: Option<Race>,
     /// When reberth lets go of the memory an idle init does not need; `None` once it has.
     pub settle_at: Option<Instant>,
+    pub end: Option<Ended>,
+    /// No child of any kind was left when we last reaped.
+    pub childless: bool,
+}
+
+/// The app has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    how: End,
+    at: Instant,
+    /// Whether it lost the race for its port is not known before then, unless an event tells.
+    unsure_until: Option<Instant>,
 }
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
     pub code: Code,
-    /// The app's own end, for a late look at why.
-    pub app: Option<End>,
     /// It lost its port to somebody else and may be launched again.
     pub again: bool,
 }
@@ -56,18 +74,18 @@ pub struct Ending {
 impl Init<'_> {
     /// Looks after the app until it and everything it left behind is gone.
     pub fn run(mut self) -> Ending {
-        let mut ending = Ending { code: Code::OK, app: None, again: false };
+        let mut ending = Ending { code: Code::OK, again: false };
         loop {
             self.sleep();
             let now = Instant::now();
-            let mut finish = self.hear(now);
-            if let Some(contest) = &mut self.contest {
-                contest.hear(now);
+            let mut finish = self.hear(now, &mut ending);
+            if let Some(race) = &mut self.race {
+                race.hear();
             }
             // Signals come before children: a CONT must be passed on before a stop that it has ended is looked at.
             finish = self.reap(now, &mut ending).or(finish);
-            finish = self.keep_deadlines(now).or(finish);
-            self.end_contest(now);
+            finish = self.keep_deadlines(now, &mut ending).or(finish);
+            self.end_race(now);
             if let Some(code) = finish {
                 ending.code = code;
                 // The app was gone and about to be launched again when somebody wanted it to stop: there is nothing to stop any more.
@@ -89,26 +107,28 @@ impl Init<'_> {
     fn sleep(&self) {
         let deadline = [
             self.supervisor.deadline(),
-            self.arrival.next_look(),
-            self.ready_by,
-            self.contest.as_ref().map(Contest::ends_at),
+            self.readiness.next(),
+            self.race.as_ref().map(Race::ends_at),
+            self.end.and_then(|end| end.unsure_until),
         ];
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        fds.extend(
-            self.contest.as_ref().and_then(Contest::events).map(|events| PollFd::new(events, PollFlags::POLLIN)),
-        );
+        fds.extend(self.race.as_ref().and_then(Race::events).map(|events| PollFd::new(events, PollFlags::POLLIN)));
         descriptor::wait_readable(&mut fds, deadline);
     }
 
     /// Reads what signals have come, and passes them to the supervisor.
-    fn hear(&mut self, now: Instant) -> Option<Code> {
+    fn hear(&mut self, now: Instant, ending: &mut Ending) -> Option<Code> {
         let mut finish = None;
         while let Some(received) = self.signals.next() {
             // A write of ours to a closed pipe sends us SIGPIPE, and one past a size limit SIGXFSZ; neither is the app's affair.
             let own = i32::try_from(received.sender) == Ok(process::pid());
             if received.signal == libc::SIGCHLD || own {
                 continue;
+            }
+            // Nobody is there to get it: the app is gone, and its number may be anybody's next.
+            if let Some(end) = self.end.filter(|end| end.unsure_until.is_some()) {
+                finish = self.gone(now, end.how, false, ending).or(finish);
             }
             finish = self.on(now, Event::Signal(received.signal)).or(finish);
         }
@@ -118,20 +138,22 @@ impl Init<'_> {
         finish
     }
 
-    /// Somebody wants the app gone: whether it comes up, and who took its port, is of no interest any more.
+    /// Somebody wants the app gone, or it is: whether it comes up, and who took its port, is of no interest any more.
     fn give_up_waiting(&mut self) {
-        self.contest = None;
-        self.ready_by = None;
-        self.arrival.give_up();
+        self.race = None;
+        self.readiness.give_up();
+        // The child that asks is killed and still to be reaped; until then it is a child of ours that is none of the app's.
+        let asks = self.inquiry.as_mut().and_then(Inquiry::withdraw);
+        self.tree.leave_out(asks);
     }
 
     /// The port cannot be lost any more once the app listens, and a later end has another reason. Every socket that closes on the
     /// machine costs the kernel more while we subscribe to it.
-    fn end_contest(&mut self, now: Instant) {
-        let over = |contest: &Contest| contest.ends_at() <= now || self.arrival.has_listened();
-        if self.contest.as_ref().is_some_and(over) {
-            self.contest = None;
-            self.arrival.no_contest();
+    fn end_race(&mut self, now: Instant) {
+        let over = |race: &Race| race.ends_at() <= now || self.readiness.serves();
+        if self.end.is_none() && self.race.as_ref().is_some_and(over) {
+            self.race = None;
+            self.readiness.no_contest();
         }
     }
 
@@ -139,17 +161,18 @@ impl Init<'_> {
     fn reap(&mut self, now: Instant, ending: &mut Ending) -> Option<Code> {
         let mut app_ended = None;
         let mut others_ended = false;
+        let mut finish = None;
         let none_left = loop {
             match process::reap() {
-                Reaped::Ended(pid, end) if pid == self.tree.app && ending.app.is_none() => app_ended = Some(end),
+                Reaped::Ended(pid, end) if pid == self.tree.app && self.end.is_none() => app_ended = Some(end),
                 Reaped::Ended(pid, end) => {
                     others_ended = true;
                     self.tree.reaped(pid);
-                    if self.arrival.asks_by() != Some(pid) {
+                    match self.inquiry.as_mut().and_then(|inquiry| inquiry.answered(pid, end)) {
+                        Some(healthy) => finish = self.learn(now, Fact::Answered { healthy }).or(finish),
                         // The words are tini's: who greps for them finds them here.
-                        debug!("Reaped zombie process with pid={pid}");
+                        None => debug!("Reaped zombie process with pid={pid}"),
                     }
-                    self.probed(now, pid, end);
                 }
                 Reaped::Stopped(pid, by) if pid == self.tree.app => self.stopped(now, by),
                 Reaped::Stopped(..) => {}
@@ -157,20 +180,65 @@ impl Init<'_> {
                 Reaped::NoChildren => break true,
             }
         };
-        if let Some(end) = app_ended {
-            ending.app = Some(end);
-            self.tree.leave_out(self.arrival.app_ended());
-            ending.again = self.contest.as_mut().is_some_and(|contest| contest.lost(now, end, &self.arrival));
-            self.give_up_waiting();
-            let leftovers = !self.tree.is_gone(none_left);
-            return self.on(now, Event::AppEnded { end, leftovers, again: ending.again });
+        if let Some(how) = app_ended {
+            self.end = Some(Ended { how, at: now, unsure_until: None });
+        }
+        self.childless = none_left;
+        let Some(end) = self.end else { return finish };
+        if app_ended.is_some() || end.unsure_until.is_some() {
+            return self.judge(now, end, ending).or(finish);
         }
         // Until the app ends, whoever else does is only reaped.
-        ending.app?;
         if self.tree.is_gone(none_left) {
             return self.on(now, Event::LastChildGone);
         }
-        if others_ended { self.on(now, Event::ChildGone) } else { None }
+        if others_ended { self.on(now, Event::ChildGone) } else { finish }
+    }
+
+    /// The app has ended: whether it lost its port to somebody else.
+    fn judge(&mut self, now: Instant, end: Ended, ending: &mut Ending) -> Option<Code> {
+        // Its own child on its port is nobody else.
+        let own = self.race.is_some() && self.sight.still_serves(&self.tree).is_some();
+        let served = own || self.readiness.serves();
+        let verdict = self.race.as_mut().map_or(Verdict::NotLost, |race| race.judge(now, end.how, end.at, served));
+        if let Verdict::Unsure(until) = verdict {
+            self.end = Some(Ended { unsure_until: Some(until), ..end });
+            return None;
+        }
+        self.gone(now, end.how, verdict == Verdict::Lost, ending)
+    }
+
+    fn gone(&mut self, now: Instant, how: End, again: bool, ending: &mut Ending) -> Option<Code> {
+        self.end = Some(Ended { how, at: now, unsure_until: None });
+        ending.again = again;
+        let stop_asked = self.supervisor.stop_asked();
+        let served = self.readiness.serves();
+        self.give_up_waiting();
+        let leftovers = !self.tree.is_gone(self.childless);
+        if leftovers && !again && !stop_asked {
+            self.say_left_behind(how, served);
+        }
+        self.on(now, Event::AppEnded { end: how, leftovers, again })
+    }
+
+    /// A container lives as long as the program it was started with; one that hands its work to another and ends, ends it all.
+    fn say_left_behind(&self, how: End, served: bool) {
+        let Some(primary) = self.readiness.primary() else { return };
+        let (app, port) = (self.tree.app, primary.port);
+        match (self.sight.still_serves(&self.tree), how) {
+            (Some((pid, command)), End::Code(0)) => warn!(
+                "the app (pid {app}) put itself into the background and exited: its process {pid} ({command}) was serving port {port} and is ended now, as all is when the app ends; {FOREGROUND}, and upgrade it by a new container"
+            ),
+            (Some((pid, command)), _) => {
+                info!(
+                    "process {pid} ({command}), left behind by the app, was still serving port {port}: it is ended now"
+                );
+            }
+            (None, End::Code(0)) if !served => warn!(
+                "the app (pid {app}) exited before it listened on port {port}, and left processes behind that are ended now; if it puts itself into the background, {FOREGROUND}"
+            ),
+            (None, _) => {}
+        }
     }
 
     /// The app was stopped, which a shell above us may want to know.
@@ -186,46 +254,84 @@ impl Init<'_> {
         self.on(now, Event::AppStopped { by, in_front });
     }
 
-    fn probed(&mut self, now: Instant, pid: i32, end: End) {
-        let seen = self.arrival.probed(now, pid, end);
-        self.arrived(seen);
-    }
-
-    fn keep_deadlines(&mut self, now: Instant) -> Option<Code> {
-        if self.arrival.next_look().is_some_and(|at| at <= now) {
-            if let Some(contest) = &mut self.contest {
-                contest.narrow();
-            }
-            let seen = self.arrival.look(now, &self.tree);
-            self.arrived(seen);
-            if self.arrival.is_patient(now) {
+    fn keep_deadlines(&mut self, now: Instant, ending: &mut Ending) -> Option<Code> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if let Some(end) = self.end.filter(|end| due(end.unsure_until)) {
+            return self.judge(now, end, ending);
+        }
+        if due(self.readiness.next()) {
+            let finish = self.learn(now, Fact::Due);
+            if self.readiness.is_patient(now) {
                 memory::release_code();
             }
-        }
-        if self.ready_by.is_some_and(|at| at <= now) {
-            self.ready_by = None;
-            for line in self.arrival.why_not_ready(&self.tree) {
-                warn!("{line}");
-            }
-            let finish = self.on(now, Event::NotReadyInTime);
-            self.give_up_waiting();
             return finish;
         }
-        if self.supervisor.deadline().is_some_and(|at| at <= now) {
+        if due(self.supervisor.deadline()) {
             return self.on(now, Event::Due);
         }
-        if self.settle_at.is_some_and(|at| at <= now) && self.arrival.next_look().is_none() {
+        if due(self.settle_at) && self.readiness.next().is_none() {
             self.settle_at = None;
             memory::release_code();
         }
         None
     }
 
-    fn arrived(&mut self, seen: Seen) {
-        if seen == Seen::Ready && self.supervisor.is_running() {
-            self.ready_by = None;
-            self.publish(Phase::Ready);
+    /// Lets the machine of readiness decide, and does what it says.
+    fn learn(&mut self, now: Instant, fact: Fact) -> Option<Code> {
+        let mut finish = None;
+        let mut todo: VecDeque<Do> = self.readiness.on(now, fact).into();
+        while let Some(next) = todo.pop_front() {
+            match next {
+                Do::Look => {
+                    if let Some(race) = &mut self.race {
+                        race.narrow();
+                    }
+                    let view = self.sight.look(now, &self.tree);
+                    todo.extend(self.readiness.on(now, Fact::Seen(view)));
+                }
+                Do::Ask => {
+                    if let Some(inquiry) = &mut self.inquiry {
+                        inquiry.ask(&self.state);
+                    }
+                }
+                Do::Listens(places) => {
+                    let Some(primary) = self.readiness.primary() else { continue };
+                    self.state.listens_at(primary, places);
+                    // One write tells both, where both come at once.
+                    if !todo.contains(&Do::Ready) {
+                        self.publish(self.state.phase);
+                    }
+                }
+                Do::Info(line) => info!("{line}"),
+                Do::Warn(line) => warn!("{line}"),
+                Do::Ready if self.supervisor.is_running() => self.publish(Phase::Ready),
+                Do::Ready => {}
+                Do::NotInTime => finish = self.not_in_time(now).or(finish),
+            }
         }
+        finish
+    }
+
+    /// `--start-timeout` is over.
+    fn not_in_time(&mut self, now: Instant) -> Option<Code> {
+        let app = self.tree.app;
+        warn!(
+            "the app (pid {app}) is not ready {:?} after its launch (--start-timeout): stopping it",
+            self.readiness.limit()
+        );
+        if !self.readiness.serves()
+            && let Some(line) = self.sight.why_not(&self.tree)
+        {
+            warn!("{line}");
+        }
+        if let Some(inquiry) = &self.inquiry
+            && let Some(answer) = inquiry.last_answer()
+        {
+            warn!("its health target {} answered last: {answer}", inquiry.target());
+        }
+        let finish = self.on(now, Event::NotReadyInTime);
+        self.give_up_waiting();
+        finish
     }
 
     /// Lets the supervisor decide, and does what it says.

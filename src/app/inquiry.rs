@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 
 use crate::error::words;
 use crate::health::target::Target;
+use crate::state::State;
 use crate::sys::descriptor;
 use crate::sys::process::{self, End};
 
-/// Asks a health target once and says why it is not healthy. Runs in a child of its own, so it may block.
-pub type Ask = Box<dyn Fn() -> Result<(), String>>;
+/// Asks a health target once, of an app in this state, and says why it is not healthy. Runs in a child of its own, so it may block.
+pub type Ask = Box<dyn Fn(&State) -> Result<(), String>>;
 
 /// The longest answer that is kept, in bytes.
 const LONGEST: usize = 1024;
@@ -43,18 +44,13 @@ impl Inquiry {
         self.answer.as_deref()
     }
 
-    /// The child that is out asking.
-    pub fn asks_by(&self) -> Option<i32> {
-        self.out.as_ref().map(|out| out.pid)
-    }
-
     /// Sends a child to ask, unless one is still out.
-    pub fn ask(&mut self) {
+    pub fn ask(&mut self, state: &State) {
         if self.out.is_some() {
             return;
         }
         let asked = descriptor::pipe().and_then(|(answer, write)| {
-            let pid = process::fork_off(|| match (self.ask)() {
+            let pid = process::fork_off(|| match (self.ask)(state) {
                 Ok(()) => 0,
                 Err(reason) => {
                     let text = reason.get(..reason.floor_char_boundary(LONGEST)).unwrap_or_default();
@@ -76,22 +72,22 @@ impl Inquiry {
         }
     }
 
-    /// A child of ours has ended. True if it is the one that asked, and the target is healthy.
-    pub fn answered(&mut self, pid: i32, end: End) -> bool {
-        let Some(out) = self.out.take_if(|out| out.pid == pid) else { return false };
+    /// A child of ours has ended: what the target answered, if it is the one that asked.
+    pub fn answered(&mut self, pid: i32, end: End) -> Option<bool> {
+        let out = self.out.take_if(|out| out.pid == pid)?;
         if end == End::Code(0) {
-            return true;
+            return Some(true);
         }
         let mut text = [0; LONGEST];
         let length = nix::unistd::read(&out.answer, &mut text).unwrap_or(0);
         self.answer = Some(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned());
-        false
+        Some(false)
     }
 
-    /// Whatever would be answered is of no interest any more. The child that was out is still to be reaped.
-    pub fn withdraw(&mut self) {
-        if let Some(out) = self.out.take() {
-            let _ = process::send(out.pid, libc::SIGKILL);
-        }
+    /// Whatever would be answered is of no interest any more. The child that was out, if one was, is killed and still to be reaped.
+    pub fn withdraw(&mut self) -> Option<i32> {
+        let out = self.out.take()?;
+        let _ = process::send(out.pid, libc::SIGKILL);
+        Some(out.pid)
     }
 }

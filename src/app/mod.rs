@@ -1,12 +1,13 @@
 //! Owns the app: its command line, its start, and its life until the end. Must not know the policy of ports.
 
-pub mod arrival;
 pub mod command;
-pub mod contest;
 pub mod init;
 pub mod inquiry;
 pub mod launch;
+pub mod race;
+pub mod readiness;
 pub mod run;
+pub mod sight;
 pub mod supervisor;
 pub mod takeup;
 pub mod tree;

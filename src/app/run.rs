@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::arrival::{Arrival, Expected};
 use super::command::{self, Listen, Place};
-use super::contest::Contest;
 use super::init::{Ending, Init};
 use super::inquiry::{Ask, Inquiry};
 use super::launch::{self, Activation, Environment, Launch};
+use super::race::Race;
+use super::readiness::{Expected, Readiness, Target, Way};
+use super::sight::Sight;
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
 use crate::config::{Healthcheck, Run};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
+use crate::health::target;
 use crate::log;
 use crate::port::claim::{self, Claim, Hear, Stop};
 use crate::port::file;
@@ -235,7 +237,7 @@ impl<'a> Session<'a> {
         // Activation sockets are the app's once it is launched; a second launch would come without them.
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
         let may_relaunch = again && !self.config.handover && !taken.is_empty();
-        let contest = may_relaunch.then(|| Contest::begin(taken.clone(), cookies, now));
+        let race = may_relaunch.then(|| Race::begin(taken.clone(), cookies, now));
         // Those of PID 1 end with it anyway, and until then are waited for like all others.
         let strangers = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
         let terminal = Terminal::controlling();
@@ -256,7 +258,7 @@ impl<'a> Session<'a> {
         debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
         self.launches += 1;
         let mut ours = vec![self.signals.as_fd()];
-        ours.extend(contest.as_ref().and_then(Contest::events));
+        ours.extend(race.as_ref().and_then(Race::events));
         ours.extend(self.publisher.descriptor());
         ours.extend(log::descriptors());
         leave_no_trace(&ours);
@@ -266,7 +268,7 @@ impl<'a> Session<'a> {
             (strangers, sockets),
             (taken, inode.filter(|_| self.config.handover)),
             state,
-            contest,
+            race,
         );
         app.late_failure().map_or(Ok(ending), Err)
     }
@@ -278,24 +280,25 @@ impl<'a> Session<'a> {
         (strangers, sockets): (Vec<i32>, Vec<u64>),
         (taken, inode): (Vec<Spec>, Option<u64>),
         mut state: State,
-        contest: Option<Contest>,
+        race: Option<Race>,
     ) -> Ending {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
-        let health = config.health.clone().zip(config.question.clone());
-        let health = health.map(|(target, terms)| Inquiry::new(target, ask(terms, &state)));
+        let inquiry = config.health.clone().zip(config.question.clone());
+        let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(terms)));
         let expected = Expected {
             ports: taken,
-            handed_over: inode,
-            gave_sockets: config.handover,
-            given: sockets,
-            health,
-            contested: contest.is_some(),
-            impatient: config.start_timeout.is_some(),
+            way: if config.handover { Way::Given { inode } } else { Way::Binds },
+            target: config
+                .health
+                .as_ref()
+                .map(|asked| Target { on_port: asked.needs_port(), connects: *asked == target::Target::Tcp }),
+            contested: race.is_some(),
+            limit: config.start_timeout,
         };
-        let arrival = Arrival::begin(expected, launched);
-        if arrival.is_up() {
+        let readiness = Readiness::begin(expected, launched);
+        if readiness.is_up() {
             state.phase = Phase::Ready;
         }
         if let Some(line) = self.publisher.publish(&state) {
@@ -318,10 +321,13 @@ impl<'a> Session<'a> {
             terminal,
             wants_terminal,
             supervisor: Supervisor::new(policy),
-            ready_by: config.start_timeout.filter(|_| !arrival.is_up()).map(|limit| launched + limit),
+            sight: Sight::new(readiness.primary().cloned(), inode, sockets, launched),
+            readiness,
+            inquiry,
+            race,
             settle_at: Some(launched + SETTLED),
-            arrival,
-            contest,
+            end: None,
+            childless: false,
         }
         .run()
     }
@@ -360,9 +366,8 @@ fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {
 }
 
 /// How readiness is asked from here: of an app that is there to be asked.
-fn ask(terms: Box<Healthcheck>, state: &State) -> Ask {
-    let state = State { phase: Phase::Ready, ..state.clone() };
-    Box::new(move || health::ask_once(&terms, state.clone()))
+fn ask(terms: Box<Healthcheck>) -> Ask {
+    Box::new(move |state| health::ask_once(&terms, State { phase: Phase::Ready, ..state.clone() }))
 }
 
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.

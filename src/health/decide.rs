@@ -1,7 +1,7 @@
 //! Owns what a healthcheck asks: the state of `run`, where one is believed, else the settings. Pure: it is handed what was found.
 //! Must not know how a question is asked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::phase::{Ruling, rule};
@@ -65,7 +65,7 @@ fn by_state(terms: &Healthcheck, state: &State, pid: i32) -> Plan {
     let told_us = pick(terms.probe, terms.health.as_ref(), terms.liveness.as_ref());
     let target = terms.target.as_ref().or(told_run.as_ref()).or(told_us);
     let place = state.ports.iter().find(|port| port.protocol == Protocol::Tcp);
-    let place = place.map(|port| Place { addr: port.addr, port: port.port });
+    let place = place.map(|port| Place { addr: asked_at(port.addr, &port.listens), port: port.port });
     // The app runs: `run` or, with --exec, the app itself is alive and in a phase that says so.
     if place.is_none() && target.is_none() {
         return told(
@@ -75,6 +75,18 @@ fn by_state(terms: &Healthcheck, state: &State, pid: i32) -> Plan {
         );
     }
     plan(target, place, None, |_| "run has not told its port yet".to_owned())
+}
+
+/// Where a port is asked: on the address of its spec; a wildcard on loopback, unless the app has been seen to listen on other addresses
+/// alone. Next.js and others bind the one that HOSTNAME stands for. `None`: on 127.0.0.1, then `::1`.
+fn asked_at(told: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
+    let explicit = told.filter(|addr| !addr.is_unspecified());
+    let on_loopback =
+        |addr: &IpAddr| addr.is_unspecified() || *addr == Ipv4Addr::LOCALHOST || *addr == Ipv6Addr::LOCALHOST;
+    if explicit.is_some() || listens.iter().any(on_loopback) {
+        return explicit;
+    }
+    listens.iter().find(|addr| addr.is_loopback()).or(listens.first()).copied()
 }
 
 fn by_settings(terms: &Healthcheck, note: Option<String>) -> Plan {
@@ -167,5 +179,34 @@ pub fn with(reason: String, note: Option<String>) -> String {
     match note {
         Some(note) => format!("{reason}; {note}"),
         None => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_asked_where_the_app_is() {
+        for (told, listens, want) in [
+            (None, &[][..], None),
+            (None, &["0.0.0.0"], None),
+            (None, &["::"], None),
+            (None, &["127.0.0.1"], None),
+            (None, &["::1"], None),
+            (None, &["10.0.0.1", "127.0.0.1"], None),
+            (None, &["10.0.0.1", "::"], None),
+            (None, &["127.0.0.2"], Some("127.0.0.2")),
+            (None, &["10.0.0.1", "127.0.0.2"], Some("127.0.0.2")),
+            (None, &["172.17.0.2"], Some("172.17.0.2")),
+            (Some("0.0.0.0"), &["172.17.0.2", "10.0.0.1"], Some("172.17.0.2")),
+            (Some("::"), &["fd00::2"], Some("fd00::2")),
+            (Some("10.0.0.1"), &["127.0.0.1"], Some("10.0.0.1")),
+            (Some("10.0.0.1"), &["10.0.0.2"], Some("10.0.0.1")),
+        ] {
+            let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+            let all: Vec<IpAddr> = listens.iter().map(|text| parse(text)).collect();
+            assert_eq!(asked_at(told.map(parse), &all), want.map(parse), "{told:?} {listens:?}");
+        }
     }
 }

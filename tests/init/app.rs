@@ -306,6 +306,7 @@ fn report(name: &str, value: &str) {
         "fds" => descriptors(),
         "ids" => ids(),
         "listen" => listen(value),
+        "try" => attempt(value),
         "accept" => accept(number(value)),
         // The same for ever, without a word.
         "serve" => loop {
@@ -387,6 +388,14 @@ fn listen(address: &str) {
             say(&format!("cannot listen: {error}"));
             leave(98)
         }
+    }
+}
+
+/// Binds `ADDRESS:PORT`, says whether it could, and closes it again.
+fn attempt(address: &str) {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => say("free"),
+        Err(error) => say(&format!("taken: {error}")),
     }
 }
 

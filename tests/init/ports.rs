@@ -216,6 +216,64 @@ fn an_app_on_another_address_than_it_was_told_is_told_so() {
     }
 }
 
+/// Next.js and others bind the one address that HOSTNAME stands for: outside they answer, and on loopback nobody does.
+#[test]
+fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
+    for (told, address, said) in [
+        ("", "10.9.8.7", "only, not on all addresses"),
+        ("0.0.0.0:", "10.9.8.7", "only, not on all addresses"),
+        ("", "[fd00:9::7]", "only, not on all addresses"),
+        ("", "127.0.0.2", "on loopback only"),
+        ("", "[::1]", "on loopback only"),
+    ] {
+        let port = place::free_port();
+        let flags = ["--port", &format!("{told}{port}"), "--health", "tcp", "--start-timeout", "8s"];
+        let mut launch = run_app(&flags, &format!("listen={address}:{port} ready pause"));
+        let network = "ip link set lo up && ip addr add 10.9.8.7 dev lo && ip addr add fd00:9::7 dev lo && exec \"$@\"";
+        let words = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", network, "sh"];
+        launch.words = words.into_iter().map(Into::into).chain(launch.words).collect();
+        let mut running = launch.start();
+        running.ready();
+        running.stderr_until(&format!("{address}:{port}"));
+        running.stderr_until(said);
+        running.stderr_until("bind 0.0.0.0");
+        running.stderr_until("is ready on port");
+        let bare = address.trim_matches(['[', ']']);
+        until("the state says where", || state(&running).contains(&format!("\"{bare}\"")));
+        running.signal(15);
+        running.finish().expect_code(143);
+    }
+}
+
+/// A debugger's or metrics port comes before the app's own: seen, and not called a fault while the app may still start.
+#[test]
+fn a_side_port_that_comes_first_is_no_fault() {
+    let (port, side) = (place::free_port(), place::free_port());
+    let steps = format!("listen=127.0.0.1:{side} ready line listen=0.0.0.0:{port} pause");
+    let mut running = run_app(&["--port", &port.to_string()], &steps).stdin(Stdio::Pipe).start();
+    running.ready();
+    running.stderr_until(&format!("listens on 127.0.0.1:{side} so far; still waiting for it on port {port}"));
+    running.write("\n");
+    running.stderr_until("is ready on port");
+    assert!(!running.stderr().contains("WARN"), "{}", running.report());
+    running.signal(15);
+    running.finish().expect_code(143);
+}
+
+#[test]
+fn an_app_that_stays_on_another_port_is_a_fault_when_its_time_is_nearly_over() {
+    let (port, side) = (place::free_port(), place::free_port());
+    let flags = ["--port", &port.to_string(), "--start-timeout", "6s"];
+    let steps = format!("listen=0.0.0.0:{side} ready line listen=0.0.0.0:{port} pause");
+    let mut running = run_app(&flags, &steps).stdin(Stdio::Pipe).start();
+    running.ready();
+    running.stderr_until(&format!("listens on 0.0.0.0:{side}, not on port {port} as it was told"));
+    running.write("\n");
+    running.stderr_until(&format!("serves port {port} now: what was said of it before no longer holds"));
+    running.signal(15);
+    running.finish().expect_code(143);
+}
+
 #[test]
 fn an_app_on_its_second_port_only_is_told_so() {
     let (first, second) = (place::free_port(), place::free_port());

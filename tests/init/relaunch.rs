@@ -4,14 +4,20 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::harness::launch::Stdio;
-use crate::harness::wait::holds_within;
-use crate::harness::{Running, look, place, until};
+use crate::harness::{Launch, Running, look, place, until};
 use crate::{both, run_app};
 
 /// Starts an app that binds `port` when it is told to, and dies with code 98 where it cannot.
 fn start(port: u16, relaunches: &str) -> Running {
     let steps = format!("ready line listen=0.0.0.0:{port} pause");
     run_app(&["--port", &port.to_string(), "--relaunch", relaunches], &steps).stdin(Stdio::Pipe).start()
+}
+
+/// In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
+fn alone(mut launch: Launch) -> Launch {
+    let words = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"];
+    launch.words = words.into_iter().map(Into::into).chain(launch.words).collect();
+    launch
 }
 
 #[test]
@@ -67,17 +73,46 @@ fn with_none_left_the_code_is_the_apps() {
 #[test]
 fn a_thief_that_is_gone_again_is_remembered() {
     let port = place::free_port();
-    let launch = run_app(&["--port", &port.to_string(), "--relaunch", "1"], "ready line exit=98").stdin(Stdio::Pipe);
-    let mut running = launch.start();
-    running.ready();
-    drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
-    // Nobody holds the port now; the destroy event since the launch says that somebody did. The kernel sends it some time after
-    // the close, and one that comes while the app is dying may be the app's own.
-    assert!(!holds_within(Duration::from_millis(200), || running.has_ended()));
+    // In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
+    let steps = format!("ready line try=0.0.0.0:{port} line exit=98");
+    let mut running =
+        alone(run_app(&["--port", &port.to_string(), "--relaunch", "1"], &steps)).stdin(Stdio::Pipe).start();
+    let app = running.ready();
+    let inside = running.outside(app);
+    // The thief comes and goes in the app's own network, and is there while the app tries.
+    let script = "import socket, sys\ns = socket.create_server(('0.0.0.0', int(sys.argv[1])))\nprint('there', flush=True)\n\
+                  sys.stdin.readline()";
+    let thief = Launch::new("nsenter")
+        .args(["-t", &inside.to_string(), "--user", "--net", "--preserve-credentials", "python3", "-c", script])
+        .arg(port.to_string());
+    let mut thief = thief.stdin(Stdio::Pipe).start();
+    thief.line_after("there");
+    running.write("\n");
+    running.line_after("taken");
+    thief.write("\n");
+    thief.finish().expect_code(0);
     running.write("\n");
     running.ready();
+    running.write("\n");
+    running.expect("free");
     running.write("\n");
     running.finish_within(Duration::from_secs(5)).expect_code(98);
+}
+
+/// It looks whether its port is free, works on, and ends for a reason of its own: nobody has taken anything from it.
+#[test]
+fn not_when_it_only_checked_its_port() {
+    for checks in
+        ["try=0.0.0.0:PORT", "try=0.0.0.0:PORT try=127.0.0.1:PORT try=[::]:PORT", "try=127.0.0.1:0 try=0.0.0.0:PORT"]
+    {
+        let port = place::free_port();
+        let steps = format!("say=once {} ready line exit=1", checks.replace("PORT", &port.to_string()));
+        let mut running = alone(run_app(&["--port", &port.to_string()], &steps)).stdin(Stdio::Pipe).start();
+        running.ready();
+        running.write("\n");
+        let outcome = running.finish().expect_code(1);
+        assert_eq!(outcome.stdout.matches("once").count(), 1, "{}", outcome.report());
+    }
 }
 
 #[test]
@@ -93,12 +128,7 @@ fn not_when_it_dies_the_moment_it_listens() {
     for round in 0..10 {
         let port = place::free_port();
         let steps = format!("say=once listen=0.0.0.0:{port} exit=9");
-        // In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
-        let mut launch = run_app(&["--port", &port.to_string()], &steps);
-        let alone =
-            ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"];
-        launch.words = alone.into_iter().map(Into::into).chain(launch.words).collect();
-        let outcome = launch.start().finish().expect_code(9);
+        let outcome = alone(run_app(&["--port", &port.to_string()], &steps)).start().finish().expect_code(9);
         assert_eq!(outcome.stdout, "once\nlistening\n", "round {round}: {}", outcome.report());
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::launch::Stdio;
 use crate::harness::wait::holds_within;
-use crate::harness::{Launch, look, running, until};
+use crate::harness::{Launch, look, place, running, until};
 use crate::{app, both, run_app};
 
 #[test]
@@ -182,4 +182,36 @@ fn every_reaped_orphan_can_be_seen_in_the_log() {
     running.output_until("all are reaped", |_, log| log.matches("Reaped zombie process with pid=").count() >= 3);
     running.signal(libc::SIGTERM);
     running.finish().expect_code(143);
+}
+
+/// What a program in the background served ends with the one that put it there: that takes a line, or it is a riddle.
+#[test]
+fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
+    both(|mode| {
+        let port = place::free_port();
+        let flags = ["--port", &port.to_string()];
+        // It serves, and then its parent goes.
+        let steps = format!("daemon listen=0.0.0.0:{port} ready=daemon: pause end line exit=0");
+        let mut running = mode(run_app(&flags, &steps).stdin(Stdio::Pipe)).start();
+        let daemon = running.ready_as("daemon:");
+        running.write("\n");
+        let outcome = running.finish().expect_code(0);
+        let said = format!("its process {daemon} (");
+        for part in
+            ["put itself into the background", &said, &format!("serving port {port}"), "daemon off;", "-DFOREGROUND"]
+        {
+            assert!(outcome.stderr.contains(part), "{part}: {}", outcome.report());
+        }
+        // Its parent goes before it serves.
+        let outcome = mode(run_app(&flags, "daemon ready=daemon: pause end exit=0")).start().finish().expect_code(0);
+        assert!(outcome.stderr.contains("before it listened on port"), "{}", outcome.report());
+        // Workers of a server that has crashed are no daemon.
+        let steps = format!("daemon listen=0.0.0.0:{port} ready=left: pause end line exit=3");
+        let mut running = mode(run_app(&flags, &steps).stdin(Stdio::Pipe)).start();
+        running.ready_as("left:");
+        running.write("\n");
+        let outcome = running.finish().expect_code(3);
+        assert!(outcome.stderr.contains("was still serving port"), "{}", outcome.report());
+        assert!(!outcome.stderr.contains("background"), "{}", outcome.report());
+    });
 }
