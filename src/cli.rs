@@ -51,7 +51,7 @@ pub struct Run {
     /// Ports to claim: [NAME=][ADDR:]PORT[/udp],...; 0 = any free port; may be repeated
     #[arg(short, long, value_name = "SPECS", action = clap::ArgAction::Append, allow_hyphen_values = true)]
     pub port: Vec<OsString>,
-    /// prod = wait 60s, no fallback; dev = no wait, next free port; test = any free port
+    /// prod = wait 75s, no fallback; dev = no wait, next free port; test = any free port
     #[arg(long, value_name = "prod|dev|test")]
     pub profile: Option<OsString>,
     /// How long to wait for a busy port; 0s = not at all

@@ -6,7 +6,7 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use tracing::{Event, Metadata, Subscriber};
 use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
 use crate::error::{Error, words};
+use crate::sys::descriptor;
 
 const TARGET: &str = "reberth";
 
@@ -68,18 +69,10 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
     }
 }
 
-/// The descriptors it keeps: the log file's, and the terminal's.
+/// The descriptors it keeps: the log file's, and one of its own for stderr where that takes one.
 pub fn descriptors<'a>() -> Vec<BorrowedFd<'a>> {
-    let kept = SINK.get().map(|sink| [&sink.file, &sink.terminal]);
+    let kept = SINK.get().map(|sink| [sink.file.as_ref(), sink.stderr.own()]);
     kept.into_iter().flatten().flatten().map(AsFd::as_fd).collect()
-}
-
-/// A terminal lets its writer wait until a whole line fits, whatever poll(2) has said: nobody may be reading it (`docker run -t`). An open
-/// file of our own can refuse to wait without the app's doing so.
-fn own_terminal() -> Option<File> {
-    let open =
-        || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/proc/self/fd/2");
-    io::stderr().is_terminal().then(open)?.ok()
 }
 
 /// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
@@ -90,8 +83,7 @@ fn open(path: &std::path::Path) -> io::Result<File> {
 /// Where lines go.
 struct Sink {
     file: Option<File>,
-    /// Stderr, opened once more, where it is a terminal.
-    terminal: Option<File>,
+    stderr: Stderr,
     format: Format,
     color: bool,
     /// Lines that stderr did not take since the last one it took.
@@ -105,7 +97,7 @@ impl Sink {
         let color = log.color && log.format == Format::Text && io::stderr().is_terminal();
         Self {
             file,
-            terminal: own_terminal(),
+            stderr: Stderr::default(),
             format: log.format,
             color,
             dropped: AtomicU64::new(0),
@@ -133,9 +125,7 @@ impl Sink {
             text.push_str(&self.colored(&render(self.format, now(), "WARN", &note, Vec::new())));
         }
         text.push_str(&self.colored(line));
-        let stderr = io::stderr();
-        let fd = self.terminal.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
-        match put(fd, text.as_bytes()) {
+        match self.stderr.put(text.as_bytes()) {
             written if written == text.len() => {
                 self.dropped.store(0, Ordering::Relaxed);
                 self.torn.store(false, Ordering::Relaxed);
@@ -166,25 +156,65 @@ impl Sink {
     }
 }
 
-/// Writes what `fd` takes without waiting; how many bytes that were. A pipe with room for one page takes PIPE_BUF bytes at once
-/// (pipe(7)), so a longer line goes in such pieces with a look before each.
-fn put(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
-    let mut written = 0;
-    for piece in bytes.chunks(libc::PIPE_BUF) {
-        let mut ready = [PollFd::new(fd, PollFlags::POLLOUT)];
-        let looked = poll(&mut ready, PollTimeout::ZERO);
-        let [ready] = ready;
-        // POLLERR is a pipe without a reader: a write would only bring SIGPIPE. POLLNVAL is a closed descriptor.
-        if looked != Ok(1) || ready.revents() != Some(PollFlags::POLLOUT) {
-            break;
-        }
-        let taken = nix::unistd::write(fd, piece).unwrap_or(0);
-        written += taken;
-        if taken < piece.len() {
-            break;
-        }
+/// Standard error, written to without ever waiting. Its open file is shared with the app, so it cannot be made non-blocking; and poll(2)
+/// alone is no promise: the app may fill a pipe between the look and the write, and a terminal lets its writer wait for a whole line's room
+/// whatever poll has said. A PID 1 that waits for a stalled reader is deaf to all signals.
+#[derive(Debug, Default)]
+struct Stderr {
+    /// An open file of our own, where the kernel could not be told for a single write; `None` inside: there is none to be had.
+    own: OnceLock<Option<File>>,
+}
+
+impl Stderr {
+    fn own(&self) -> Option<&File> {
+        self.own.get()?.as_ref()
     }
-    written
+
+    /// Writes what stderr takes without waiting; how many bytes that were. A pipe with room for one page takes PIPE_BUF bytes at once
+    /// (pipe(7)), so a longer line goes in such pieces with a look before each.
+    fn put(&self, bytes: &[u8]) -> usize {
+        let stderr = io::stderr();
+        let mut written = 0;
+        for piece in bytes.chunks(libc::PIPE_BUF) {
+            let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+            let looked = poll(&mut ready, PollTimeout::ZERO);
+            let [ready] = ready;
+            // POLLERR is a pipe without a reader: a write would only bring SIGPIPE. POLLNVAL is a closed descriptor.
+            if looked != Ok(1) || ready.revents() != Some(PollFlags::POLLOUT) {
+                break;
+            }
+            let taken = self.write(stderr.as_fd(), piece).unwrap_or(0);
+            written += taken;
+            if taken < piece.len() {
+                break;
+            }
+        }
+        written
+    }
+
+    fn write(&self, stderr: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
+        if let Some(own) = self.own() {
+            return (&mut &*own).write(piece);
+        }
+        match descriptor::write_nowait(stderr, piece) {
+            // Files on some file systems, terminals, pipes before Linux 6.4; and filters that do not know the call.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EPIPE | libc::EIO)) => {}
+            answer => return answer,
+        }
+        if descriptor::may_wait(stderr)
+            && let Some(own) = self.own.get_or_init(|| open_again(stderr).ok())
+        {
+            return (&mut &*own).write(piece);
+        }
+        // A file, which never waits for a reader; or a pipe that is another user's, of an old kernel: the look before has to do.
+        Ok(nix::unistd::write(stderr, piece)?)
+    }
+}
+
+/// What `fd` is, once more: an open file of our own, whose flags are not the app's.
+fn open_again(fd: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().write(true).custom_flags(flags).open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Writes each event as one line. There are no spans here, so a subscriber is a filter and a formatter; tracing-subscriber's registry
@@ -317,9 +347,6 @@ const LAST_MILLISECOND: u64 = 253_402_300_799_999;
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::os::fd::OwnedFd;
-
     use super::*;
 
     #[test]
@@ -372,7 +399,7 @@ mod tests {
     fn color_only_where_it_is_welcome() {
         let sink = |color| Sink {
             file: None,
-            terminal: None,
+            stderr: Stderr::default(),
             format: Format::Text,
             color,
             dropped: 0.into(),
@@ -383,20 +410,36 @@ mod tests {
         assert_eq!(sink(true).colored(line), "\x1b[2mT\x1b[0m \x1b[33mWARN\x1b[0m reberth: x y\n");
     }
 
+    /// The look before it may have said "there is room" a moment ago: the app was faster. The write ends are blocking, so that this test ends
+    /// at all is the proof.
     #[test]
-    fn a_full_pipe_takes_nothing_and_a_closed_one_neither() {
-        let (reader, writer): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
-        let line = [b'x'; 1000];
-        let mut lines = 0;
-        while put(writer.as_fd(), &line) == line.len() {
-            lines += 1;
-        }
-        // The write end is blocking, so that the loop ended at all is the proof. The pipe's 64 KiB hold at least this much.
-        assert!(lines >= 60, "{lines}");
-        let mut reader = File::from(reader);
-        reader.read_exact(&mut vec![0; lines * line.len()]).unwrap();
-        assert_eq!(put(writer.as_fd(), &[b'y'; 10_000]), 10_000);
+    fn a_write_to_what_is_full_by_now_does_not_wait() {
+        use std::io::Read;
+        let full = |fd: BorrowedFd<'_>, write: &dyn Fn(&[u8]) -> io::Result<usize>| {
+            let mut taken = 0;
+            let last = loop {
+                match write(&[b'x'; 1000]) {
+                    Ok(written) => taken += written,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(last.kind(), io::ErrorKind::WouldBlock, "{fd:?} after {taken} bytes");
+            taken
+        };
+        let (mut reader, writer) = io::pipe().unwrap();
+        let stderr = Stderr::default();
+        let taken = full(writer.as_fd(), &|bytes| stderr.write(writer.as_fd(), bytes));
+        assert!(taken >= 60_000, "{taken}");
+        reader.read_exact(&mut vec![0; taken]).unwrap();
+        // Where the kernel cannot be told for a single write.
+        let own = open_again(writer.as_fd()).unwrap();
+        assert!(full(own.as_fd(), &|bytes| (&own).write(bytes)) >= 60_000);
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        full(one.as_fd(), &|bytes| Stderr::default().write(one.as_fd(), bytes));
+        let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        assert_eq!(put(writer.as_fd(), &line), 0);
+        assert_eq!(Stderr::default().write(writer.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let file = File::create(std::env::temp_dir().join(format!("reberth-log-{}", std::process::id()))).unwrap();
+        assert_eq!(Stderr::default().write(file.as_fd(), b"whole line\n").unwrap(), 11);
     }
 }

@@ -37,12 +37,12 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             if !settings.wait.is_zero() {
                 end_as_pid_1();
             }
-            let said = health::run(&settings);
-            if !said.errors.is_empty() {
-                log::settings_error(&decision.log, &said.errors);
-            }
-            print(&said.line);
-            said.code
+            health::run(&settings, |said| {
+                if !said.errors.is_empty() {
+                    log::settings_error(&decision.log, &said.errors);
+                }
+                print(&said.line);
+            })
         }
         Ok(Mode::Who(settings)) => who::run(&settings).unwrap_or_else(|error| refuse(&decision.log, &error)),
         Ok(Mode::Install(destination)) => {
@@ -68,12 +68,16 @@ fn run(
     let signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
+            let cure = match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
+                Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => {
+                    "the seccomp profile or sandbox refuses signalfd4(2): allow it, as Docker's default profile does"
+                }
+                _ => "see signalfd(2)",
+            };
             return refuse(
                 log,
-                &Error::cannot(format!(
-                    "signals cannot be read: {}; raise the limit of open files (ulimit -n)",
-                    words(&error)
-                )),
+                &Error::cannot(format!("signals cannot be read: signalfd4: {}; {cure}", words(&error))),
             );
         }
     };

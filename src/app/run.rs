@@ -15,7 +15,7 @@ use super::launch::{self, Activation, Environment, Launch};
 use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
 use super::sight::Sight;
-use super::supervisor::{Policy, Supervisor};
+use super::supervisor::{self, Alone, Policy, Supervisor};
 use super::tree::Tree;
 use crate::config::{Healthcheck, Run};
 use crate::error::{Error, words};
@@ -391,31 +391,29 @@ impl Hear for Waiting<'_> {
 
     fn heard(&mut self) -> ControlFlow<Stop> {
         while let Some(received) = self.signals.next() {
-            match received.signal {
-                ending if ends_the_wait(ending) || self.config.parent_death_signal == Some(ending) => {
-                    info!(
-                        "{} received while waiting for the port: the app is not started",
-                        signal::name(received.signal)
-                    );
-                    return ControlFlow::Break(Stop::Ended(Code::signalled(received.signal)));
+            // A write of ours to a closed pipe sends us SIGPIPE, and one past a size limit SIGXFSZ.
+            let own = i32::try_from(received.sender) == Ok(process::pid());
+            // PID 1 inherits orphans from the first moment on.
+            if received.signal == libc::SIGCHLD {
+                while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {}
+            }
+            let meaning = if self.config.parent_death_signal == Some(received.signal) {
+                Alone::Ends(received.signal)
+            } else {
+                supervisor::alone(&self.config.signal_map, received.signal, |signal| self.signals.was_ignored(signal))
+            };
+            let name = signal::name(received.signal);
+            match meaning {
+                Alone::Ends(by) if !own => {
+                    let mapped =
+                        if by == received.signal { String::new() } else { format!(" as {}", signal::name(by)) };
+                    info!("{name}{mapped} received while waiting for the port: the app is not started");
+                    return ControlFlow::Break(Stop::Ended(Code::signalled(by)));
                 }
-                // PID 1 inherits orphans from the first moment on.
-                libc::SIGCHLD => while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {},
-                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if process::pid() != 1 => {
-                    signal::suspend();
-                }
-                other => debug!("{} ignored: there is no app yet", signal::name(other)),
+                Alone::Suspends if process::pid() != 1 => signal::suspend(),
+                _ => debug!("{name} ignored: there is no app yet"),
             }
         }
         ControlFlow::Continue(())
-    }
-}
-
-/// A signal that a program without an app ends by. HUP is none of them where it came ignored: that is what nohup(1) does.
-fn ends_the_wait(signal: i32) -> bool {
-    match signal {
-        libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => true,
-        libc::SIGHUP => !signal::is_ignored(libc::SIGHUP),
-        _ => false,
     }
 }

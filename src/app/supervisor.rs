@@ -93,7 +93,7 @@ pub struct Supervisor {
     kill_at: Option<Instant>,
     grace_begun: bool,
     timed_out: bool,
-    /// The first request to stop that came.
+    /// The first request to stop that came, as the map says.
     stop_signal: Option<i32>,
     /// The app was stopped by a signal, and nobody has continued it through us.
     stopped: bool,
@@ -105,6 +105,28 @@ pub struct Supervisor {
 /// A signal that asks a program to stop: what starts drain and grace.
 pub fn asks_to_stop(signal: i32) -> bool {
     matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
+}
+
+/// What a signal does to reberth while there is no app that could get it: the map comes first, and then the signal acts as on any program
+/// without handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alone {
+    /// It ends the wait, by this signal.
+    Ends(i32),
+    /// It stops reberth until somebody continues it.
+    Suspends,
+    Nothing,
+}
+
+/// Decides that. `ignored`: whether a signal was ignored by whoever started reberth, as HUP is below nohup(1).
+pub fn alone(map: &SignalMap, received: i32, ignored: impl Fn(i32) -> bool) -> Alone {
+    match map.apply(received) {
+        None => Alone::Nothing,
+        Some(signal) if asks_to_stop(signal) => Alone::Ends(signal),
+        Some(signal) if suspends(signal) || signal == libc::SIGSTOP => Alone::Suspends,
+        Some(signal) if signal::ends_by_default(signal) && !ignored(signal) => Alone::Ends(signal),
+        Some(_) => Alone::Nothing,
+    }
 }
 
 /// A stop signal that a program may catch.
@@ -141,7 +163,7 @@ impl Supervisor {
         self.stop_signal.is_some() || self.timed_out
     }
 
-    /// The first signal received that asked the app to stop.
+    /// The first signal that asked the app to stop, as the map says.
     pub fn stop_signal(&self) -> Option<i32> {
         self.stop_signal
     }
@@ -182,10 +204,10 @@ impl Supervisor {
         // Either side of the map counts: `TERM=USR1` is still a request to stop, and so is `HUP=TERM`.
         let stop = asks_to_stop(received) || asks_to_stop(forwarded);
         if stop && self.stop_signal.is_none() {
-            self.stop_signal = Some(received);
+            self.stop_signal = Some(forwarded);
         }
         let mut actions = match self.stage {
-            Stage::Running if stop && asks_to_stop(received) && !self.policy.drain.is_zero() => {
+            Stage::Running if stop && !self.policy.drain.is_zero() => {
                 info!(
                     "{} received: not ready from now on, the app gets {} in {:?} (--drain); a second signal ends the drain",
                     signal::name(received),

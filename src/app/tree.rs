@@ -31,8 +31,11 @@ impl Tree {
 
     /// The app and everything below us that is its.
     pub fn pids(&self) -> Vec<i32> {
-        let mut pids = vec![self.app];
-        pids.extend(process::descendants(&self.strangers));
+        let mut pids = process::descendants(&self.strangers);
+        // Without /proc it is all that is known; once it has ended it is nobody's any more.
+        if !pids.contains(&self.app) {
+            pids.insert(0, self.app);
+        }
         pids
     }
 
@@ -42,25 +45,32 @@ impl Tree {
         childless || (!self.strangers.is_empty() && unseen())
     }
 
-    /// Sends `signal` to all that the app has left behind. PID 1 reaches everybody in its namespace with one call that no fork escapes,
-    /// strangers too: they end with it anyway. Off PID 1 the tree is read from /proc, or without one the app's process group has to do.
+    /// Sends `signal` to all that the app has left behind, and CONT after it to those that are stopped, who would not take it otherwise.
+    /// PID 1 reaches everybody in its namespace with one call that no fork escapes, strangers too: they end with it anyway. Off PID 1 the
+    /// tree is read from /proc, or without one the app's process group has to do.
     pub fn signal(&self, signal: i32) {
-        let send = |target: i32| {
+        let continued = |left: Vec<i32>| {
+            for pid in left.into_iter().filter(|pid| signal != libc::SIGKILL && process::is_stopped(*pid)) {
+                let _ = process::send(pid, libc::SIGCONT);
+            }
+        };
+        let unseen = |target: i32| {
             let _ = process::send(target, signal);
-            // A stopped process takes no TERM until it is continued.
-            if signal != libc::SIGKILL {
+            // Who is stopped cannot be seen without /proc.
+            if signal != libc::SIGKILL && !process::can_list() {
                 let _ = process::send(target, libc::SIGCONT);
             }
         };
         if process::pid() == 1 {
-            return send(-1);
+            unseen(-1);
+            return continued(process::everybody());
         }
-        let left = process::descendants(&self.strangers);
+        let left = process::signal_descendants(&self.strangers, signal);
         if left.is_empty() {
-            return send(-self.app);
+            return unseen(-self.app);
         }
         info!("ending what the app left behind: {} to pid {}", signal::name(signal), join(&left));
-        left.into_iter().for_each(send);
+        continued(left);
     }
 }
 

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::reader::{Reader, from};
-use super::run::{Profile, any_port, plain_port, profile};
+use super::run::{Profile, any_port, fallback, plain_port, profile};
 use super::value::{boolean, duration, positive, shown, word};
-use super::{Healthcheck, Mode, Probe, Who, http};
+use super::{Fallback as Falls, Healthcheck, Mode, Probe, Who, http};
 use crate::cli;
 use crate::env::{Environ, service_link};
 use crate::error::Error;
@@ -148,7 +148,7 @@ fn ports(reader: &mut Reader<'_>, environ: &Environ) -> Vec<Spec> {
 /// Whether `run`'s fallback leaves the port open: a bad value of it is as unsure as a good one.
 fn port_may_move(environ: &Environ) -> bool {
     let dev = || environ.run.profile.as_deref().and_then(|text| profile(text).ok()) == Some(Profile::Dev);
-    environ.run.fallback.as_deref().map_or_else(dev, |text| text != "none")
+    environ.run.fallback.as_deref().map_or_else(dev, |text| fallback(text) != Ok(Falls::None))
 }
 
 /// Decides `who`.

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use super::value::shown;
 use crate::env::Environ;
 
+/// What an env file with Windows line ends does to a path: every other value with one is refused by its own grammar.
+const CARRIAGE_RETURN: &str = "a path ends in a carriage return here: save the file it stands in with Unix line ends";
+
 /// Reads settings one by one and collects what is wrong with them.
 pub struct Reader<'a> {
     environ: &'a Environ,
@@ -63,8 +66,13 @@ impl<'a> Reader<'a> {
     pub fn path(&mut self, name: &str, sources: Sources<'_>) -> Option<PathBuf> {
         match sources.flag {
             Some(flag) if flag.is_empty() => self.bad(format!("{}: must be a path", flag_label(name, flag))),
+            Some(flag) if flag.as_encoded_bytes().last() == Some(&b'\r') => {
+                self.bad(format!("{}: {CARRIAGE_RETURN}", flag_label(name, flag)))
+            }
             Some(flag) => Some(flag.into()),
-            None => self.read(name, sources, |text| Ok(text.into())),
+            None => self.read(name, sources, |text| {
+                if text.ends_with('\r') { Err(CARRIAGE_RETURN.into()) } else { Ok(text.into()) }
+            }),
         }
     }
 

@@ -135,7 +135,7 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
     let vars = &environ.run;
     let (profile_wait, profile_fallback) = match profile {
         Profile::Dev => (Duration::ZERO, Fallback::Next(100)),
-        Profile::Prod | Profile::Test => (Duration::from_secs(60), Fallback::None),
+        Profile::Prod | Profile::Test => (Duration::from_secs(75), Fallback::None),
     };
     let backoff_default = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) };
     let scopes = [("child", SignalScope::Child), ("group", SignalScope::Group)];
@@ -179,7 +179,7 @@ fn wait(text: &str) -> Result<Wait, String> {
     duration(text).map(Wait::For).map_err(|reason| format!("{reason}; or forever"))
 }
 
-fn fallback(text: &str) -> Result<Fallback, String> {
+pub fn fallback(text: &str) -> Result<Fallback, String> {
     let form = "must be none, next, next:N with N from 1 to 65535, or any";
     match text.to_ascii_lowercase().as_str() {
         "none" => Ok(Fallback::None),

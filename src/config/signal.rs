@@ -2,11 +2,7 @@
 
 use super::SignalMap;
 use super::value::pairs;
-
-/// `SIGRTMIN` as Docker, Podman and systemd count it. glibc's run-time value is the same; musl's is 35, but an image must not change
-/// its meaning with the libc of its init.
-const RTMIN: i32 = 34;
-const RTMAX: i32 = 64;
+use crate::sys::signal::{RTMAX, RTMIN};
 
 const NAMES: [(&str, i32); 34] = [
     ("HUP", libc::SIGHUP),

@@ -18,7 +18,7 @@ const fn setting(flag: &'static str, variable: &'static str, default: &'static s
 pub static RUN: [Setting; 22] = [
     setting("port", "REBERTH_PORT", "PORT, else none"),
     setting("profile", "REBERTH_PROFILE", "prod"),
-    setting("wait", "REBERTH_WAIT", "60s"),
+    setting("wait", "REBERTH_WAIT", "75s"),
     setting("fallback", "REBERTH_FALLBACK", "none"),
     setting("backoff", "REBERTH_BACKOFF", "10ms..1s"),
     setting("handover", "REBERTH_HANDOVER", "auto"),

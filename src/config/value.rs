@@ -111,7 +111,7 @@ pub fn pairs<F: PartialEq, T>(
     to: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Vec<(F, T)>, String> {
     let mut pairs: Vec<(F, T)> = Vec::new();
-    if text == "none" {
+    if text.eq_ignore_ascii_case("none") {
         return Ok(pairs);
     }
     for item in text.split(',') {

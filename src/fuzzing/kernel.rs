@@ -12,7 +12,7 @@ use crate::sys::netlink::messages;
 /// One datagram of `NETLINK_SOCK_DIAG`.
 pub fn netlink(data: &[u8]) {
     let mut told = 0;
-    messages(data, |_, row| {
+    messages(data, None, |_, row| {
         told += 1;
         if let Some(row) = row {
             assert_eq!(row.local.is_ipv4(), row.peer.is_ipv4());

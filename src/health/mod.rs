@@ -1,10 +1,12 @@
 //! Owns the health probe: what is asked, how, and what the phase of `run` allows. Must not know supervision.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::Healthcheck;
 use crate::exit::Code;
+use crate::port::holder;
 use crate::state::{self, Found, State};
 
 pub mod decide;
@@ -15,6 +17,7 @@ pub mod verdict;
 
 use decide::{Plan, decide};
 use probe::clock::Clock;
+use probe::{Question, Rests};
 use verdict::Verdict;
 
 /// A last try with less time than this left would tell nothing.
@@ -23,24 +26,23 @@ const SHORTEST_TRY: Duration = Duration::from_millis(10);
 /// What a healthcheck has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// [`Code::OK`] or [`Code::NO`].
-    pub code: Code,
     /// For stdout: the verdict with its line's end; empty where nothing is to be said.
     pub line: String,
     /// For stderr: settings that turned out to be needed and are bad, one line each, without the line's end.
     pub errors: Vec<String>,
 }
 
-/// `healthcheck`: one verdict.
-pub fn run(terms: &Healthcheck) -> Said {
+/// `healthcheck`: one verdict, told by `tell` as soon as it is known. What may still come of the answer is read after that.
+pub fn run(terms: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
     let begun = Instant::now();
-    let mut verdict = attempt(terms, terms.timeout);
+    let mut rests = Rests::default();
+    let mut verdict = attempt(terms, terms.timeout, &mut rests);
     if !terms.wait.is_zero() {
         let whole = Clock::start(terms.wait.saturating_sub(begun.elapsed()));
-        while !verdict.healthy && pause(terms, whole) {
+        while !verdict.healthy && pause(terms, whole, &mut rests) {
             // No later try outlives the whole. One that was cut short and used up its time tells less than the one before it.
             let (timeout, tried) = (terms.timeout.min(whole.left()), Instant::now());
-            let last = attempt(terms, timeout);
+            let last = attempt(terms, timeout, &mut rests);
             let starved = timeout < terms.timeout && tried.elapsed() >= timeout;
             if last.healthy || !starved {
                 verdict = last;
@@ -50,12 +52,15 @@ pub fn run(terms: &Healthcheck) -> Said {
     let code = if verdict.healthy { Code::OK } else { Code::NO };
     let line = if verdict.healthy && terms.quiet { String::new() } else { verdict.line(begun.elapsed()) };
     let errors = if verdict.needs_settings { terms.unreadable.clone() } else { Vec::new() };
-    Said { code, line, errors }
+    tell(&Said { line, errors });
+    rests.let_go();
+    code
 }
 
 /// Pauses until the next try. An interval that does not fit any more is cut so that one last try has its time before the end; false
 /// when there is no time for any.
-fn pause(terms: &Healthcheck, whole: Clock) -> bool {
+fn pause(terms: &Healthcheck, whole: Clock, rests: &mut Rests) -> bool {
+    rests.let_go();
     let left = whole.left();
     if left < SHORTEST_TRY {
         return false;
@@ -66,22 +71,39 @@ fn pause(terms: &Healthcheck, whole: Clock) -> bool {
 }
 
 /// One try. The state is read anew each time: `run` may come, change its phase, or go.
-fn attempt(terms: &Healthcheck, timeout: Duration) -> Verdict {
+fn attempt(terms: &Healthcheck, timeout: Duration, rests: &mut Rests) -> Verdict {
     match decide(terms, || look(terms)) {
         Plan::Told { healthy, about, reason } => Verdict { healthy, about, reason, ..Verdict::default() },
         Plan::NeedsSettings { reason } => {
             Verdict { about: "settings".to_owned(), reason, needs_settings: true, ..Verdict::default() }
         }
         Plan::Ask { question, note } => {
-            let answer = probe::ask(&question, terms, timeout);
+            let answer = probe::ask(&question, terms, timeout, rests);
             let (healthy, reason) = match answer.outcome {
                 Ok(reason) => (true, reason),
+                Err(reason) if reason.starts_with(probe::REFUSED) => {
+                    (false, decide::with(reason, elsewhere(&question)))
+                }
                 Err(reason) => (false, reason),
             };
             let reason = decide::with(reason, note);
             Verdict { healthy, about: answer.shown, status: answer.status, reason, needs_settings: false }
         }
     }
+}
+
+/// Where somebody does listen on the port that loopback refused. Asked only then: it is one question to the kernel more.
+fn elsewhere(question: &Question) -> Option<String> {
+    let port = question.local_port()?;
+    let mut places: Vec<String> = Vec::new();
+    for found in holder::listening(port).ok()? {
+        let place = SocketAddr::new(found.addr, port).to_string();
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    let places = Some(places.join(", ")).filter(|places| !places.is_empty())?;
+    Some(format!("something listens on {places} only: ask there by a whole URL, or make it bind 0.0.0.0"))
 }
 
 fn look(terms: &Healthcheck) -> Found {
@@ -97,6 +119,11 @@ pub fn ask_once(terms: &Healthcheck, state: State) -> Result<(), String> {
     match decide(terms, found) {
         Plan::Told { healthy: true, .. } => Ok(()),
         Plan::Told { reason, .. } | Plan::NeedsSettings { reason } => Err(reason),
-        Plan::Ask { question, .. } => probe::ask(&question, terms, terms.timeout).outcome.map(drop),
+        Plan::Ask { question, .. } => {
+            let mut rests = Rests::default();
+            let answer = probe::ask(&question, terms, terms.timeout, &mut rests);
+            rests.let_go();
+            answer.outcome.map(drop)
+        }
     }
 }

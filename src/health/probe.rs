@@ -15,6 +15,7 @@ mod tls;
 pub mod url;
 mod wire;
 
+pub use body::Rests;
 use clock::Clock;
 use url::{Url, bracketed};
 use wire::{Broken, Wire};
@@ -46,6 +47,21 @@ impl Question {
         }
     }
 }
+
+impl Question {
+    /// The port it asks on this machine's loopback; `None`: it asks elsewhere.
+    pub fn local_port(&self) -> Option<u16> {
+        let (host, port) = match self {
+            Self::Tcp(host, port) | Self::Grpc(host, port, _) => (host, *port),
+            Self::Http(url) => (&url.host, url.port),
+            Self::Unix(_) | Self::HttpOverUnix(..) => return None,
+        };
+        wire::is_here(host).then_some(port)
+    }
+}
+
+/// What the reason begins with where nobody listens.
+pub const REFUSED: &str = "connection refused";
 
 fn shown_grpc(host: &str, port: u16, service: &str) -> String {
     let slash = if service.is_empty() { "" } else { "/" };
@@ -86,8 +102,9 @@ impl Answer {
     }
 }
 
-/// Asks once. It ends within `timeout`, whatever the server does.
-pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration) -> Answer {
+/// Asks once. It ends within `timeout`, whatever the server does. `rests` gets what may still come of the answers, to be let go once the
+/// verdict is told.
+pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration, rests: &mut Rests) -> Answer {
     let clock = Clock::start(timeout);
     let shown = question.shown();
     match question {
@@ -101,13 +118,13 @@ pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration) -> Answe
             Ok(_) => Answer { shown, status: None, outcome: Ok("it accepts connections".into()) },
             Err(reason) => Answer::unhealthy(shown, reason),
         },
-        Question::Http(url) => http::ask(url, None, shown, terms, clock),
+        Question::Http(url) => http::ask(url, None, shown, terms, clock, rests),
         Question::Grpc(host, port, service) => {
             grpc::ask(host, *port, service, |host| shown_grpc(host, *port, service), terms, clock)
         }
         Question::HttpOverUnix(socket, path) => {
             let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
-            http::ask(&url, Some(socket), shown, terms, clock)
+            http::ask(&url, Some(socket), shown, terms, clock, rests)
         }
     }
 }
@@ -125,16 +142,6 @@ impl Carrier {
             Self::Plain(wire) => wire.send(bytes, clock),
             #[cfg(feature = "tls")]
             Self::Tls(session) => session.send(bytes, clock),
-        }
-    }
-
-    /// Takes what of an answer's body is on its way, `left` bytes of it, without looking at it: a connection closed with unread bytes is reset,
-    /// and the server logs that as an error. A long or slow body is not waited for.
-    fn let_go(&mut self, left: Option<usize>, clock: Clock) {
-        match self {
-            Self::Plain(wire) => wire.let_go(left, clock),
-            #[cfg(feature = "tls")]
-            Self::Tls(_) => {}
         }
     }
 

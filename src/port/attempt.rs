@@ -158,6 +158,19 @@ impl Attempt {
     }
 }
 
+/// Whether a socket with SO_REUSEPORT can be bound there: whoever has the port has set it too, and is of the same user. The socket never
+/// listens, so no client comes to it, and is closed at once.
+pub fn binds_with_reuse_port(spec: &Spec) -> bool {
+    let attempt = Attempt::new(spec, false);
+    spec.candidates().first().is_some_and(|address| {
+        let made = attempt.make(*address).and_then(|socket| {
+            socket.set_reuse_port(true)?;
+            socket.bind(&(*address).into())
+        });
+        made.is_ok()
+    })
+}
+
 fn no_such_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))
 }

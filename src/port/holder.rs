@@ -86,6 +86,9 @@ pub struct Holder {
     pub left: Option<Duration>,
     /// Why there is no pid, in words.
     pub hidden: Option<String>,
+    /// It listens with SO_REUSEPORT: others of its user may share the port with it, and would not notice. Seen for our own user's sockets, and
+    /// where several listen on one address.
+    pub reuse_port: bool,
 }
 
 impl Holder {
@@ -163,9 +166,27 @@ pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) ->
         Ok::<_, io::Error>((all, incomplete))
     };
     match listeners.map_or_else(others, Ok) {
-        Ok((rows, incomplete)) => Look { incomplete, ..name(rows, spec.protocol, depth, go_on) },
+        Ok((rows, incomplete)) => {
+            let shared = depth == Depth::Programs && spec.protocol == Protocol::Tcp && is_shared(spec, &rows);
+            let mut look = Look { incomplete, ..name(rows, spec.protocol, depth, go_on) };
+            let listening = look.holders.iter_mut().filter(|holder| holder.state == State::Listening);
+            listening.for_each(|holder| holder.reuse_port = shared);
+            look
+        }
         Err(_) => Look { incomplete: Some("neither netlink nor /proc/net can be read here"), ..Look::default() },
     }
+}
+
+/// Whether those who listen have set SO_REUSEPORT. The kernel does not say (inet_diag has no such attribute), but only then can two sockets
+/// listen on one address, or one of ours with the option be bound where one without cannot (`inet_csk_bind_conflict`; of the same user only).
+fn is_shared(spec: &Spec, rows: &[Row]) -> bool {
+    let listeners: Vec<&Row> = rows.iter().filter(|row| row.state == 10).collect();
+    let twins = listeners.iter().enumerate().any(|(at, row)| {
+        let rest = listeners.get(at + 1..).unwrap_or_default();
+        rest.iter()
+            .any(|other| (row.local, row.v6_only, row.local_port) == (other.local, other.v6_only, other.local_port))
+    });
+    twins || (!listeners.is_empty() && crate::port::attempt::binds_with_reuse_port(spec))
 }
 
 fn rows(spec: &Spec, states: u32) -> io::Result<(Vec<Row>, Option<&'static str>)> {
@@ -248,6 +269,7 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
                 since: None,
                 left: None,
                 hidden: words::hidden(pid, &row, state, search, own),
+                reuse_port: false,
             };
             let holder = groups.entry((state, row.local_port, pid, uid, apart)).or_insert_with(new);
             let left = timed(state, &row);

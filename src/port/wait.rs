@@ -11,7 +11,7 @@ use super::spec::Spec;
 use super::watch::{Pauses, Wake, Watch};
 use super::{advice, range};
 use crate::config::Wait;
-use crate::error::{Error, words};
+use crate::error::Error;
 
 /// Between two log lines about the same wait.
 const REPORT: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ impl Waiting<'_> {
             // A report that is nearly due comes with the net's own wake-up.
             let report_alone = (net > report + NEAR).then_some(report);
             let until = [Some(net), report_alone, recheck, self.end].into_iter().flatten().min().unwrap_or(net);
-            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).map_err(cannot_poll)?.heard {
+            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).heard {
                 vain = 0;
             }
             let wake = listen(&mut watch, hear, until)?;
@@ -181,7 +181,7 @@ enum Report {
 
 /// Sleeps until something happens or `until` has come, and lets the caller hear what is for it.
 fn listen(watch: &mut Watch, hear: &mut dyn Hear, until: Instant) -> Result<Wake, Stop> {
-    let wake = watch.sleep(hear.fd(), until).map_err(cannot_poll)?;
+    let wake = watch.sleep(hear.fd(), until);
     if wake.heard
         && let ControlFlow::Break(stop) = hear.heard()
     {
@@ -198,10 +198,6 @@ fn aim(watch: &mut Watch, look: &Look) -> Option<Instant> {
         return Some(now);
     }
     look.time_wait().map(|left| now + left + LATE)
-}
-
-fn cannot_poll(error: std::io::Error) -> Stop {
-    Stop::Error(Error::cannot(format!("cannot wait for a port: ppoll: {}", words(&error))))
 }
 
 /// To a tenth of a second: what is left of a minute a millisecond after its start is a minute.

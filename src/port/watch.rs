@@ -5,11 +5,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
+use nix::poll::{PollFd, PollFlags};
 
 use crate::config::Backoff;
 use crate::port::spec::Protocol;
+use crate::sys::descriptor::wait_readable;
 use crate::sys::{netlink, pidfd};
 
 /// More holders than this are not followed one by one; netlink hears them anyway.
@@ -170,41 +170,34 @@ impl Watch {
     }
 
     /// Sleeps until `ear` is readable or `until` has come, whatever happens on the port meanwhile; that is heard afterwards.
-    ///
-    /// # Errors
-    /// As [`Watch::sleep`].
-    pub fn rest(&self, ear: BorrowedFd<'_>, until: Instant) -> io::Result<Wake> {
+    pub fn rest(&self, ear: BorrowedFd<'_>, until: Instant) -> Wake {
         let mut polled = [PollFd::new(ear, PollFlags::POLLIN)];
-        Ok(Wake { heard: wait(&mut polled, until)?, event: false })
+        Wake { heard: wait_readable(&mut polled, Some(until)).contains(&true), event: false }
     }
 
     /// Sleeps until something happens on the port, `ear` is readable, or `until` has come.
-    ///
-    /// # Errors
-    /// `ppoll(2)` itself failed, which a caller must not answer by trying again at once.
-    pub fn sleep(&mut self, ear: BorrowedFd<'_>, until: Instant) -> io::Result<Wake> {
-        let holders = self.holders.iter().map(AsFd::as_fd);
-        let sources = std::iter::once(ear).chain(self.events.iter().map(AsFd::as_fd)).chain(holders);
+    pub fn sleep(&mut self, ear: BorrowedFd<'_>, until: Instant) -> Wake {
+        let sources = std::iter::once(ear).chain(self.descriptors());
         let mut polled: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match wait(&mut polled, until) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Wake::default()),
-            // More descriptors than the limit on open files allows to poll, a very low one: live without the holders'.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !self.holders.is_empty() => {
-                self.holders.clear();
-                return Ok(Wake::default());
-            }
-            Err(error) => return Err(error),
-        }
-        let spoke: Vec<bool> = polled.iter().map(|fd| fd.revents().is_none_or(|events| !events.is_empty())).collect();
-        let mut spoke = spoke.into_iter();
-        let heard = spoke.next().unwrap_or_default();
+        let spoke = wait_readable(&mut polled, Some(until));
+        let (heard, spoke) = spoke.split_first().map_or((false, &[][..]), |(first, rest)| (*first, rest));
+        Wake { heard, event: self.hear(spoke) }
+    }
+
+    /// What to poll: the kernel's events, if there are any, and then the holders.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.events.iter().map(AsFd::as_fd).chain(self.holders.iter().map(AsFd::as_fd))
+    }
+
+    /// Takes what made the [`Watch::descriptors`] readable, `spoke` in their order. True: something happened on the port.
+    pub fn hear(&mut self, spoke: &[bool]) -> bool {
+        let mut spoke = spoke.iter().copied();
         let mut event = self.events.is_some() && spoke.next().unwrap_or_default() && self.drain();
         // One that ended stays readable for ever: it has said all it can.
         let before = self.holders.len();
         self.holders.retain(|_| !spoke.next().unwrap_or_default());
         event |= self.holders.len() < before;
-        Ok(Wake { heard, event })
+        event
     }
 
     fn drain(&mut self) -> bool {
@@ -217,16 +210,6 @@ impl Watch {
                 true
             }
         }
-    }
-}
-
-/// True: one of them speaks. False: the time is over, or a signal interrupted.
-fn wait(polled: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
-    let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
-    match ppoll(polled, Some(timeout), None) {
-        Ok(speaking) => Ok(speaking > 0),
-        Err(nix::Error::EINTR) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
@@ -81,15 +81,71 @@ pub fn duplicate_from(fd: RawFd, from: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Sleeps until one of `fds` is readable or `deadline` has come (`ppoll(2)`, nanoseconds). An interruption counts as a wake-up: every
-/// caller looks again anyway.
-pub fn wait_readable(fds: &mut [PollFd<'_>], deadline: Option<Instant>) {
+/// Sleeps until one of `fds` is readable or `deadline` has come, and tells of each whether it is (`ppoll(2)`, nanoseconds). An
+/// interruption counts as a wake-up: every caller looks again anyway.
+///
+/// ppoll refuses more descriptors than RLIMIT_NOFILE allows, and somebody may lower that later (`prlimit(2)`). Then `pselect(2)` does it,
+/// which asks for no limit, or PID 1 would spin.
+pub fn wait_readable(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Vec<bool> {
     let left = deadline.map(|at| TimeSpec::from_duration(at.saturating_duration_since(Instant::now()).min(LONGEST)));
-    let _ = nix::poll::ppoll(fds, left, None);
+    match nix::poll::ppoll(fds, left, None) {
+        Ok(_) => fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect(),
+        Err(nix::Error::EINTR) => vec![false; fds.len()],
+        Err(_) => select_readable(fds, left),
+    }
+}
+
+fn select_readable(fds: &[PollFd<'_>], left: Option<TimeSpec>) -> Vec<bool> {
+    // A set has no room for larger numbers. Ours are small: what we open, we open before the app.
+    let fits = |fd: RawFd| usize::try_from(fd).is_ok_and(|fd| fd < libc::FD_SETSIZE);
+    // SAFETY: all-zero is the empty set.
+    let mut set: libc::fd_set = unsafe { std::mem::zeroed() };
+    let mut last = -1;
+    for fd in fds.iter().map(|fd| fd.as_fd().as_raw_fd()).filter(|fd| fits(*fd)) {
+        // SAFETY: the number lies within the set, which is ours.
+        unsafe { libc::FD_SET(fd, &mut set) };
+        last = last.max(fd);
+    }
+    // A second at the most: not every kernel must be trusted to take this, and a wake-up a second is no spin.
+    let second = TimeSpec::from_duration(Duration::from_secs(1));
+    let left = left.map_or(second, |left| left.min(second));
+    let nothing = std::ptr::null_mut();
+    // SAFETY: the set and the time outlive the call; the other sets and the mask are not given.
+    let ready = unsafe { libc::pselect(last + 1, &mut set, nothing, nothing, left.as_ref(), std::ptr::null()) };
+    if ready < 0 && nix::Error::last() != nix::Error::EINTR {
+        // Neither call works here. Without this pause, which no signal ends, the caller would spin.
+        // SAFETY: the time outlives the call; the rest is not wanted.
+        unsafe { libc::nanosleep(TimeSpec::from_duration(Duration::from_millis(50)).as_ref(), std::ptr::null_mut()) };
+        return vec![false; fds.len()];
+    }
+    // SAFETY: as above.
+    let is_set = |fd: RawFd| ready > 0 && fits(fd) && unsafe { libc::FD_ISSET(fd, &set) };
+    fds.iter().map(|fd| is_set(fd.as_fd().as_raw_fd())).collect()
 }
 
 /// A timeout that every kernel takes: longer ones are slept in parts, since all callers loop.
 const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// One write that takes what there is room for and never waits: `RWF_NOWAIT` (`pwritev2(2)`; sockets, and pipes since Linux 6.4).
+///
+/// # Errors
+/// EAGAIN (no room), EPIPE; EOPNOTSUPP where what is behind the descriptor cannot be told for one write, ENOSYS or EPERM where the call is
+/// not to be had.
+pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the one part lies in `bytes`, which outlives the call and is only read. Position -1 is the file's own.
+    let written =
+        unsafe { libc::syscall(libc::SYS_pwritev2, fd.as_raw_fd(), &part, 1, -1_isize, -1_isize, RWF_NOWAIT) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// `include/uapi/linux/fs.h`.
+const RWF_NOWAIT: libc::c_int = 8;
+
+/// Whether a write to it may wait for somebody: all but files and block devices.
+pub fn may_wait(fd: BorrowedFd<'_>) -> bool {
+    nix::sys::stat::fstat(fd).is_ok_and(|stat| !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK))
+}
 
 /// A pipe, both ends close-on-exec: (read, write).
 ///

@@ -2,7 +2,7 @@
 //! what the app is, nor whether it is supervised.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -68,6 +68,7 @@ impl Image {
             }
             entries.push(c_string(entry)?);
         }
+        entries.extend(nameless());
         Ok(Self { candidates, arguments, environment: entries, listen_pid })
     }
 
@@ -75,6 +76,30 @@ impl Image {
     pub fn candidates(&self) -> impl Iterator<Item = &OsStr> {
         self.candidates.iter().map(|path| OsStr::from_bytes(path.as_bytes()))
     }
+}
+
+/// The entries of our own environment that are no `NAME=VALUE`, which `std::env` leaves out. They are legal (`environ(7)`), and the app gets
+/// them as they came.
+fn nameless() -> Vec<CString> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    let mut found = Vec::new();
+    // SAFETY: the C library's own array, which nothing in this program changes.
+    let mut at = unsafe { environ };
+    if at.is_null() {
+        return found;
+    }
+    // SAFETY: the array ends with NULL, and every entry before it is a C string that lives as long as the process.
+    while let Some(entry) = unsafe { (*at).as_ref() }.map(|entry| unsafe { CStr::from_ptr(entry) }) {
+        // `=` at the front belongs to the name for std.
+        if !entry.to_bytes().iter().skip(1).any(|byte| *byte == b'=') {
+            found.push(entry.to_owned());
+        }
+        // SAFETY: not past the NULL, which ends the loop.
+        at = unsafe { at.add(1) };
+    }
+    found
 }
 
 /// Room for any pid (`pid_max` is at most 2^22), overwritten from the left and cut with a NUL.
@@ -304,7 +329,8 @@ fn prepare_and_exec(child: &Child<'_>) {
         // SAFETY: NUL-terminated strings and NULL-terminated arrays built by `with_pointers`, alive until the exec.
         unsafe { libc::execve(*path, child.arguments, child.environment) };
         match last_errno() {
-            libc::ENOENT | libc::ENOTDIR => {}
+            // As execvpe in glibc (posix/execvpe.c): a directory on a network that is away ends no search.
+            libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
             libc::EACCES => errno = libc::EACCES,
             other => {
                 errno = other;

@@ -121,8 +121,12 @@ impl Destroyed {
         // The kernel sends one socket a message, with its attributes some 500 bytes (net/core/sock_diag.c).
         let mut buffer = [0u8; 2048];
         loop {
-            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => messages(buffer.get(..length).unwrap_or_default(), |_, row| received.rows.extend(row)),
+            // With MSG_TRUNC the length is the message's own: one that did not fit is one that was lost.
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+                Ok(length) => match buffer.get(..length) {
+                    Some(whole) => messages(whole, None, |_, row| received.rows.extend(row)),
+                    None => received.lost = true,
+                },
                 Err(nix::Error::EAGAIN) => return Ok(received),
                 Err(nix::Error::ENOBUFS) => received.lost = true,
                 Err(nix::Error::EINTR) => {}
@@ -173,15 +177,16 @@ pub fn dump(transport: Transport, states: u32, port: u16) -> io::Result<Vec<Row>
     if transport == Transport::Tcp {
         // The older request walks the table of all sockets once for both families, which with many of them is half the time.
         send(socket.as_raw_fd(), &request_of_both(states, port), MsgFlags::empty())?;
-        if collect(&socket, &mut rows).is_ok() {
+        if collect(&socket, COMPAT_SEQUENCE, &mut rows).is_ok() {
             return Ok(rows);
         }
         rows.clear();
     }
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = request(u8::try_from(family).unwrap_or_default(), transport.number(), states, port);
+    for (family, sequence) in [(libc::AF_INET, COMPAT_SEQUENCE + 1), (libc::AF_INET6, COMPAT_SEQUENCE + 2)] {
+        let family_byte = u8::try_from(family).unwrap_or_default();
+        let request = request(family_byte, transport.number(), states, port, sequence);
         send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
-        match collect(&socket, &mut rows) {
+        match collect(&socket, sequence, &mut rows) {
             Ok(()) => {}
             // No IPv6 in this kernel: the v4 half is the whole truth.
             Err(error) if family == libc::AF_INET6 && error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -191,13 +196,18 @@ pub fn dump(transport: Transport, states: u32, port: u16) -> io::Result<Vec<Row>
     Ok(rows)
 }
 
+/// Each request on a socket has a number of its own (`nlmsg_seq`, `netlink(7)`): what is left in the queue of one that failed is not
+/// taken for the next one's answer.
+const COMPAT_SEQUENCE: u32 = 1;
+
 /// `inet_diag_req` of `linux/inet_diag.h`, with AF_UNSPEC: `inet_diag_dump_compat` in `net/ipv4/inet_diag.c`.
 fn request_of_both(states: u32, port: u16) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + 60);
     bytes.extend(76u32.to_ne_bytes());
     bytes.extend(TCPDIAG_GETSOCK.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
+    bytes.extend(COMPAT_SEQUENCE.to_ne_bytes());
+    bytes.extend([0; 4]);
     // Family, two lengths that nobody reads, and no attributes.
     bytes.extend([0; 4]);
     bytes.extend(port.to_be_bytes());
@@ -209,12 +219,13 @@ fn request_of_both(states: u32, port: u16) -> Vec<u8> {
     bytes
 }
 
-fn request(family: u8, protocol: u8, states: u32, port: u16) -> Vec<u8> {
+fn request(family: u8, protocol: u8, states: u32, port: u16, sequence: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + 56);
     bytes.extend(72u32.to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
     bytes.extend([family, protocol, 0, 0]);
     bytes.extend(states.to_ne_bytes());
     bytes.extend(port.to_be_bytes());
@@ -224,17 +235,19 @@ fn request(family: u8, protocol: u8, states: u32, port: u16) -> Vec<u8> {
     bytes
 }
 
-fn collect(socket: &Socket, rows: &mut Vec<Row>) -> io::Result<()> {
+fn collect(socket: &Socket, sequence: u32, rows: &mut Vec<Row>) -> io::Result<()> {
     let mut buffer = vec![0u8; 32 * 1024];
     let mut end = None;
     while end.is_none() {
-        let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(length) => length,
             Err(nix::Error::EINTR) => continue,
             Err(error) => return Err(error.into()),
         };
-        messages(buffer.get(..length).unwrap_or_default(), |kind, row| match kind {
+        // A dump with a hole in it would say "free" of a port that is held.
+        let whole = buffer.get(..length).ok_or(io::ErrorKind::InvalidData)?;
+        messages(whole, Some(sequence), |kind, row| match kind {
             Kind::Row => rows.extend(row),
             Kind::End(error) => end = Some(error),
         });
@@ -251,10 +264,12 @@ pub(crate) enum Kind {
     End(i32),
 }
 
-pub(crate) fn messages(mut bytes: &[u8], mut each: impl FnMut(Kind, Option<Row>)) {
+/// Each message in `bytes`; with a `sequence` only those that answer the request with that number.
+pub(crate) fn messages(mut bytes: &[u8], sequence: Option<u32>, mut each: impl FnMut(Kind, Option<Row>)) {
     while let Some(length) = u32_at(bytes, 0).and_then(|length| usize::try_from(length).ok()) {
         let Some(message) = bytes.get(..length).filter(|message| message.len() >= HEADER) else { return };
-        match u16_at(message, 4) {
+        let answers = sequence.is_none() || u32_at(message, 8) == sequence;
+        match u16_at(message, 4).filter(|_| answers) {
             Some(NLMSG_ERROR | NLMSG_DONE) => {
                 let code = u32_at(message, HEADER).map_or(0, |code| i32::from_ne_bytes(code.to_ne_bytes()));
                 each(Kind::End(code), None);

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A close-on-exec descriptor that `poll(2)` reports readable once `pid` has ended (`pidfd_open(2)`, Linux 5.3).
 /// Works for every pid that is visible, whoever owns it.
@@ -18,4 +18,16 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just returned this descriptor to us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends `signal` to the process behind `held`, and to no other that has its number by now (`pidfd_send_signal(2)`, Linux 5.1).
+///
+/// # Errors
+/// ESRCH (gone), EPERM, ENOSYS.
+pub fn send(held: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: integers, and a null pointer that asks for the signal as kill(2) would send it.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, held.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -72,30 +72,101 @@ pub fn become_subreaper() -> io::Result<()> {
 /// # Errors
 /// EINVAL for a number that is no signal.
 pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    let parent = parent();
     // SAFETY: integers only.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A parent that died before the call sends nothing any more: what it would have sent is due now.
+    if self::parent() != parent { send(pid(), signal) } else { Ok(()) }
+}
+
+/// Our parent's pid; 0 where it is in another PID namespace.
+pub(super) fn parent() -> i32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::getppid() }
+}
+
+/// Makes the calling child end with `parent`, which is whoever has forked it. False: the parent is gone already.
+pub(super) fn end_with(parent: i32) -> bool {
+    // SAFETY: integers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    self::parent() == parent
 }
 
 /// Every process below us but `strangers` and what is below those, children before grandchildren; empty where /proc does not say.
 /// A look, not a lock: what forks meanwhile is missed, so callers look again after each end.
 pub fn descendants(strangers: &[i32]) -> Vec<i32> {
-    let mut found = children_of(pid());
-    found.retain(|child| !strangers.contains(child));
+    tree(strangers).into_iter().map(|(child, _)| child).collect()
+}
+
+/// The same, each with its parent.
+fn tree(strangers: &[i32]) -> Vec<(i32, i32)> {
+    let us = pid();
+    let mut found: Vec<(i32, i32)> = children_of(us).into_iter().map(|child| (child, us)).collect();
+    found.retain(|(child, _)| !strangers.contains(child));
     let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
+    while let Some((parent, _)) = found.get(next).copied() {
         next += 1;
         for child in children_of(parent) {
-            if !found.contains(&child) {
-                found.push(child);
+            if found.iter().all(|(known, _)| *known != child) {
+                found.push((child, parent));
             }
         }
     }
     found
 }
 
-/// False where /proc is missing or hides us: then [`descendants`] says nothing.
+/// Sends `signal` to every process that [`descendants`] finds, and tells to which. One that is not our own child may be reaped meanwhile and
+/// its number be somebody else's, so it is sent through a pidfd that was checked to be of the tree (`pidfd_send_signal(2)`, Linux 5.1;
+/// without it by number).
+pub fn signal_descendants(strangers: &[i32], signal: i32) -> Vec<i32> {
+    let all = tree(strangers);
+    for (target, parent) in &all {
+        let Ok(held) = super::pidfd::open(*target) else {
+            let _ = send(*target, signal);
+            continue;
+        };
+        // Whoever the pidfd holds has this number until it is reaped: if a process of our tree has it now, it is that one, or the pidfd's is
+        // gone and gets nothing.
+        let still = stat(*target).is_some_and(|stat| stat.parent == *parent || stat.parent == pid());
+        if still && super::pidfd::send(&held, signal).is_err_and(|error| error.raw_os_error() != Some(libc::ESRCH)) {
+            let _ = send(*target, signal);
+        }
+    }
+    all.into_iter().map(|(target, _)| target).collect()
+}
+
+/// Every process that /proc shows, our own excepted; empty without /proc.
+pub fn everybody() -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|other| *other != pid()).collect()
+}
+
+/// True if a signal has stopped this process, and it can be continued by one (`T` in `proc_pid_stat(5)`; a debugger's stop is `t`).
+pub fn is_stopped(target: i32) -> bool {
+    stat(target).is_some_and(|stat| stat.state == b'T')
+}
+
+struct Stat {
+    state: u8,
+    parent: i32,
+}
+
+fn stat(target: i32) -> Option<Stat> {
+    let text = std::fs::read(format!("/proc/{target}/stat")).ok()?;
+    // The name is in brackets and may hold anything, brackets and blanks too.
+    let after = text.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(text.get(after + 1..)?).ok()?;
+    let mut words = fields.split_ascii_whitespace();
+    let state = *words.next()?.as_bytes().first()?;
+    Some(Stat { state, parent: words.next()?.parse().ok()? })
+}
+
+/// False where /proc is missing, or its kernel lists no children (CONFIG_PROC_CHILDREN): then [`descendants`] says nothing.
 pub fn can_list() -> bool {
-    std::path::Path::new("/proc/self/task").exists()
+    std::fs::File::open(format!("/proc/self/task/{}/children", pid())).is_ok()
 }
 
 /// The children this process has already, which it can only have from before its own exec: `exec reberth run -- app > >(logger)`.
@@ -126,14 +197,13 @@ fn children_of(parent: i32) -> Vec<i32> {
 /// # Errors
 /// Those of `fork(2)`: EAGAIN, ENOMEM.
 pub fn fork_off(work: impl FnOnce() -> u8) -> io::Result<i32> {
+    let parent = pid();
     // SAFETY: the process has one thread, so the copy is consistent; the child ends in `_exit` below.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // SAFETY: integer argument.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             super::signal::set_plain();
-            let code = work();
+            let code = if end_with(parent) { work() } else { 1 };
             // SAFETY: ends the child without running the parent's exit code.
             unsafe { libc::_exit(c_int::from(code)) }
         }

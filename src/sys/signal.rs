@@ -84,9 +84,10 @@ fn set_mask(mask: Mask) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Unblocks everything and lets every signal act by default again: for a child of ours that is to die like any other program.
+/// Unblocks everything and lets every signal act by default again: for a child of ours that is to die like any other program. SIGPIPE
+/// stays ignored: a peer that closes early is an answer to tell, not an end without a word.
 pub fn set_plain() {
-    set_ignored(libc::SIGPIPE, false);
+    set_ignored(libc::SIGPIPE, true);
     let _ = set_mask(Mask::NONE);
 }
 
@@ -159,6 +160,15 @@ impl Signals {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, inherited })
     }
 
+    /// Whether `signal` was ignored by whoever started us.
+    pub fn was_ignored(&self, signal: i32) -> bool {
+        match signal {
+            libc::SIGPIPE => self.inherited.sigpipe_ignored,
+            libc::SIGCHLD => self.inherited.sigchld_ignored,
+            other => is_ignored(other),
+        }
+    }
+
     /// What the app must be given back.
     pub fn inherited(&self) -> Inherited {
         self.inherited
@@ -193,13 +203,40 @@ fn is_pending(signal: i32) -> bool {
 }
 
 /// Stops this process until somebody continues it. A CONT that has come already is pending in our blocked set: a STOP would discard it.
+/// One that comes between the look and the STOP is lost all the same: the kernel drops a pending CONT when a stop is generated
+/// (`prepare_signal`, kernel/signal.c), and no call tests the one and does the other. Nothing comes between them here.
 pub fn suspend() {
     if !is_pending(libc::SIGCONT) {
         let _ = super::process::send(super::process::pid(), libc::SIGSTOP);
     }
 }
 
-/// The usual name of a signal (`SIGTERM`), or `signal N` for the real-time ones.
+/// Whether the default action of `signal` ends a program (`signal(7)`): all but those that stop it and those that do nothing.
+pub fn ends_by_default(signal: i32) -> bool {
+    !matches!(
+        signal,
+        libc::SIGCHLD
+            | libc::SIGCONT
+            | libc::SIGURG
+            | libc::SIGWINCH
+            | libc::SIGSTOP
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+    )
+}
+
+/// `SIGRTMIN` as Docker, Podman and systemd count it. glibc's run-time value is the same; musl's is 35, but an image must not change
+/// its meaning with the libc of its init.
+pub const RTMIN: i32 = 34;
+pub const RTMAX: i32 = 64;
+
+/// The usual name of a signal: `SIGTERM`, `SIGRTMIN+3`; `signal N` for the two that C libraries keep for themselves.
 pub fn name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |known| known.to_string())
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => known.to_string(),
+        Err(_) if signal == RTMIN => "SIGRTMIN".to_owned(),
+        Err(_) if (RTMIN..=RTMAX).contains(&signal) => format!("SIGRTMIN+{}", signal - RTMIN),
+        Err(_) => format!("signal {signal}"),
+    }
 }

@@ -3,10 +3,10 @@
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::harness::Running;
+use crate::harness::{Running, until};
 use crate::harness::place::{self, TempDir};
 use crate::harness::wait::PATIENCE;
 use crate::{holder, rounds, run_app};
@@ -131,6 +131,7 @@ fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
     let cycles = rounds(25);
     let port = place::free_port();
     let over = AtomicBool::new(false);
+    let greetings = AtomicUsize::new(0);
     let mut served_by: Vec<(u128, u128)> = Vec::new();
     let mut gaps = Vec::new();
     let guests = std::thread::scope(|scope| {
@@ -138,7 +139,9 @@ fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
             let mut guests = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 let began = clock();
-                guests.push((began, greeted(port), clock()));
+                let guest = greeted(port);
+                guests.push((began, guest, clock()));
+                greetings.fetch_add(usize::from(guest == Guest::Greeted), Ordering::Relaxed);
                 crate::harness::wait::holds_within(Duration::from_micros(500), || false);
             }
             guests
@@ -150,6 +153,9 @@ fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
             for _ in 0..cycles {
                 let mut new = instance(port);
                 new.stderr_until("is busy, waiting");
+                // However fast this machine changes instances, each of them has clients.
+                let before = greetings.load(Ordering::Relaxed);
+                until("clients come", || greetings.load(Ordering::Relaxed) > before + 4);
                 let claimed = claimed_at(&mut old);
                 let term = clock();
                 served_by.push((claimed, term));

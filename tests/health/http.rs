@@ -1,6 +1,9 @@
 //! One HTTP question: what is sent, how the answer is judged, what is said about it. kubelet's prober is the model (pkg/probe/http).
 
-use crate::server::{Server, answer};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use crate::server::{Server, answer, hostile, read_head};
 use crate::{check, healthcheck, said};
 
 #[test]
@@ -177,5 +180,59 @@ fn a_short_body_behind_the_head_is_not_reset() {
     for _ in 0..20 {
         check(&[&url]).expect(true, &["status 200"]);
         assert_eq!(told.recv().unwrap(), Ok(0));
+    }
+}
+
+/// A server whose client goes before the end of a body logs an aborted request at every probe. The verdict does not wait for the body all
+/// the same: the server sends it only once the line is there.
+#[test]
+fn the_rest_of_a_body_is_read_after_the_verdict() {
+    for (name, head, rest) in [
+        ("length", "Content-Length: 13\r\n", "{\"ok\":true}\r\n".to_owned()),
+        ("chunks", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n".to_owned()),
+        ("until close", "", "abc".to_owned()),
+        ("ten kibibytes", "Content-Length: 10240\r\n", "x".repeat(10_240)),
+        ("unhealthy too", "Content-Length: 3\r\nX: 503\r\n", "bad".to_owned()),
+    ] {
+        let status = if head.contains("503") { 503 } else { 200 };
+        let (told, line) = std::sync::mpsc::channel::<()>();
+        let (seen, end) = std::sync::mpsc::channel();
+        let line = std::sync::Mutex::new(line);
+        let url = hostile(move |mut stream| {
+            assert!(read_head(&mut stream).contains("Connection: close\r\n"));
+            stream.write_all(format!("HTTP/1.1 {status} Words\r\n{head}\r\n").as_bytes()).unwrap();
+            line.lock().unwrap().recv().unwrap();
+            let sent = stream.write_all(rest.as_bytes());
+            if head.is_empty() {
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            // A clean end, and no reset: the client has read all of it.
+            seen.send((sent.is_ok(), stream.read(&mut [0; 16]).ok())).unwrap();
+        });
+        let mut running = healthcheck().args(["--timeout", "5s", &url]).start();
+        let said = running.line();
+        assert_eq!(said.starts_with("healthy"), status == 200, "{name}: {said}");
+        told.send(()).unwrap();
+        assert_eq!(end.recv().unwrap(), (true, Some(0)), "{name}");
+        running.finish().expect_code(i32::from(status != 200));
+    }
+}
+
+/// Not for ever, and not all of it: an endless body and one that never comes cost a tenth of a second.
+#[test]
+fn a_body_without_end_costs_nothing_more() {
+    for timeout in ["5s", "60s"] {
+        let url = hostile(|mut stream| {
+            read_head(&mut stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+            let _ = stream.read(&mut [0]);
+        });
+        check(&["--timeout", timeout, &url]).expect(true, &["200"]).within(Duration::from_secs(1));
+        let url = hostile(|mut stream| {
+            read_head(&mut stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        check(&["--timeout", timeout, &url]).expect(true, &["200"]).within(Duration::from_secs(1));
     }
 }

@@ -138,3 +138,17 @@ fn tcp_needs_nothing_but_a_connection() {
     check(&[&format!("tcp://{place}")]).expect(true, &["no status"]);
     check(&[&format!("tcp://127.0.0.1:{}", free_port())]).expect(false, &["refused"]);
 }
+
+/// Without a state nobody knows where the app is; the port's own listeners tell.
+#[test]
+fn where_the_port_does_listen_is_in_the_reason() {
+    let listener = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    for target in ["tcp", "/", "/health"] {
+        let launch = healthcheck().env("PORT", place.port().to_string()).arg(target);
+        said(launch).expect(false, &["connection refused", &format!("listens on {place} only"), "bind 0.0.0.0"]);
+    }
+    let url = format!("http://127.0.0.1:{}/", place.port());
+    let line = check(&[&url]).expect(false, &["connection refused"]).line;
+    assert!(!line.contains("only"), "who names an address wants that one: {line}");
+}

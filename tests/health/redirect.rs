@@ -118,3 +118,26 @@ fn method_and_host_along_the_way() {
     assert_eq!(heads(307, "/ok"), (false, true));
     assert_eq!(heads(303, "http://127.0.0.1:PORT/ok"), (true, false));
 }
+
+/// Servers send paths in whatever character set they like, and want these very bytes back.
+#[test]
+fn a_path_that_is_not_ascii_is_followed_byte_by_byte() {
+    for (sent, asked) in
+        [(&b"/caf\xc3\xa9"[..], "/caf%C3%A9"), (b"/caf\xe9?q=\xff", "/caf%E9?q=%FF"), (b"/plain", "/plain")]
+    {
+        let (seen, requests) = std::sync::mpsc::channel();
+        let url = crate::server::hostile(move |mut stream| {
+            let head = crate::server::read_head(&mut stream);
+            let first = head.starts_with("GET / ");
+            seen.send(head.lines().next().unwrap().to_owned()).unwrap();
+            let mut answer = b"HTTP/1.1 302 F\r\nContent-Length: 0\r\nLocation: ".to_vec();
+            answer.extend_from_slice(sent);
+            answer.extend_from_slice(b"\r\n\r\n");
+            let found = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec();
+            std::io::Write::write_all(&mut stream, if first { &answer } else { &found }).unwrap();
+        });
+        check(&[&url]).expect(true, &["200"]);
+        let lines: Vec<String> = requests.iter().take(2).collect();
+        assert_eq!(lines[1], format!("GET {asked} HTTP/1.1"));
+    }
+}

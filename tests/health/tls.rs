@@ -158,3 +158,103 @@ fn a_redirect_to_https_of_the_same_name_is_followed() {
     check(&["--insecure", &server.url("/")]).expect(true, &["status 200", "after a redirect to https://127.0.0.1"]);
     check(&[&server.url("/")]).expect(false, &["TLS"]);
 }
+
+/// A handshake that the server breaks off: each reason with its cure, and none in the words of a library.
+#[test]
+fn what_a_server_refuses_is_said_with_its_cure() {
+    let own = self_signed(names());
+    let key = || PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = || ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let one = |make: &dyn Fn() -> ServerConfig| {
+        let config = Arc::new(make());
+        let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
+            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = Stream::new(&mut tls, &mut stream);
+            let _ = stream.read(&mut [0]);
+            let _ = stream.flush();
+        });
+        format!("https://localhost:{port}/")
+    };
+    let h2 = one(&|| {
+        let mut config =
+            builder().unwrap().with_no_client_auth().with_single_cert(vec![own.certificate.clone()], key()).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    });
+    check(&["--insecure", &h2]).expect(false, &["speaks no http/1.1 here (ALPN)", "grpc://"]);
+    let wants = |versions: &[&'static rustls::SupportedProtocolVersion]| {
+        let roots = Arc::new({
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(own.certificate.clone()).unwrap();
+            roots
+        });
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
+        let builder = builder.unwrap().with_client_cert_verifier(verifier.unwrap());
+        builder.with_single_cert(vec![own.certificate.clone()], key()).unwrap()
+    };
+    for versions in [[&rustls::version::TLS13], [&rustls::version::TLS12]] {
+        let url = one(&|| wants(&versions));
+        check(&["--insecure", &url]).expect(false, &["wants a client certificate"]);
+    }
+    // As servers of other makes say it: an alert record, byte by byte.
+    for (alert, words) in [
+        (40, &["no cipher suite, curve or key type in common", "TLS 1.3, and 1.2", "tcp://"][..]),
+        (71, &["no cipher suite, curve or key type in common"]),
+        (70, &["no TLS version that reberth speaks", "enable 1.2"]),
+        (120, &["ALPN"]),
+        (116, &["client certificate"]),
+        (112, &["no site of this name (SNI)"]),
+        (80, &["see its log"]),
+        (22, &["see its log"]),
+    ] {
+        let url = hostile(move |mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&[0x15, 3, 3, 0, 2, 2, alert]);
+            let _ = stream.read(&mut [0; 4096]);
+        });
+        check(&["--insecure", &url.replace("http:", "https:")]).expect(false, words);
+    }
+    // A plain server: one that answers the bytes it takes for a request, and one that waits for more of it.
+    let url = hostile(|mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["does not speak TLS here", "http://"]);
+    let url = hostile(|mut stream| while stream.read(&mut [0; 4096]).is_ok_and(|size| size > 0) {});
+    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["timed out", "if it speaks no TLS"]);
+}
+
+#[test]
+fn the_rest_of_a_body_is_read_here_too() {
+    let own = self_signed(names());
+    let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.certificate.clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let (told, line) = std::sync::mpsc::channel::<()>();
+    let (seen, end) = std::sync::mpsc::channel();
+    let line = std::sync::Mutex::new(line);
+    let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
+        let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut stream);
+        read_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").unwrap();
+        line.lock().unwrap().recv().unwrap();
+        stream.write_all(b"body").unwrap();
+        // close_notify, and then the end.
+        seen.send(stream.read(&mut [0; 16]).ok()).unwrap();
+    });
+    let mut running =
+        healthcheck().args(["--timeout", "5s", "--insecure", &format!("https://127.0.0.1:{port}/")]).start();
+    assert!(running.line().starts_with("healthy"));
+    told.send(()).unwrap();
+    assert_eq!(end.recv().unwrap(), Some(0));
+    running.finish().expect_code(0);
+}

@@ -255,3 +255,59 @@ fn a_question_on_its_way_is_no_leftover() {
     assert!(!outcome.stderr.contains("left"), "{}", outcome.report());
     drop(asked);
 }
+
+/// ppoll(2) refuses more descriptors than the limit on open files, and somebody may lower that while the app runs.
+#[test]
+fn a_limit_lowered_to_nothing_leaves_an_init_that_hears_and_does_not_spin() {
+    both(|mode| {
+        let port = place::free_port();
+        let flags = ["--port", &port.to_string(), "--drain", "300ms", "--signal-map", "PWR=TERM"];
+        let mut running = mode(run_app(&flags, "block ready until=15 exit=4")).start();
+        running.ready();
+        let init = running.init;
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a number, and a limit that outlives the call; the old one is not asked for.
+        let lowered = unsafe { libc::prlimit(init, libc::RLIMIT_NOFILE, &raw const none, std::ptr::null_mut()) };
+        assert_eq!(lowered, 0, "{}", std::io::Error::last_os_error());
+        // One wake-up, so that it is in the call that the limit is about.
+        running.signal(libc::SIGUSR1);
+        running.expect("signal 10");
+        let ticks = |pid: i32| -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        };
+        let before = ticks(init);
+        assert!(
+            !crate::harness::wait::holds_within(std::time::Duration::from_millis(600), || ticks(init) > before + 20)
+        );
+        // Signals, deadlines and children are heard all the same.
+        running.signal(libc::SIGPWR);
+        running.expect("signal 15");
+        running.finish().expect_code(4);
+    });
+}
+
+/// The app writes to the same pipe, and whoever reads it has stalled: a look that said "there is room" is no promise. reberth must hear TERM.
+#[test]
+fn a_reader_that_stalls_costs_lines_and_never_stops_pid_1() {
+    both(|mode| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // The app fills the pipe, whatever room comes up, until it is stopped; it never waits itself.
+        let script = "import fcntl, os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *a: os._exit(5))\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n\
+                      own = os.open('/proc/self/fd/2', os.O_WRONLY | os.O_NONBLOCK)\nprint('filling', flush=True)\n\
+                      while True:\n try: os.write(own, b'x' * 4096)\n except BlockingIOError: pass";
+        let launch =
+            run(&["--port", "0", "--log", "trace"], ["python3", "-c", script]).stderr(Stdio::Given(writer.into()));
+        let mut running = mode(launch).start();
+        running.expect("filling");
+        // Room comes up again and again while reberth has lines to write, and the app is faster.
+        for round in 0..200 {
+            running.signal(if round % 2 == 0 { libc::SIGUSR1 } else { libc::SIGWINCH });
+            let mut page = [0; 4096];
+            std::io::Read::read_exact(&mut reader, &mut page).unwrap();
+        }
+        running.signal(libc::SIGTERM);
+        running.finish_within(Duration::from_secs(5)).expect_code(5);
+    });
+}

@@ -200,3 +200,25 @@ fn the_parent_death_signal_reaches_reberth_and_is_forwarded() {
     running.signal(libc::SIGKILL);
     running.expect("signal 10");
 }
+
+/// `environ` may hold what is no NAME=VALUE; it is the app's all the same.
+#[test]
+fn an_entry_without_an_equals_sign_reaches_the_app() {
+    both(|mode| {
+        let inner = run_app(&[], "environ exit=0");
+        let script = "import ctypes, os, sys\nwords = [os.fsencode(w) for w in sys.argv[1:]]\n\
+                      argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)\n\
+                      pairs = [os.fsencode(k) + b'=' + os.fsencode(v) for k, v in os.environ.items()]\n\
+                      env = (ctypes.c_char_p * (len(pairs) + 4))(b'nameless', b'=', *pairs, b'\\xff', None)\n\
+                      ctypes.CDLL(None).execve(words[0], argv, env)\nsys.exit(99)";
+        let mut launch = crate::harness::Launch::new("python3").args(["-c", script]).args(inner.words.clone());
+        launch.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+        let mut running = mode(launch).start();
+        let environ = running.line_after("environ ");
+        let hex = |text: &[u8]| text.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        for entry in [&b"\0nameless\0"[..], b"\0=\0", b"\0\xff\0"] {
+            assert!(format!("00{environ}").contains(&hex(entry)), "{entry:?} {environ}\n{}", running.report());
+        }
+        running.finish().expect_code(0);
+    });
+}

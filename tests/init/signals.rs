@@ -1,6 +1,7 @@
 //! Which signals reach the app, and which reach reberth itself.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use crate::harness::launch::Stdio;
 use crate::harness::{Running, look, place, running, until};
@@ -297,5 +298,73 @@ fn a_stopped_app_hears_that_it_is_to_stop() {
         until("the app is stopped", || look::stat(app).is_some_and(|s| s.state == 'T'));
         running.signal(libc::SIGTERM);
         running.finish_within(std::time::Duration::from_secs(10)).expect_code(3);
+    });
+}
+
+/// Images stop their apps by WINCH (httpd), USR1 (haproxy) or RTMIN+3 (systemd): while reberth waits, nobody else takes these.
+#[test]
+fn while_it_waits_a_signal_acts_as_on_any_program_and_the_map_comes_first() {
+    const WINCH: i32 = libc::SIGWINCH;
+    for (signal, map, code) in [
+        (libc::SIGUSR1, "", Some(138)),
+        (libc::SIGUSR2, "", Some(140)),
+        (libc::SIGALRM, "", Some(142)),
+        (libc::SIGPWR, "", Some(158)),
+        (37, "", Some(165)),
+        (64, "", Some(192)),
+        (libc::SIGPIPE, "", None),
+        (WINCH, "", None),
+        (libc::SIGCONT, "", None),
+        (libc::SIGURG, "", None),
+        (WINCH, "WINCH=TERM", Some(143)),
+        (37, "RTMIN+3=INT", Some(130)),
+        (libc::SIGUSR1, "USR1=QUIT", Some(131)),
+        (libc::SIGHUP, "HUP=none", None),
+        (libc::SIGTERM, "TERM=none", None),
+        (libc::SIGTERM, "TERM=WINCH", None),
+        (libc::SIGTERM, "TERM=USR1", Some(138)),
+    ] {
+        let port = place::free_port();
+        let _holder = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+        let mut flags = vec!["--port".to_owned(), port.to_string(), "--wait".into(), "forever".into()];
+        if !map.is_empty() {
+            flags.extend(["--signal-map".into(), map.into()]);
+        }
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        // As PID 1 the kernel gives no signal a default action.
+        let launch = run_app(&[&flags[..], &["--log", "debug"]].concat(), "say=started").ignored(&[libc::SIGPIPE]);
+        let mut running = launch.first_in_namespace().start();
+        running.stderr_until("is busy, waiting");
+        running.signal(signal);
+        match code {
+            Some(code) => {
+                let outcome = running.finish_within(Duration::from_secs(5)).expect_code(code);
+                assert!(outcome.stdout.is_empty(), "{}", outcome.report());
+            }
+            None => {
+                running.stderr_until("ignored: there is no app yet");
+                // KILL is the only one left for TERM=none.
+                running.signal(libc::SIGINT);
+                running.finish_within(Duration::from_secs(5)).expect_code(130);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_signal_mapped_to_term_is_a_stop_in_every_phase() {
+    both(|mode| {
+        let flags = ["--signal-map", "WINCH=TERM,RTMIN+3=TERM", "--grace", "300ms"];
+        let mut running = mode(run_app(&flags, "ignore=15 ready pause")).start();
+        running.ready();
+        running.signal(libc::SIGWINCH);
+        running.finish_within(Duration::from_secs(5)).expect_code(137);
+        let flags = ["--signal-map", "RTMIN+3=TERM", "--drain", "30s"];
+        let mut running = mode(run_app(&flags, "ready pause")).start();
+        running.ready();
+        running.signal(37);
+        running.stderr_until("SIGRTMIN+3 received: not ready from now on");
+        running.signal(37);
+        running.finish_within(Duration::from_secs(5)).expect_code(143);
     });
 }

@@ -215,3 +215,24 @@ fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
         assert!(!outcome.stderr.contains("background"), "{}", outcome.report());
     });
 }
+
+#[test]
+fn only_the_stopped_are_continued() {
+    both(|mode| {
+        let steps = "block fork block ready=runs: until=64:runs end \
+                     fork stop exit=0 end line exit=0";
+        let mut running = mode(run_app(&["--grace", "700ms"], steps).stdin(Stdio::Pipe)).start();
+        let runs = running.ready_as("runs:");
+        let runs = running.outside(runs);
+        let app = look::stat(runs).unwrap().parent;
+        until("the other one has stopped", || {
+            look::children(app)
+                .into_iter()
+                .any(|pid| pid != runs && look::stat(pid).is_some_and(|stat| stat.state == 'T'))
+        });
+        running.write("\n");
+        let outcome = running.finish_within(Duration::from_secs(5)).expect_code(0);
+        assert!(outcome.stdout.contains("runs signal 15"), "{}", outcome.report());
+        assert!(!outcome.stdout.contains("signal 18"), "{}", outcome.report());
+    });
+}

@@ -186,3 +186,29 @@ fn who_lists_everybody() {
         assert_eq!(look(&udp_spec(PORT), Depth::Sockets).holders[0].state, State::Bound);
     });
 }
+
+#[test]
+fn a_holder_that_shares_its_port_is_named_as_such() {
+    inside("holders::a_holder_that_shares_its_port_is_named_as_such", || {
+        let socket = |shares| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.set_reuse_port(shares).unwrap();
+            let address: std::net::SocketAddr = ([0, 0, 0, 0], PORT).into();
+            socket.bind(&address.into()).map(|()| socket)
+        };
+        let text = || look(&spec("", PORT), Depth::Programs).to_string();
+        let alone = socket(false).unwrap();
+        alone.listen(8).unwrap();
+        assert!(!text().contains("SO_REUSEPORT"), "{}", text());
+        drop(alone);
+        let one = socket(true).unwrap();
+        one.listen(8).unwrap();
+        assert!(text().contains("listening on 0.0.0.0:20000 with SO_REUSEPORT"), "{}", text());
+        let two = socket(true).unwrap();
+        two.listen(8).unwrap();
+        assert!(text().contains("with SO_REUSEPORT"), "{}", text());
+        // And a claim does not join them.
+        assert!(claim(&[spec("", PORT)], &at_once()).is_err());
+    });
+}

@@ -216,3 +216,55 @@ fn an_app_not_ready_in_time_is_stopped_and_the_code_is_124() {
         Some(38),
     );
 }
+
+#[test]
+fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
+    let map = SignalMap(vec![
+        (libc::SIGWINCH, Some(TERM)),
+        (libc::SIGUSR2, None),
+        (libc::SIGALRM, Some(libc::SIGWINCH)),
+        (libc::SIGQUIT, Some(libc::SIGUSR1)),
+        (libc::SIGTTIN, Some(libc::SIGSTOP)),
+        (37, Some(libc::SIGINT)),
+    ]);
+    for (received, want) in [
+        (TERM, Alone::Ends(TERM)),
+        (libc::SIGINT, Alone::Ends(libc::SIGINT)),
+        (libc::SIGWINCH, Alone::Ends(TERM)),
+        (37, Alone::Ends(libc::SIGINT)),
+        (libc::SIGQUIT, Alone::Ends(libc::SIGUSR1)),
+        (libc::SIGUSR1, Alone::Ends(libc::SIGUSR1)),
+        (libc::SIGPWR, Alone::Ends(libc::SIGPWR)),
+        (36, Alone::Ends(36)),
+        (libc::SIGUSR2, Alone::Nothing),
+        (libc::SIGALRM, Alone::Nothing),
+        (libc::SIGCHLD, Alone::Nothing),
+        (libc::SIGCONT, Alone::Nothing),
+        (libc::SIGURG, Alone::Nothing),
+        (HUP, Alone::Nothing),
+        (libc::SIGTSTP, Alone::Suspends),
+        (libc::SIGTTIN, Alone::Suspends),
+    ] {
+        assert_eq!(alone(&map, received, |signal| signal == HUP), want, "{received}");
+    }
+    assert_eq!(alone(&SignalMap::default(), libc::SIGWINCH, |_| false), Alone::Nothing);
+    assert_eq!(
+        alone(&SignalMap::default(), TERM, |_| true),
+        Alone::Ends(TERM),
+        "a script's & ignores INT, and is ended all the same"
+    );
+}
+
+#[test]
+fn a_signal_mapped_to_a_stop_starts_the_drain() {
+    let drain = Duration::from_secs(2);
+    let policy = Policy { drain, signal_map: SignalMap(vec![(libc::SIGWINCH, Some(TERM))]), ..policy() };
+    play(
+        policy,
+        &[
+            (1, Event::Signal(libc::SIGWINCH), &[Action::Publish(Phase::Draining)]),
+            (3, Event::Due, &[Action::Forward(TERM)]),
+        ],
+        Some(11),
+    );
+}

@@ -116,7 +116,7 @@ fn defaults_of_run() {
     let got = run(&[], &[]);
     let want = Run {
         ports: vec![],
-        wait: Wait::For(Duration::from_secs(60)),
+        wait: Wait::For(Duration::from_secs(75)),
         fallback: Fallback::None,
         backoff: Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) },
         handover: false,
@@ -211,15 +211,15 @@ fn ports_come_from_flag_variable_port_and_profile() {
 #[test]
 fn profiles() {
     let both = |run: Run| (run.wait, run.fallback);
-    let (zero, sixty) = (Wait::For(Duration::ZERO), Wait::For(Duration::from_secs(60)));
+    let (zero, full) = (Wait::For(Duration::ZERO), Wait::For(Duration::from_secs(75)));
     assert_eq!(both(run(&["--profile", "dev"], &[])), (zero, Fallback::Next(100)));
     assert_eq!(both(run(&[], &[("REBERTH_PROFILE", "DEV")])), (zero, Fallback::Next(100)));
-    assert_eq!(both(run(&["--profile", "prod"], &[("REBERTH_PROFILE", "dev")])), (sixty, Fallback::None));
-    assert_eq!(both(run(&["--profile=test"], &[])), (sixty, Fallback::None));
+    assert_eq!(both(run(&["--profile", "prod"], &[("REBERTH_PROFILE", "dev")])), (full, Fallback::None));
+    assert_eq!(both(run(&["--profile=test"], &[])), (full, Fallback::None));
     // What is set beats the profile, wherever it is set.
     assert_eq!(
-        both(run(&["--profile=dev"], &[("REBERTH_WAIT", "60s"), ("REBERTH_FALLBACK", "none")])),
-        (sixty, Fallback::None)
+        both(run(&["--profile=dev"], &[("REBERTH_WAIT", "75s"), ("REBERTH_FALLBACK", "none")])),
+        (full, Fallback::None)
     );
     assert!(
         errors(&["run", "--profile=staging", "x"], &[])[0]

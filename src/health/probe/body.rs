@@ -1,4 +1,7 @@
-//! Owns the look into a body for `--body-contains`: how far it goes and how it is framed. Must not know what a match means.
+//! Owns the body of an answer: how it is framed, the look into it for `--body-contains`, and how what is left of it is let go. Must not know
+//! what a match means.
+
+use std::time::Duration;
 
 use super::Carrier;
 use super::clock::Clock;
@@ -6,6 +9,12 @@ use super::wire::Broken;
 
 /// No more of a body is read. Bytes.
 pub const MAX_BODY: usize = 64 * 1024;
+
+/// kubelet's limit on what it reads of a body (pkg/probe/http/http.go, `maxRespBodyLength`). Bytes.
+const LETS_GO: usize = 10 * 1024;
+
+/// How long the rest of a body is waited for.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// How long one line of chunked framing may be. Bytes.
 const MAX_CHUNK_LINE: usize = 1024;
@@ -30,29 +39,56 @@ pub enum Search {
     TooLong,
 }
 
-/// How much of a body may still come after the `had` first bytes of it; `None`: that cannot be told.
-pub(super) fn left(framing: Framing, had: usize) -> Option<usize> {
-    match framing {
-        Framing::None => Some(0),
-        Framing::Length(length) => usize::try_from(length).ok().map(|length| length.saturating_sub(had)),
-        Framing::Chunked | Framing::UntilClose => None,
+/// What may still come of an answer whose verdict is known. A server whose client goes before the end logs an aborted request, so the rest
+/// is read and dropped, as kubelet and curl do.
+pub struct Rest {
+    pub(super) carrier: Carrier,
+    pub(super) body: Body,
+}
+
+/// The rests of one question: of its answer, and of the redirects on the way to it.
+#[derive(Default)]
+pub struct Rests(pub(super) Vec<(Rest, Clock)>);
+
+impl Rests {
+    /// Reads them to their ends and drops them: at most 10 KiB of each, within 100 ms in all and within the question's own clock. Takes no
+    /// time where the body came with the head.
+    pub fn let_go(&mut self) {
+        let whole = Clock::start(MOMENT);
+        for (mut rest, clock) in self.0.drain(..) {
+            rest.let_go(clock.part(whole.left()));
+        }
+    }
+}
+
+impl Rest {
+    // In line, its buffer would be in the frame of every probe: a fresh page of stack.
+    #[inline(never)]
+    fn let_go(&mut self, clock: Clock) {
+        let mut buffer = [0; 4096];
+        let mut read = self.body.text.len();
+        while !self.body.ended && read < LETS_GO {
+            self.body.text.clear();
+            match self.carrier.receive(&mut buffer, clock) {
+                Ok(size) if size > 0 => {
+                    read += size;
+                    if self.body.feed(buffer.get(..size).unwrap_or_default()).is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
     }
 }
 
 /// Looks for `wanted` in the body whose first bytes are `rest`, and stops reading as soon as it knows.
 // In line, its buffer would be in the frame of every probe, asked for a body or not: a fresh page of stack.
 #[inline(never)]
-pub(super) fn contains(
-    carrier: &mut Carrier,
-    framing: Framing,
-    rest: &[u8],
-    wanted: &[u8],
-    clock: Clock,
-) -> Result<Search, Broken> {
-    let mut body = Body::new(framing);
+pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], clock: Clock) -> Result<Search, Broken> {
+    let until_close = body.framing == Framing::UntilClose;
     let mut buffer = [0; 4096];
     let mut searched = 0usize;
-    body.feed(rest)?;
     loop {
         let from = searched.saturating_sub(wanted.len());
         let new = body.text.get(from..).unwrap_or_default();
@@ -67,7 +103,7 @@ pub(super) fn contains(
             return Ok(Search::Missing);
         }
         match carrier.receive(&mut buffer, clock)? {
-            0 if framing == Framing::UntilClose => body.ended = true,
+            0 if until_close => body.ended = true,
             0 => return Err(Broken::Error("the server closed the connection".to_owned())),
             size => body.feed(buffer.get(..size).unwrap_or_default())?,
         }

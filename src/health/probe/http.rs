@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::body;
+use super::body::{self, Body, Framing, Rest, Rests};
 use super::clock::Clock;
 use super::url::{Url, has_scheme};
 use super::wire::{self, Broken, Wire};
@@ -30,10 +30,18 @@ pub(crate) struct Head {
     pub framing: body::Framing,
 }
 
-/// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer.
-pub fn ask(url: &Url, socket: Option<&Path>, shown: String, terms: &Healthcheck, clock: Clock) -> Answer {
-    let mut asking =
-        Asking { url: url.clone(), method: terms.method.clone(), host: None, shown, status: None, terms, clock };
+/// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer. What may still come of the answers is left in
+/// `rests`.
+pub fn ask(
+    url: &Url,
+    socket: Option<&Path>,
+    shown: String,
+    terms: &Healthcheck,
+    clock: Clock,
+    rests: &mut Rests,
+) -> Answer {
+    let method = terms.method.clone();
+    let mut asking = Asking { url: url.clone(), method, host: None, shown, status: None, terms, clock, rests };
     asking.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
     let outcome = asking.follow(url, socket);
     Answer { shown: asking.shown, status: asking.status.map(Status::Http), outcome }
@@ -48,16 +56,21 @@ struct Asking<'a> {
     status: Option<u16>,
     terms: &'a Healthcheck,
     clock: Clock,
+    rests: &'a mut Rests,
 }
 
 impl Asking<'_> {
     fn follow(&mut self, first: &Url, socket: Option<&Path>) -> Result<String, String> {
         for redirects in 0..=MAX_REDIRECTS {
             let asked = self.exchange(socket, redirects == 0);
-            let (mut carrier, head, rest) = asked.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
+            let (carrier, head, begun) = asked.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
             self.status = Some(head.status);
+            let framing = if self.method == "HEAD" { Framing::None } else { head.framing };
+            let mut rest = Rest { carrier, body: Body::new(framing) };
+            // What is malformed is told where the body is asked for, and is nobody's affair elsewhere.
+            let malformed = rest.body.feed(&begun).err();
             let Some(location) = self.redirect(&head) else {
-                return self.judge(&mut carrier, &head, rest, redirects, "");
+                return self.judge(rest, malformed, &head, redirects, "");
             };
             // Hostnames as text, as kubelet does it, before anything else of it is looked at.
             let elsewhere = self.url.host_of(location) != first.host;
@@ -75,7 +88,7 @@ impl Asking<'_> {
                         |next| next.shown_without_query(),
                     );
                     let note = format!("; not followed, it leads elsewhere: {place}");
-                    return self.judge(&mut carrier, &head, rest, redirects, &note);
+                    return self.judge(rest, malformed, &head, redirects, &note);
                 }
             };
             // Only a relative reference keeps the user's Host line (net/http/client.go).
@@ -86,6 +99,7 @@ impl Asking<'_> {
                 "GET".clone_into(&mut self.method);
             }
             self.url = next;
+            self.keep(rest, malformed);
         }
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
     }
@@ -140,28 +154,37 @@ impl Asking<'_> {
         }
     }
 
+    /// For after the verdict; a body that has ended, or can't be followed, has no rest.
+    fn keep(&mut self, rest: Rest, malformed: Option<Broken>) {
+        if malformed.is_none() {
+            self.rests.0.push((rest, self.clock));
+        }
+    }
+
     fn judge(
-        &self,
-        carrier: &mut Carrier,
+        &mut self,
+        mut rest: Rest,
+        malformed: Option<Broken>,
         head: &Head,
-        rest: Vec<u8>,
         redirects: usize,
         note: &str,
     ) -> Result<String, String> {
         let status = head.status;
         let followed = self.followed(redirects);
         if !accepted(self.terms, status) {
+            self.keep(rest, malformed);
             return Err(format!("the status is not in {}{followed}{note}", status_list(self.terms)));
         }
         let Some(wanted) = &self.terms.body_contains else {
-            if self.method != "HEAD" {
-                carrier.let_go(body::left(head.framing, rest.len()), self.clock);
-            }
+            self.keep(rest, malformed);
             return Ok(format!("the status is in {}{followed}{note}", status_list(self.terms)));
         };
-        let framing = if self.method == "HEAD" { body::Framing::None } else { head.framing };
-        let found = body::contains(carrier, framing, &rest, wanted.as_bytes(), self.clock)
-            .map_err(|broken| self.broken(broken, "reading the body"))?;
+        let found = match malformed {
+            Some(broken) => Err(broken),
+            None => body::contains(&mut rest.carrier, &mut rest.body, wanted.as_bytes(), self.clock),
+        };
+        let found = found.map_err(|broken| self.broken(broken, "reading the body"))?;
+        self.keep(rest, None);
         match found {
             body::Search::Found => Ok(format!("the body contains the text{followed}{note}")),
             body::Search::Missing => Err(format!("the body does not contain the text{followed}{note}")),
@@ -218,8 +241,7 @@ pub fn header<'a>(terms: &'a Healthcheck, name: &str) -> Option<&'a str> {
 }
 
 /// kubelet's request (pkg/probe/http/request.go): the defaults only where the user set none, and gone where the user set them empty.
-///
-/// No `Connection: close`: we close first, so the TIME_WAIT is ours and never blocks the app's port at its next start.
+/// `Connection: close` as Go sends it with `DisableKeepAlives`: the server need not keep the connection for a next request.
 fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> Result<String, String> {
     // A line break in a value would end the head early, or smuggle in a second request.
     let given = terms.headers.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
@@ -233,7 +255,7 @@ fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> 
     let mut line = |name: &str, value: &str| {
         let _ = write!(text, "{name}: {value}\r\n");
     };
-    for (name, default) in [("User-Agent", terms.user_agent.as_str()), ("Accept", "*/*")] {
+    for (name, default) in [("User-Agent", terms.user_agent.as_str()), ("Accept", "*/*"), ("Connection", "close")] {
         if header(terms, name).is_none() && !default.is_empty() {
             line(name, default);
         }
@@ -315,7 +337,8 @@ fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error
         let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         found.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
     };
-    let location = find("location").filter(|location| !location.is_empty());
+    let location = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("location"));
+    let location = location.map(|header| encoded(header.value).trim().to_owned()).filter(|text| !text.is_empty());
     let chunked = find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().ends_with("chunked"));
     let framing = match (status, chunked, find("content-length").and_then(|value| value.parse().ok())) {
         (..200 | 204 | 304, _, _) => body::Framing::None,
@@ -324,6 +347,20 @@ fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error
         _ => body::Framing::UntilClose,
     };
     Ok(Head { status, location, framing })
+}
+
+/// Text as it came, and what is not ASCII percent-encoded, byte by byte: servers send paths in whatever character set they like, and want
+/// these very bytes back (RFC 3986, 2.1).
+fn encoded(value: &[u8]) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value {
+        if byte.is_ascii() {
+            text.push(char::from(*byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, PeerIncompatible,
+    RootCertStore, SignatureScheme,
 };
 
 use super::clock::Clock;
@@ -26,6 +27,8 @@ use crate::config::Healthcheck;
 pub struct Session {
     wire: Wire,
     tls: ClientConnection,
+    /// The server has said something.
+    heard: bool,
 }
 
 impl Session {
@@ -50,11 +53,13 @@ impl Session {
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name a certificate can have"))?;
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
-        let mut session = Self { wire, tls };
+        let mut session = Self { wire, tls, heard: false };
         while session.tls.is_handshaking() {
+            let heard = session.heard;
             session.turn(clock).map_err(|broken| match broken {
                 Broken::Timeout => {
-                    format!("timed out after {} during the TLS handshake", shown_duration(clock.total()))
+                    let hint = if heard { "" } else { ": the server said nothing; ask http:// if it speaks no TLS" };
+                    format!("timed out after {} during the TLS handshake{hint}", shown_duration(clock.total()))
                 }
                 Broken::Error(why) => format!("TLS: {why}"),
             })?;
@@ -90,7 +95,7 @@ impl Session {
             Ok(0) if self.tls.is_handshaking() => {
                 return Err(Broken::Error("the server closed the connection during the handshake".to_owned()));
             }
-            Ok(_) => {}
+            Ok(_) => self.heard = true,
             Err(error) if retry(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
@@ -273,7 +278,15 @@ impl ServerCertVerifier for Anyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        let mut all = self.provider.signature_verification_algorithms.supported_schemes();
+        // Nothing is verified, so every kind of key will do that a server may have.
+        all.extend([
+            SignatureScheme::ECDSA_NISTP521_SHA512,
+            SignatureScheme::ED448,
+            SignatureScheme::RSA_PKCS1_SHA1,
+            SignatureScheme::ECDSA_SHA1_Legacy,
+        ]);
+        all
     }
 }
 
@@ -304,6 +317,35 @@ fn words(error: &Error) -> String {
             bad if bad.to_string().contains("UnsupportedSignatureAlgorithm") => UNKNOWN.to_owned(),
             _ => "the certificate is not accepted; name its PEM with --ca, or use --insecure".to_owned(),
         },
+        Error::AlertReceived(alert) => alerted(*alert),
+        Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => OLD_VERSION.to_owned(),
+        Error::PeerIncompatible(_) => NOTHING_IN_COMMON.to_owned(),
         other => other.to_string(),
+    }
+}
+
+const NOTHING_IN_COMMON: &str = "the server and reberth have no cipher suite, curve or key type in common; reberth takes TLS 1.3, and 1.2 with \
+     ECDHE and AES-GCM or ChaCha20, over X25519, P-256 or P-384, and keys of RSA, P-256, P-384 or Ed25519 (with --insecure of any kind): use \
+     another certificate or cipher there, or probe with tcp://";
+const OLD_VERSION: &str = "the server offers no TLS version that reberth speaks, which are 1.2 and 1.3: enable 1.2 there, or probe with tcp://";
+
+/// What the server's alert means (RFC 8446, 6.2), and what to do.
+fn alerted(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity | AlertDescription::IllegalParameter => {
+            NOTHING_IN_COMMON.to_owned()
+        }
+        AlertDescription::ProtocolVersion => OLD_VERSION.to_owned(),
+        AlertDescription::NoApplicationProtocol => "the server speaks no http/1.1 here (ALPN), only another protocol such as h2: enable \
+             http/1.1 there, or probe with grpc:// or tcp://"
+            .to_owned(),
+        AlertDescription::CertificateRequired | AlertDescription::BadCertificate | AlertDescription::AccessDenied => {
+            "the server wants a client certificate, and reberth has shown none: ask a port that wants none, or probe with tcp://".to_owned()
+        }
+        AlertDescription::UnrecognisedName => {
+            "the server knows no site of this name (SNI): ask by a name it serves".to_owned()
+        }
+        AlertDescription::InternalError => "the server failed during TLS (alert internal_error): see its log".to_owned(),
+        other => format!("the server broke TLS off with the alert {other:?}: see its log"),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::REFUSED;
 use super::clock::{Clock, Stopped};
 use super::url::bracketed;
 use crate::error::words;
@@ -32,12 +33,6 @@ pub enum Broken {
     /// In words.
     Error(String),
 }
-
-/// A body of this size comes with the head or right behind it. Bytes.
-const LETS_GO: usize = 16 * 1024;
-
-/// How long the rest of such a body is waited for.
-const MOMENT: Duration = Duration::from_millis(2);
 
 impl From<Stopped> for Broken {
     fn from(stopped: Stopped) -> Self {
@@ -125,28 +120,6 @@ impl Wire {
         }
     }
 
-    /// Throws away up to [`LETS_GO`] bytes: what has come, and where it is known how many are `left`, for a moment also what is coming.
-    pub fn let_go(&mut self, left: Option<usize>, clock: Clock) {
-        let clock = clock.part(MOMENT);
-        let mut room = left.unwrap_or(LETS_GO);
-        if room > LETS_GO {
-            return;
-        }
-        let mut buffer = [0; 4096];
-        while room > 0 {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(size) => room = room.saturating_sub(size),
-                Err(error) if left.is_some() && error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.wait(PollFlags::POLLIN, clock).is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
-    }
-
     /// Waits for room or for bytes.
     pub fn wait(&self, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
         Ok(clock.wait(self.socket.as_fd(), flags)?)
@@ -170,7 +143,7 @@ impl Wire {
 /// One connect. The error is one for the user.
 fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
     let failed = |error: io::Error| match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => format!("connection refused: nothing listens on {address}"),
+        Some(libc::ECONNREFUSED) => format!("{REFUSED}: nothing listens on {address}"),
         _ => format!("{address}: {}", words(&error)),
     };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(failed)?;
@@ -195,7 +168,7 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
     }
     // A port nobody listens on may be given to our own end, and TCP then connects the socket with itself (simultaneous open).
     if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
-        return Err(format!("connection refused: nothing listens on {address}"));
+        return Err(format!("{REFUSED}: nothing listens on {address}"));
     }
     Ok(socket)
 }

@@ -68,7 +68,10 @@ impl Holder {
     fn doing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let many = if self.sockets == 1 { "a connection".to_owned() } else { format!("{} connections", self.sockets) };
         match (self.state, self.protocol) {
-            (State::Listening, _) => write!(f, "listening on {}", self.at()),
+            (State::Listening, _) => {
+                write!(f, "listening on {}", self.at())?;
+                if self.reuse_port { f.write_str(" with SO_REUSEPORT") } else { Ok(()) }
+            }
             (State::Bound, Protocol::Tcp) => write!(f, "bound to {}, not listening", self.at()),
             (State::Bound, Protocol::Udp) => write!(f, "bound to {}", self.at()),
             (State::Client, _) => write!(f, "a client connection: {many} to elsewhere that the kernel gave this port"),
