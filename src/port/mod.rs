@@ -3,9 +3,12 @@
 pub mod advice;
 pub mod attempt;
 pub mod claim;
+pub mod claiming;
+mod fallback;
 pub mod file;
 pub mod holder;
 pub mod range;
+mod rhythm;
 pub mod spec;
 mod wait;
 pub mod watch;

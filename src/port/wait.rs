@@ -1,49 +1,39 @@
-//! Owns the wait for one busy port: subscribe, try, sleep until something may have changed, try again. Must not know other ports, or
-//! what comes after the time is over.
+//! Owns the wait for one busy port: subscribe, try, let the caller sleep until something may have changed, try again. Must not know
+//! other ports, who sleeps, or what comes after the time is over.
 
-use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Tried};
-use super::claim::{Hear, Policy, Stop};
+use super::claim::{Policy, Stop};
 use super::holder::{self, Depth, Look, State};
+use super::rhythm::{Due, Rhythm};
 use super::spec::Spec;
-use super::watch::{Pauses, Wake, Watch};
+use super::watch::{Pauses, Watch};
 use super::{advice, range};
 use crate::config::Wait;
 use crate::error::Error;
 
-/// Between two log lines about the same wait.
-const REPORT: Duration = Duration::from_secs(10);
-/// How much later it may come.
-const NEAR: Duration = Duration::from_secs(1);
-/// So many events in vain between two ticks of the net are a storm: resets of a busy server look like the end of a listener.
-const STORM: u32 = 32;
-/// The pause between two tries in a storm.
-const SHELTER: Duration = Duration::from_millis(10);
 /// So much of a wait is not worth mentioning.
 const BEGUN: Duration = Duration::from_millis(250);
-/// Between an event that did not help and the look that finds out why.
-const RECHECK: Duration = Duration::from_millis(50);
 /// A TIME_WAIT's timer runs later than it says, up to a second: looked at so often from then on.
 const LATE: Duration = Duration::from_millis(100);
+/// So many walks through /proc in a row are given up for the caller's sake. Then it is done without: the holder stays unnamed.
+pub const GIVEN_UP: u32 = 3;
 
 /// One try, as far as the policy goes.
 pub fn acquire(attempt: &mut Attempt, listen: bool) -> Tried {
     if listen { attempt.listen() } else { attempt.bind() }
 }
 
-/// One busy port and the time there is for it.
-pub struct Waiting<'a> {
+/// One port and what is tried for it.
+pub struct Port<'a> {
     pub spec: &'a Spec,
     pub attempt: &'a mut Attempt,
-    pub policy: Policy,
-    /// `None`: for ever.
-    pub end: Option<Instant>,
-    pub started: Instant,
+    pub policy: &'a Policy,
 }
 
-impl Waiting<'_> {
+impl Port<'_> {
     /// One try.
     ///
     /// # Errors
@@ -55,149 +45,169 @@ impl Waiting<'_> {
             Tried::Never(error) => Err(Stop::Error(Error::Cannot(vec![advice::never(self.spec, &error)]))),
         }
     }
+}
 
-    pub fn has_time(&self) -> bool {
-        self.end.is_none_or(|end| Instant::now() < end)
-    }
+/// How far a wait is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Went {
+    Ours,
+    Waits,
+    /// The time is over.
+    Over,
+}
 
-    /// True: the port is ours. False: the time is over.
+/// The wait for one busy port.
+#[derive(Debug)]
+pub struct Waiting {
+    watch: Watch,
+    rhythm: Rhythm,
+    started: Instant,
+    /// `None`: for ever.
+    end: Option<Instant>,
+    given_up: u32,
+    /// Subscribed and tried just now: the report comes before the next try.
+    fresh: bool,
+}
+
+impl Waiting {
+    /// Subscribes, and tries again then: what was freed in between would wake nobody. `None`: that try made the port ours.
     ///
     /// # Errors
-    /// The caller heard something that ends the wait, or the port turns out to be one that can never be had.
-    pub fn wait(&mut self, hear: &mut dyn Hear) -> Result<bool, Stop> {
-        // Subscribe first and try again then: what was freed in between would wake nobody.
-        let mut watch = Watch::open(self.spec.port, self.spec.protocol);
-        if self.acquire()? {
-            return Ok(true);
+    /// The port turns out to be one that can never be had.
+    pub fn begin(port: &mut Port<'_>, started: Instant, end: Option<Instant>) -> Result<Option<Self>, Stop> {
+        let watch = Watch::open(port.spec.port, port.spec.protocol);
+        if port.acquire()? {
+            return Ok(None);
         }
-        hear.wait_started(self.spec);
-        let mut pauses = Pauses::new(self.policy.backoff);
-        let Report::Waits(mut recheck) = self.report(&mut watch, hear, true)? else { return Ok(true) };
-        let mut net = Instant::now() + pauses.next(watch.hears());
-        let mut report = Instant::now() + REPORT;
-        let mut vain = 0u32;
-        while self.has_time() {
-            // A report that is nearly due comes with the net's own wake-up.
-            let report_alone = (net > report + NEAR).then_some(report);
-            let until = [Some(net), report_alone, recheck, self.end].into_iter().flatten().min().unwrap_or(net);
-            if vain > STORM && watch.rest(hear.fd(), until.min(Instant::now() + SHELTER)).heard {
-                vain = 0;
-            }
-            let wake = listen(&mut watch, hear, until)?;
-            // Nothing between the event and the try: this is the reaction time.
-            if self.acquire()? {
-                self.say_ours();
-                return Ok(true);
-            }
-            let now = Instant::now();
-            if now >= net {
-                net = now + pauses.next(watch.hears());
-                vain = 0;
-            }
-            if wake.event {
-                vain += 1;
-                recheck = Some(recheck.map_or(now + RECHECK, |at| at.min(now + RECHECK)));
-            }
-            if now >= report {
-                let Report::Waits(at) = self.report(&mut watch, hear, false)? else { return Ok(true) };
-                recheck = at;
-                report = now + REPORT;
-            } else if recheck.is_some_and(|at| now >= at) {
-                recheck = aim(&mut watch, &holder::look(self.spec, Depth::Sockets));
-            }
-        }
-        Ok(false)
+        let rhythm = Rhythm::begin(Instant::now(), Pauses::new(port.policy.backoff), watch.hears(), end);
+        Ok(Some(Self { watch, rhythm, started, end, given_up: 0, fresh: true }))
     }
 
-    /// What is left until `end`, for a reader: the whole of `--wait` while nothing worth mentioning is gone of it.
-    fn left(&self, end: Instant) -> Duration {
-        let left = end.saturating_duration_since(Instant::now());
-        match self.policy.wait {
-            Wait::For(whole) if whole.saturating_sub(left) < BEGUN.min(whole / 2) => whole,
-            _ => rounded(left),
+    /// What wakes the wait before its deadline. In a storm of events nothing does.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let hears = !self.rhythm.takes_shelter();
+        self.watch.descriptors().filter(move |_| hears)
+    }
+
+    /// When the wait goes on, whatever happens.
+    pub fn deadline(&self) -> Instant {
+        self.rhythm.deadline()
+    }
+
+    /// Goes on after a sleep that ended at `now`. A report walks through /proc, which takes long among ten thousand programs: it hears and
+    /// tries as the wait does, and is given up when `interrupted` says so, to be made again later.
+    ///
+    /// # Errors
+    /// The port turns out to be one that can never be had.
+    pub fn step(
+        &mut self,
+        port: &mut Port<'_>,
+        now: Instant,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Went, Stop> {
+        if std::mem::take(&mut self.fresh) {
+            return self.report(port, interrupted);
+        }
+        if !self.rhythm.wakes(now) {
+            return Ok(Went::Waits);
+        }
+        // What came before this look is tried for here, and what comes after it wakes again.
+        let event = self.watch.hear();
+        // Nothing between the event and the try: this is the reaction time.
+        if port.acquire()? {
+            return Ok(self.ours(port));
+        }
+        match self.rhythm.in_vain(now, event, self.watch.hears()) {
+            Due::Nothing => Ok(Went::Waits),
+            Due::Over => Ok(Went::Over),
+            Due::Look => {
+                let at = self.aim(&holder::look(port.spec, Depth::Sockets));
+                self.rhythm.looked(at);
+                Ok(Went::Waits)
+            }
+            Due::Report => self.report(port, interrupted),
         }
     }
 
-    fn say_ours(&self) {
-        let (what, took) = (advice::label(self.spec), advice::human(self.started.elapsed()));
-        tracing::info!(port = self.spec.port, "{what} is ours after {took}");
+    fn ours(&self, port: &Port<'_>) -> Went {
+        let (what, took) = (advice::label(port.spec), advice::human(self.started.elapsed()));
+        tracing::info!(port = port.spec.port, "{what} is ours after {took}");
+        Went::Ours
     }
 
-    /// Finds out who has the port, follows them, and says so. Among ten thousand programs that takes long, so it hears all that the wait
-    /// hears, and tries when the wait would.
-    fn report(&mut self, watch: &mut Watch, hear: &mut dyn Hear, first: bool) -> Result<Report, Stop> {
+    /// Finds out who has the port, follows them, and says so.
+    fn report(&mut self, port: &mut Port<'_>, interrupted: &mut dyn FnMut() -> bool) -> Result<Went, Stop> {
         // Before the look, which takes its time among many programs.
         let limit = match self.end {
-            Some(end) => format!("for up to {}", advice::human(self.left(end))),
+            Some(end) => format!("for up to {}", advice::human(left(end, port.policy.wait))),
             None => "for ever".to_owned(),
         };
-        let (mut tried, mut vain) = (Ok(false), false);
-        let spec = self.spec;
-        let look = holder::look_while(spec, Depth::Programs, &mut || {
-            let woken = listen(watch, hear, Instant::now());
-            vain |= woken.as_ref().is_ok_and(|wake| wake.event);
-            tried = woken.and_then(|wake| Ok(wake.event && self.acquire()?));
-            matches!(tried, Ok(false))
+        let (mut tried, mut vain, mut given_up) = (Ok(false), false, false);
+        let depth = if self.given_up < GIVEN_UP { Depth::Programs } else { Depth::Sockets };
+        let look = holder::look_while(port.spec, depth, &mut || {
+            let event = self.watch.hear();
+            vain |= event;
+            if event {
+                tried = port.acquire();
+            }
+            given_up = matches!(tried, Ok(false)) && interrupted();
+            matches!(tried, Ok(false)) && !given_up
         });
         if tried? {
-            self.say_ours();
-            return Ok(Report::Ours);
+            return Ok(self.ours(port));
         }
-        watch.follow(look.pids());
-        let (what, port) = (advice::label(self.spec), self.spec.port);
-        if first {
-            tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
-            let ephemeral = range::local().contains(&port);
-            if ephemeral && look.holders.iter().any(|holder| holder.state == State::Client) {
-                tracing::warn!(
-                    port,
-                    "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
-                    take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
-                );
-            } else if ephemeral {
-                tracing::debug!(
-                    port,
-                    "{what} lies in net.ipv4.ip_local_port_range: any outgoing connection may take it"
-                );
-            }
+        if given_up {
+            self.given_up += 1;
+            self.rhythm.not_reported(Instant::now());
+            return Ok(Went::Waits);
+        }
+        self.given_up = 0;
+        self.watch.follow(look.pids());
+        if self.rhythm.is_new() {
+            say_first(port.spec, &limit, &look);
         } else {
-            let waited = advice::human(self.started.elapsed());
+            let (what, port, waited) =
+                (advice::label(port.spec), port.spec.port, advice::human(self.started.elapsed()));
             tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
         }
-        let recheck = aim(watch, &look);
-        // The look is older than what happened meanwhile.
-        let soon = vain.then(|| Instant::now() + RECHECK);
-        Ok(Report::Waits(recheck.into_iter().chain(soon).min()))
+        let at = self.aim(&look);
+        self.rhythm.reported(Instant::now(), at, vain);
+        Ok(Went::Waits)
+    }
+
+    /// Points the watch at what holds the port, and tells when to look again; `None`: an event or the net will say.
+    fn aim(&mut self, look: &Look) -> Option<Instant> {
+        let now = Instant::now();
+        if self.watch.count_connections(look.only_connections()) {
+            // A connection may have ended after the look and before the watch heard connections.
+            return Some(now);
+        }
+        look.time_wait().map(|left| now + left + LATE)
     }
 }
 
-/// What came of a report.
-enum Report {
-    /// The port became ours while its holder was looked for.
-    Ours,
-    /// It is busy, and worth a look then; `None`: an event or the net will say.
-    Waits(Option<Instant>),
+fn say_first(spec: &Spec, limit: &str, look: &Look) {
+    let (what, port) = (advice::label(spec), spec.port);
+    tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
+    let ephemeral = range::local().contains(&port);
+    if ephemeral && look.holders.iter().any(|holder| holder.state == State::Client) {
+        tracing::warn!(
+            port,
+            "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
+            take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
+        );
+    } else if ephemeral {
+        tracing::debug!(port, "{what} lies in net.ipv4.ip_local_port_range: any outgoing connection may take it");
+    }
 }
 
-/// Sleeps until something happens or `until` has come, and lets the caller hear what is for it.
-fn listen(watch: &mut Watch, hear: &mut dyn Hear, until: Instant) -> Result<Wake, Stop> {
-    let wake = watch.sleep(hear.fd(), until);
-    if wake.heard
-        && let ControlFlow::Break(stop) = hear.heard()
-    {
-        return Err(stop);
+/// What is left until `end`, for a reader: the whole of `--wait` while nothing worth mentioning is gone of it.
+fn left(end: Instant, wait: Wait) -> Duration {
+    let left = end.saturating_duration_since(Instant::now());
+    match wait {
+        Wait::For(whole) if whole.saturating_sub(left) < BEGUN.min(whole / 2) => whole,
+        _ => rounded(left),
     }
-    Ok(wake)
-}
-
-/// Points the watch at what holds the port, and tells when to look again; `None`: an event or the net will say.
-fn aim(watch: &mut Watch, look: &Look) -> Option<Instant> {
-    let now = Instant::now();
-    if watch.count_connections(look.only_connections()) {
-        // A connection may have ended after the look and before the watch heard connections.
-        return Some(now);
-    }
-    look.time_wait().map(|left| now + left + LATE)
 }
 
 /// To a tenth of a second: what is left of a minute a millisecond after its start is a minute.

@@ -1,5 +1,5 @@
-//! Owns the event sources of a wait: destroyed sockets, the end of known holders, the caller's signals, and the clock under them.
-//! Must not know what is done when one of them speaks.
+//! Owns the event sources of a wait: destroyed sockets, the end of known holders, and the pauses of the clock under them. Must not know
+//! who sleeps on them, or what is done when one of them speaks.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -122,15 +122,6 @@ impl AsFd for Destroyed {
     }
 }
 
-/// Why a sleep ended. Both false: the clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wake {
-    /// The caller's own descriptor is readable.
-    pub heard: bool,
-    /// Something happened on the port.
-    pub event: bool,
-}
-
 /// Everything one wait listens to.
 #[derive(Debug)]
 pub struct Watch {
@@ -169,35 +160,28 @@ impl Watch {
         self.events.as_mut().is_some_and(|events| events.count_peers(peers))
     }
 
-    /// Sleeps until `ear` is readable or `until` has come, whatever happens on the port meanwhile; that is heard afterwards.
-    pub fn rest(&self, ear: BorrowedFd<'_>, until: Instant) -> Wake {
-        let mut polled = [PollFd::new(ear, PollFlags::POLLIN)];
-        Wake { heard: wait_readable(&mut polled, Some(until)).contains(&true), event: false }
-    }
-
-    /// Sleeps until something happens on the port, `ear` is readable, or `until` has come.
-    pub fn sleep(&mut self, ear: BorrowedFd<'_>, until: Instant) -> Wake {
-        let sources = std::iter::once(ear).chain(self.descriptors());
-        let mut polled: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let spoke = wait_readable(&mut polled, Some(until));
-        let (heard, spoke) = spoke.split_first().map_or((false, &[][..]), |(first, rest)| (*first, rest));
-        Wake { heard, event: self.hear(spoke) }
-    }
-
-    /// What to poll: the kernel's events, if there are any, and then the holders.
+    /// What becomes readable when something has happened on the port; [`Watch::hear`] takes it.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.events.iter().map(AsFd::as_fd).chain(self.holders.iter().map(AsFd::as_fd))
     }
 
-    /// Takes what made the [`Watch::descriptors`] readable, `spoke` in their order. True: something happened on the port.
-    pub fn hear(&mut self, spoke: &[bool]) -> bool {
-        let mut spoke = spoke.iter().copied();
-        let mut event = self.events.is_some() && spoke.next().unwrap_or_default() && self.drain();
-        // One that ended stays readable for ever: it has said all it can.
+    /// Takes what has happened on the port since the last call, without waiting. True: something has, so a try is due after this.
+    pub fn hear(&mut self) -> bool {
+        // A holder that has ended meanwhile stays readable, and is heard next time.
+        self.drain() || self.forget_ended()
+    }
+
+    /// One that ended stays readable for ever: it has said all it can.
+    fn forget_ended(&mut self) -> bool {
+        if self.holders.is_empty() {
+            return false;
+        }
+        let mut polled: Vec<PollFd<'_>> =
+            self.holders.iter().map(|holder| PollFd::new(holder.as_fd(), PollFlags::POLLIN)).collect();
+        let mut ended = wait_readable(&mut polled, Some(Instant::now())).into_iter();
         let before = self.holders.len();
-        self.holders.retain(|_| !spoke.next().unwrap_or_default());
-        event |= self.holders.len() < before;
-        event
+        self.holders.retain(|_| !ended.next().unwrap_or_default());
+        self.holders.len() < before
     }
 
     fn drain(&mut self) -> bool {

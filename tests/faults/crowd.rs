@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::harness::{Running, until};
 use crate::harness::place::{self, TempDir};
 use crate::harness::wait::PATIENCE;
+use crate::harness::{Running, until};
 use crate::{holder, rounds, run_app};
 
 #[test]

@@ -7,5 +7,6 @@
 mod claims;
 mod events;
 mod holders;
+mod machine;
 mod net;
 mod table;

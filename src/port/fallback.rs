@@ -1,0 +1,65 @@
+//! Owns the search for another port when the one asked for stays busy. Must not know when that is.
+
+use std::ops::RangeInclusive;
+
+use super::attempt::{Attempt, Tried};
+use super::range;
+use super::spec::Spec;
+use super::wait::acquire;
+use crate::config::Fallback;
+
+/// How often the kernel may choose a port in vain.
+const OFFERS: usize = 16;
+
+/// A port in the place of `spec`'s, acquired. `avoid`: ports it must not be. `None`: none is allowed, or none is free.
+pub fn find(spec: &Spec, v6_only: bool, listen: bool, fallback: Fallback, avoid: &[u16]) -> Option<Attempt> {
+    match fallback {
+        Fallback::None => None,
+        // Above "any port" there is none.
+        _ if spec.port == 0 => None,
+        Fallback::Next(count) => next_ports(spec.port, count, avoid, &range::reserved())
+            .map(|port| Attempt::new(&spec.with_port(port), v6_only))
+            .find_map(|mut attempt| matches!(acquire(&mut attempt, listen), Tried::Ours).then_some(attempt)),
+        Fallback::Any => any_port(spec, v6_only, listen, avoid),
+    }
+}
+
+/// A port of the kernel's choice that no spec names. Those it offers in vain are held until it has offered another one.
+fn any_port(spec: &Spec, v6_only: bool, listen: bool, avoid: &[u16]) -> Option<Attempt> {
+    let mut vain: Vec<Attempt> = Vec::new();
+    while vain.len() <= avoid.len().saturating_add(OFFERS) {
+        let mut attempt = Attempt::new(&spec.with_port(0), v6_only);
+        match acquire(&mut attempt, listen) {
+            Tried::Ours if attempt.port().is_some_and(|port| !avoid.contains(&port)) => return Some(attempt),
+            Tried::Ours | Tried::Busy => vain.push(attempt),
+            Tried::Never(_) => return None,
+        }
+    }
+    None
+}
+
+/// The candidates of `next:count`, nearest first.
+fn next_ports<'a>(
+    asked: u16,
+    count: u16,
+    avoid: &'a [u16],
+    reserved: &'a [RangeInclusive<u16>],
+) -> impl Iterator<Item = u16> + 'a {
+    let above = asked.checked_add(1).map(|first| first..=asked.saturating_add(count));
+    let above = above.into_iter().flatten();
+    above.filter(|port| !avoid.contains(port) && !reserved.iter().any(|range| range.contains(port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_ports;
+
+    #[test]
+    fn the_next_ports() {
+        let next = |asked, count, avoid: &[u16]| next_ports(asked, count, avoid, &[8083..=8084]).collect::<Vec<u16>>();
+        assert_eq!(next(8080, 3, &[]), [8081, 8082]);
+        assert_eq!(next(8080, 6, &[8081]), [8082, 8085, 8086]);
+        assert_eq!(next(65533, 100, &[]), [65534, 65535]);
+        assert!(next(65535, 100, &[]).is_empty());
+    }
+}
