@@ -23,7 +23,7 @@ use crate::exit::Code;
 use crate::health;
 use crate::health::target;
 use crate::log;
-use crate::port::claim::{self, Claim, Hear, Stop};
+use crate::port::claim::{self, Claim, Hear, Hold, Stop};
 use crate::port::file;
 use crate::port::range;
 use crate::port::spec::{Protocol, Spec};
@@ -120,7 +120,7 @@ impl<'a> Session<'a> {
             wait: config.wait,
             fallback: config.fallback,
             backoff: config.backoff,
-            listen: config.handover,
+            hold: if config.handover { Hold::Listen } else { Hold::Probe },
         };
         let mut waiting = Waiting { signals: self.signals, config, publisher: &mut self.publisher };
         match claim::claim(&config.ports, &policy, &mut waiting) {

@@ -1,12 +1,24 @@
-//! Owns one port's socket and the single try at it: bind, and listen where the socket is handed over. Must not know policy or time.
+//! Owns one port's socket and the single try at it: bind it, listen on it, or hold it in silence. Must not know policy or time.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol as Transport, Socket, Type};
+use socket2::{Domain, Protocol as Transport, SockFilter, Socket, Type};
 
 use super::spec::{Protocol, Spec};
+
+/// What having a port means. UDP has no listening, so all three are a bound socket there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It can be bound: a socket in silence with SO_REUSEADDR, which is in nobody's way. The app binds by itself.
+    Probe,
+    /// Our socket listens, to be handed over.
+    Listen,
+    /// Nobody else can bind it until we let go. A spec with an address listens; a wildcard is silent until it is known which family the
+    /// app wants, and then has SO_REUSEADDR off.
+    Bind,
+}
 
 /// How a try ended.
 #[derive(Debug)]
@@ -27,22 +39,49 @@ pub struct Attempt {
     spec: Spec,
     /// An explicit `[::]` beside an explicit IPv4 address on the same port: it takes IPv6 only, or the two would exclude each other.
     v6_only: bool,
+    hold: Hold,
     socket: Option<(SocketAddr, Socket)>,
     bound: bool,
+    /// The port is bound beside sockets with SO_REUSEADDR that may be others' attempts: only `listen` decides.
+    undecided: bool,
     listening: bool,
     /// Tries so far.
     pub tries: u32,
 }
 
 impl Attempt {
+    /// A [`Hold::Probe`].
     pub fn new(spec: &Spec, v6_only: bool) -> Self {
-        Self { spec: spec.clone(), v6_only, socket: None, bound: false, listening: false, tries: 0 }
+        Self::to(Hold::Probe, spec, v6_only)
     }
 
-    /// Binds with SO_REUSEADDR and without listening, so that no client can be accepted and then reset.
+    pub fn to(hold: Hold, spec: &Spec, v6_only: bool) -> Self {
+        Self {
+            spec: spec.clone(),
+            v6_only,
+            hold,
+            socket: None,
+            bound: false,
+            undecided: false,
+            listening: false,
+            tries: 0,
+        }
+    }
+
+    /// One try at all that its [`Hold`] means.
+    pub fn acquire(&mut self) -> Tried {
+        match self.hold {
+            Hold::Probe => self.bind(),
+            Hold::Bind if self.is_silent() => self.hold(),
+            Hold::Listen | Hold::Bind => self.listen(),
+        }
+    }
+
+    /// Binds without listening, so that no client can be accepted and then reset.
     ///
     /// SO_REUSEADDR passes the TIME_WAIT of a server that had it too, and nothing that listens. Never SO_REUSEPORT: a second
-    /// instance of the same user would share the port in silence. UDP gets neither, since there SO_REUSEADDR shares as well.
+    /// instance of the same user would share the port in silence. UDP gets neither, since there SO_REUSEADDR shares as well. What is held in
+    /// silence is tried without it first: then nobody else has bound the port or can.
     pub fn bind(&mut self) -> Tried {
         if self.bound {
             return Tried::Ours;
@@ -50,7 +89,7 @@ impl Attempt {
         self.tries = self.tries.saturating_add(1);
         let candidates = self.spec.candidates();
         for (position, address) in candidates.iter().enumerate() {
-            match self.bind_to(*address) {
+            match self.bind_to(*address).and_then(|()| self.pin(*address)) {
                 Ok(()) => {
                     self.bound = true;
                     return Tried::Ours;
@@ -75,11 +114,42 @@ impl Attempt {
         self.tries = self.tries.saturating_add(u32::from(bound));
         let Some((_, socket)) = &self.socket else { return Tried::Busy };
         // The kernel cuts it to net.core.somaxconn; the C library's SOMAXCONN is 128 with musl, and a full queue drops its clients' SYNs.
-        match socket.listen(i32::MAX) {
-            Ok(()) => {
-                self.listening = true;
-                Tried::Ours
-            }
+        let result = socket.listen(i32::MAX);
+        self.listening = result.is_ok();
+        self.listened(result)
+    }
+
+    /// Binds so that nobody else can, and does not listen.
+    fn hold(&mut self) -> Tried {
+        match self.bind() {
+            Tried::Ours if self.undecided => self.decide(),
+            other => other,
+        }
+    }
+
+    /// Of several silent sockets with SO_REUSEADDR on a port one may listen. SO_REUSEADDR goes off while it does: the others cannot listen
+    /// from here on, though this one is silent again at once, and nobody new can bind. It also makes older kernels forget that all sockets
+    /// on this port had SO_REUSEADDR (`tb->fastreuse` in net/ipv4/inet_connection_sock.c), which would let newcomers pass unlooked at.
+    fn decide(&mut self) -> Tried {
+        let Some((_, socket)) = &self.socket else { return Tried::Busy };
+        // A client that came in would be reset. One whose SYN is dropped asks again a second later, and is refused as it should be.
+        let deaf = socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)]);
+        let decided = socket.listen(1).and_then(|()| {
+            socket.set_reuse_address(false)?;
+            socket.shutdown(Shutdown::Read)
+        });
+        if deaf.is_ok() {
+            let _ = socket.detach_filter();
+        }
+        if decided.is_ok() {
+            self.undecided = false;
+        }
+        self.listened(decided)
+    }
+
+    fn listened(&mut self, result: io::Result<()>) -> Tried {
+        match result {
+            Ok(()) => Tried::Ours,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 if self.spec.port == 0 {
                     // Somebody was faster on the port the kernel chose; the next one may be any other.
@@ -91,11 +161,15 @@ impl Attempt {
         }
     }
 
+    /// True for what is held without listening.
+    fn is_silent(&self) -> bool {
+        self.hold == Hold::Bind && self.spec.addr.is_none() && self.spec.protocol == Protocol::Tcp
+    }
+
     /// Lets go of whatever it holds.
     pub fn release(&mut self) {
         self.socket = None;
-        self.bound = false;
-        self.listening = false;
+        (self.bound, self.undecided, self.listening) = (false, false, false);
     }
 
     /// True if the port is bound, and yet somebody else listens on it: of two silent sockets with SO_REUSEADDR either may. UDP has no such
@@ -131,11 +205,36 @@ impl Attempt {
     fn bind_to(&mut self, address: SocketAddr) -> io::Result<()> {
         if self.socket.as_ref().is_none_or(|(made_for, _)| *made_for != address) {
             self.socket = Some((address, self.make(address)?));
+            self.undecided = false;
         }
-        match &self.socket {
-            Some((_, socket)) => socket.bind(&address.into()),
-            None => Ok(()),
+        let Some((_, socket)) = &self.socket else { return Ok(()) };
+        match socket.bind(&address.into()) {
+            // Somebody has bound it, or TIME_WAIT is left of a server: with SO_REUSEADDR it may be had all the same.
+            Err(error) if self.is_silent() && !self.undecided && error.kind() == io::ErrorKind::AddrInUse => {
+                socket.set_reuse_address(true)?;
+                self.undecided = true;
+                socket.bind(&address.into())
+            }
+            other => other,
         }
+    }
+
+    /// A port of the kernel's choice is let go as soon as its socket ceases to listen (`SOCK_BINDPORT_LOCK`, net/ipv4/af_inet.c). One that
+    /// is to be held through that is bound again by its number, beside the first.
+    fn pin(&mut self, address: SocketAddr) -> io::Result<()> {
+        if self.hold != Hold::Bind || self.spec.port != 0 || self.spec.protocol == Protocol::Udp {
+            return Ok(());
+        }
+        // Where this fails the next try is to take another port.
+        let Some((_, first)) = self.socket.take() else { return Ok(()) };
+        let chosen = first.local_addr()?.as_socket().map_or(0, |bound| bound.port());
+        first.set_reuse_address(true)?;
+        let second = self.make(address)?;
+        second.set_reuse_address(true)?;
+        second.bind(&SocketAddr::new(address.ip(), chosen).into())?;
+        self.socket = Some((address, second));
+        self.undecided = true;
+        Ok(())
     }
 
     fn make(&self, address: SocketAddr) -> io::Result<Socket> {
@@ -148,7 +247,7 @@ impl Attempt {
             // Explicitly, whatever the sysctl bindv6only says.
             socket.set_only_v6(self.v6_only)?;
         }
-        if self.spec.protocol == Protocol::Tcp {
+        if self.spec.protocol == Protocol::Tcp && !self.is_silent() {
             socket.set_reuse_address(true)?;
             // Accepted sockets inherit it, and an app that is handed a listening socket rarely sets it: 44 ms for each keep-alive
             // answer instead of 0.3.
@@ -170,6 +269,9 @@ pub fn binds_with_reuse_port(spec: &Spec) -> bool {
         made.is_ok()
     })
 }
+
+/// `BPF_RET | BPF_K`: with 0, no byte of the packet is let through.
+const RETURN: u16 = 0x06;
 
 fn no_such_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
+pub use super::attempt::Hold;
 use super::claiming::{Claiming, Step};
 use super::spec::{Protocol, Spec};
 use crate::config::{Backoff, Fallback, Wait};
@@ -22,8 +23,7 @@ pub struct Policy {
     pub wait: Wait,
     pub fallback: Fallback,
     pub backoff: Backoff,
-    /// True: the claimed socket listens and is handed over. False: the app binds by itself, and nothing of ours listens meanwhile.
-    pub listen: bool,
+    pub hold: Hold,
 }
 
 /// A port that is ours for as long as `socket` is open.
@@ -35,7 +35,7 @@ pub struct Claim {
     pub port: u16,
     /// What the socket is bound to: `[::]` that answers IPv4 too for a wildcard, or `0.0.0.0` where the host has no IPv6.
     pub addr: IpAddr,
-    /// Close-on-exec, blocking; listening if the policy said so.
+    /// Close-on-exec, blocking; what it does is the policy's [`Hold`].
     pub socket: OwnedFd,
     /// The socket's name in destroy events: the end of this very socket is no news.
     pub cookie: u64,

@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, Tried};
+use super::attempt::{Attempt, Hold, Tried};
 use super::claim::{Claim, Policy, Stop, ascending, v6_only};
 use super::holder::{self, Depth};
 use super::spec::{Protocol, Spec};
@@ -61,7 +61,7 @@ impl Claiming {
             policy,
             order: ascending(specs),
             settled: 0,
-            attempts: specs.iter().map(|spec| Attempt::new(spec, v6_only(spec, specs))).collect(),
+            attempts: specs.iter().map(|spec| Attempt::to(policy.hold, spec, v6_only(spec, specs))).collect(),
             waited: vec![Duration::ZERO; specs.len()],
             apart: false,
             started: Instant::now(),
@@ -188,7 +188,7 @@ impl Claiming {
     /// Whether somebody listens by now on a port that was ours to bind: a silent socket keeps nobody from that, and another port may have
     /// been waited for since. Then all of them are let go, to be claimed again within the same time.
     fn lost_one(&mut self) -> bool {
-        if self.policy.listen || !std::mem::take(&mut self.apart) || self.specs.len() < 2 {
+        if self.policy.hold != Hold::Probe || !std::mem::take(&mut self.apart) || self.specs.len() < 2 {
             return false;
         }
         let lost = self.attempts.iter().any(Attempt::is_lost);
@@ -200,9 +200,9 @@ impl Claiming {
 
     fn fall_back(&mut self, position: usize) -> bool {
         let Some(spec) = self.specs.get(position) else { return false };
-        let (listen, asked) = (self.policy.listen, self.policy.fallback);
+        let (hold, asked) = (self.policy.hold, self.policy.fallback);
         let avoid = self.avoid(spec.protocol);
-        let Some(found) = fallback::find(spec, v6_only(spec, &self.specs), listen, asked, &avoid) else { return false };
+        let Some(found) = fallback::find(spec, v6_only(spec, &self.specs), hold, asked, &avoid) else { return false };
         let told = if asked == Fallback::Any { "any" } else { "next" };
         let (what, port) = (advice::label(spec), found.port().unwrap_or_default());
         let local = range::local();

@@ -2,34 +2,33 @@
 
 use std::ops::RangeInclusive;
 
-use super::attempt::{Attempt, Tried};
+use super::attempt::{Attempt, Hold, Tried};
 use super::range;
 use super::spec::Spec;
-use super::wait::acquire;
 use crate::config::Fallback;
 
 /// How often the kernel may choose a port in vain.
 const OFFERS: usize = 16;
 
 /// A port in the place of `spec`'s, acquired. `avoid`: ports it must not be. `None`: none is allowed, or none is free.
-pub fn find(spec: &Spec, v6_only: bool, listen: bool, fallback: Fallback, avoid: &[u16]) -> Option<Attempt> {
+pub fn find(spec: &Spec, v6_only: bool, hold: Hold, fallback: Fallback, avoid: &[u16]) -> Option<Attempt> {
     match fallback {
         Fallback::None => None,
         // Above "any port" there is none.
         _ if spec.port == 0 => None,
         Fallback::Next(count) => next_ports(spec.port, count, avoid, &range::reserved())
-            .map(|port| Attempt::new(&spec.with_port(port), v6_only))
-            .find_map(|mut attempt| matches!(acquire(&mut attempt, listen), Tried::Ours).then_some(attempt)),
-        Fallback::Any => any_port(spec, v6_only, listen, avoid),
+            .map(|port| Attempt::to(hold, &spec.with_port(port), v6_only))
+            .find_map(|mut attempt| matches!(attempt.acquire(), Tried::Ours).then_some(attempt)),
+        Fallback::Any => any_port(spec, v6_only, hold, avoid),
     }
 }
 
 /// A port of the kernel's choice that no spec names. Those it offers in vain are held until it has offered another one.
-fn any_port(spec: &Spec, v6_only: bool, listen: bool, avoid: &[u16]) -> Option<Attempt> {
+fn any_port(spec: &Spec, v6_only: bool, hold: Hold, avoid: &[u16]) -> Option<Attempt> {
     let mut vain: Vec<Attempt> = Vec::new();
     while vain.len() <= avoid.len().saturating_add(OFFERS) {
-        let mut attempt = Attempt::new(&spec.with_port(0), v6_only);
-        match acquire(&mut attempt, listen) {
+        let mut attempt = Attempt::to(hold, &spec.with_port(0), v6_only);
+        match attempt.acquire() {
             Tried::Ours if attempt.port().is_some_and(|port| !avoid.contains(&port)) => return Some(attempt),
             Tried::Ours | Tried::Busy => vain.push(attempt),
             Tried::Never(_) => return None,

@@ -21,11 +21,6 @@ const LATE: Duration = Duration::from_millis(100);
 /// So many walks through /proc in a row are given up for the caller's sake. Then it is done without: the holder stays unnamed.
 pub const GIVEN_UP: u32 = 3;
 
-/// One try, as far as the policy goes.
-pub fn acquire(attempt: &mut Attempt, listen: bool) -> Tried {
-    if listen { attempt.listen() } else { attempt.bind() }
-}
-
 /// One port and what is tried for it.
 pub struct Port<'a> {
     pub spec: &'a Spec,
@@ -39,7 +34,7 @@ impl Port<'_> {
     /// # Errors
     /// Waiting would not help.
     pub fn acquire(&mut self) -> Result<bool, Stop> {
-        match acquire(self.attempt, self.policy.listen) {
+        match self.attempt.acquire() {
             Tried::Ours => Ok(true),
             Tried::Busy => Ok(false),
             Tried::Never(error) => Err(Stop::Error(Error::Cannot(vec![advice::never(self.spec, &error)]))),

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use reberth::config::Fallback;
-use reberth::port::claim::{Policy, Stop};
+use reberth::port::claim::{Hold, Policy, Stop};
 use reberth::port::spec::Spec;
 
 use crate::net::{
@@ -55,7 +55,7 @@ fn a_port_that_was_taken_while_another_was_waited_for_is_claimed_again() {
     inside("claims::a_port_that_was_taken_while_another_was_waited_for_is_claimed_again", || {
         let high = listening("0.0.0.0", PORT + 1, WITHOUT_RA);
         let specs = [spec("", PORT), spec("", PORT + 1)];
-        let policy = Policy { listen: false, ..by_event(Duration::from_secs(50)) };
+        let policy = Policy { hold: Hold::Probe, ..by_event(Duration::from_secs(50)) };
         let claimant = Claimant::start(&specs, policy);
         assert_eq!(claimant.caller.waits_for(), PORT + 1);
         let thief = listening("0.0.0.0", PORT, WITH_RA);
@@ -117,7 +117,7 @@ fn no_descriptors_is_told_with_the_limit() {
 #[test]
 fn without_listening_nobody_can_connect() {
     inside("claims::without_listening_nobody_can_connect", || {
-        let policy = Policy { listen: false, ..at_once() };
+        let policy = Policy { hold: Hold::Probe, ..at_once() };
         let claims = claim(&[spec("", PORT)], &policy).unwrap();
         assert!(std::net::TcpStream::connect(("127.0.0.1", PORT)).is_err());
         // And an app that sets SO_REUSEADDR is not in its own entrypoint's way.
@@ -214,8 +214,8 @@ fn fallback_next() {
         assert_eq!(fallen(&specs, Fallback::Next(100)).unwrap(), [PORT + 4, PORT + 2]);
         // Two that fall back do not meet.
         let specs = [spec("", PORT), spec("", PORT + 1)];
-        for listen in [true, false] {
-            let claims = claim(&specs, &Policy { fallback: Fallback::Next(100), listen, ..at_once() }).unwrap();
+        for hold in [Hold::Listen, Hold::Probe, Hold::Bind] {
+            let claims = claim(&specs, &Policy { fallback: Fallback::Next(100), hold, ..at_once() }).unwrap();
             assert_eq!(claims.iter().map(|claim| claim.port).collect::<Vec<_>>(), [PORT + 2, PORT + 4]);
         }
     });
@@ -239,8 +239,8 @@ fn fallback_any() {
         // The kernel may choose between two, and another spec names one of them.
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "30000 30001").unwrap();
         let _holder = listening("0.0.0.0", PORT, WITHOUT_RA);
-        for listen in [true, false] {
-            let policy = Policy { fallback: Fallback::Any, listen, ..at_once() };
+        for hold in [Hold::Listen, Hold::Probe, Hold::Bind] {
+            let policy = Policy { fallback: Fallback::Any, hold, ..at_once() };
             let claims = claim(&[spec("", PORT), spec("", 30_000)], &policy).unwrap();
             assert_eq!(claims.iter().map(|claim| claim.port).collect::<Vec<_>>(), [30_001, 30_000]);
         }

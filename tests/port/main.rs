@@ -6,6 +6,7 @@
 
 mod claims;
 mod events;
+mod hold;
 mod holders;
 mod machine;
 mod net;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use reberth::config::{Backoff, Fallback, Wait};
 use reberth::exit::Code;
-use reberth::port::claim::{Claim, Hear, Policy, Stop};
+use reberth::port::claim::{Claim, Hear, Hold, Policy, Stop};
+use reberth::port::claiming::{Claiming, Step};
 use reberth::port::spec::{Protocol, Spec};
 use socket2::{Domain, Socket, Type};
 
@@ -120,7 +121,7 @@ pub fn by_event(wait: Duration) -> Policy {
         wait: Wait::For(wait),
         fallback: Fallback::None,
         backoff: Backoff { min: minute, max: minute },
-        listen: true,
+        hold: Hold::Listen,
     }
 }
 
@@ -216,6 +217,7 @@ pub fn lines(result: Result<Vec<Claim>, Stop>) -> String {
 /// A program of its own that plays `role`; killed and reaped at the end.
 pub struct Program {
     child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
 impl Program {
@@ -229,7 +231,16 @@ impl Program {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "ready"), "the program was not ready");
-        Self { child }
+        Self { child, lines }
+    }
+
+    pub fn write(&mut self, line: &str) {
+        use std::io::Write;
+        self.child.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    pub fn line(&mut self) -> String {
+        self.lines.next().expect("the program has ended").unwrap()
     }
 
     pub fn pid(&self) -> i32 {
@@ -249,7 +260,43 @@ impl Drop for Program {
     }
 }
 
-/// Not a test of its own: what a [`Program`] does. `listen PORT`, or `who SPEC…` as JSON.
+/// Nanoseconds of a clock that is the same in all programs.
+pub fn clock() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+/// Claims what a line says (`PROBE|LISTEN|BIND SPEC WHEN`) in the very moment it says, tells whether it has it, and lets go on the next
+/// line.
+fn race() {
+    println!("\nready");
+    let mut lines = std::io::stdin().lines();
+    while let Some(line) = lines.next() {
+        let line = line.unwrap();
+        let [hold, asked, when] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+        let hold = match hold {
+            "PROBE" => Hold::Probe,
+            "LISTEN" => Hold::Listen,
+            _ => Hold::Bind,
+        };
+        let when: i64 = when.parse().unwrap();
+        let (asked, policy) = ([asked.parse().unwrap()], Policy { hold, ..at_once() });
+        while clock() < when {
+            std::hint::spin_loop();
+        }
+        // The diagnosis of who has it is of no interest here.
+        let claiming = Claiming::begin(&asked, policy).and_then(|mut claiming| {
+            let step = claiming.step(std::time::Instant::now(), &mut || true);
+            step.map(|step| (step, claiming))
+        });
+        println!("{}", if matches!(claiming, Ok((Step::Ours(_), _))) { "has it" } else { "has it not" });
+        lines.next();
+        drop(claiming);
+        println!("let go");
+    }
+}
+
+/// Not a test of its own: what a [`Program`] does. `listen PORT`, `race`, or `who SPEC…` as JSON.
 #[test]
 fn role() {
     let Some(role) = std::env::var_os(ROLE) else { return };
@@ -268,6 +315,7 @@ fn role() {
             println!("ready {}", code.0);
             return;
         }
+        "race" => return race(),
         other => panic!("no such role: {other}"),
     };
     println!("\nready");
