@@ -8,6 +8,10 @@ use socket2::{Domain, Protocol as Transport, SockFilter, Socket, Type};
 
 use super::spec::{Protocol, Spec};
 
+/// How many clients may wait to be accepted. The kernel cuts it to net.core.somaxconn; the C library's SOMAXCONN is 128 with musl, and a full
+/// queue drops its clients' SYNs.
+pub const QUEUE: i32 = i32::MAX;
+
 /// What having a port means. UDP has no listening, so all three are a bound socket there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
@@ -113,8 +117,7 @@ impl Attempt {
         }
         self.tries = self.tries.saturating_add(u32::from(bound));
         let Some((_, socket)) = &self.socket else { return Tried::Busy };
-        // The kernel cuts it to net.core.somaxconn; the C library's SOMAXCONN is 128 with musl, and a full queue drops its clients' SYNs.
-        let result = socket.listen(i32::MAX);
+        let result = socket.listen(QUEUE);
         self.listening = result.is_ok();
         self.listened(result)
     }
@@ -238,22 +241,14 @@ impl Attempt {
     }
 
     fn make(&self, address: SocketAddr) -> io::Result<Socket> {
+        if self.spec.protocol == Protocol::Tcp && !self.is_silent() {
+            return stream(address, self.v6_only);
+        }
         let (kind, transport) = match self.spec.protocol {
             Protocol::Tcp => (Type::STREAM, Transport::TCP),
             Protocol::Udp => (Type::DGRAM, Transport::UDP),
         };
-        let socket = Socket::new(Domain::for_address(address), kind, Some(transport))?;
-        if address.is_ipv6() {
-            // Explicitly, whatever the sysctl bindv6only says.
-            socket.set_only_v6(self.v6_only)?;
-        }
-        if self.spec.protocol == Protocol::Tcp && !self.is_silent() {
-            socket.set_reuse_address(true)?;
-            // Accepted sockets inherit it, and an app that is handed a listening socket rarely sets it: 44 ms for each keep-alive
-            // answer instead of 0.3.
-            socket.set_tcp_nodelay(true)?;
-        }
-        Ok(socket)
+        unbound(address, self.v6_only, kind, transport)
     }
 }
 
@@ -268,6 +263,28 @@ pub fn binds_with_reuse_port(spec: &Spec) -> bool {
         });
         made.is_ok()
     })
+}
+
+/// A TCP socket that may come to listen at `address`: close-on-exec, blocking, SO_REUSEADDR, and for IPv6 as `v6_only` says, whatever the
+/// sysctl bindv6only does.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn stream(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+    let socket = unbound(address, v6_only, Type::STREAM, Transport::TCP)?;
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it, and an app that is handed a listening socket rarely sets it: 44 ms for each keep-alive answer instead of
+    // 0.3.
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+fn unbound(address: SocketAddr, v6_only: bool, kind: Type, transport: Transport) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(transport))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    Ok(socket)
 }
 
 /// `BPF_RET | BPF_K`: with 0, no byte of the packet is let through.

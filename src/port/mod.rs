@@ -6,6 +6,7 @@ pub mod claim;
 pub mod claiming;
 mod fallback;
 pub mod file;
+pub mod held;
 pub mod holder;
 pub mod range;
 mod rhythm;

@@ -176,7 +176,7 @@ fn a_wildcard_works_where_ipv6_is_switched_off() {
 }
 
 /// As a kernel started with `ipv6.disable=1` answers: EAFNOSUPPORT.
-fn refuse_ipv6() {
+pub fn refuse_ipv6() {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut steps = [
         step(0x20, 0, 0, 0),

@@ -10,8 +10,8 @@ use reberth::port::claim::{Claim, Hold, Policy};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::net::{
-    Claimant, Made, Program, WITH_RA, WITHOUT_RA, at_once, bound, by_event, claim, clock, connection, inside, lines,
-    listening, spec, udp_spec, until_closed,
+    Claimant, Made, Program, WITH_RA, WITHOUT_RA, at_once, bound, by_event, claim, clock, inside, leave_time_wait,
+    lines, spec, udp_spec,
 };
 
 const PORT: u16 = 20_000;
@@ -20,13 +20,6 @@ const WITH_RP: Made = Made { reuse_address: true, reuse_port: true, v6_only: fal
 
 fn at_bind() -> Policy {
     Policy { hold: Hold::Bind, ..at_once() }
-}
-
-fn leave_time_wait(port: u16, made: Made) {
-    let listener = listening("0.0.0.0", port, made);
-    let (client, server) = connection(&listener, port);
-    drop((listener, server));
-    until_closed(&client);
 }
 
 /// Nobody else can bind any address of the port, whatever they set, and nobody is let in.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use reberth::port::holder::{Depth, State, accept_queue, listeners, listening as listening_on, look};
 
 use crate::net::{
-    Program, WITH_RA, WITHOUT_RA, at_once, claim, connection, inside, lines, listening, spec, udp, udp_spec,
-    until_closed,
+    Program, WITH_RA, WITHOUT_RA, at_once, claim, connection, inside, leave_time_wait, lines, listening, spec, udp,
+    udp_spec,
 };
 
 const PORT: u16 = 20_000;
@@ -102,13 +102,6 @@ fn a_time_wait_that_blocks_is_a_timed_wait() {
         );
         assert!(text.contains("SO_REUSEADDR"), "{text}");
     });
-}
-
-fn leave_time_wait(port: u16, made: crate::net::Made) {
-    let listener = listening("0.0.0.0", port, made);
-    let (client, server) = connection(&listener, port);
-    drop((listener, server));
-    until_closed(&client);
 }
 
 #[test]

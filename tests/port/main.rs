@@ -6,6 +6,7 @@
 
 mod claims;
 mod events;
+mod held;
 mod hold;
 mod holders;
 mod machine;

@@ -99,6 +99,14 @@ pub fn connection(listener: &Socket, port: u16) -> (Socket, Socket) {
     (client, server)
 }
 
+/// A server on 0.0.0.0 that has closed its connection and ended.
+pub fn leave_time_wait(port: u16, made: Made) {
+    let listener = listening("0.0.0.0", port, made);
+    let (client, server) = connection(&listener, port);
+    drop((listener, server));
+    until_closed(&client);
+}
+
 /// Reads until the other side has closed, so that the kernel has seen its FIN.
 pub fn until_closed(mut socket: &Socket) {
     let mut rest = Vec::new();
@@ -169,6 +177,15 @@ impl Caller {
 
     pub fn stop(&mut self) {
         self.stop = None;
+    }
+}
+
+/// Waits until `condition` holds, for what sends no event.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < end, "gave up: {what}");
+        std::thread::yield_now();
     }
 }
 

@@ -1,0 +1,263 @@
+//! Owns the sockets of claimed TCP ports for as long as the app's own bind(2) is answered with them: which one is what the app asks for, and
+//! that nobody else gets the port meanwhile. Must not know who asks, or how a socket gets into the app.
+//!
+//! A socket of ours on the port makes room for another one by having SO_REUSEADDR on and not listening. Between that and the new one's
+//! listen(2), some microseconds, somebody else who binds and listens in just that moment may be faster: the kernel has no way to do both at
+//! once. Before that and after it the port cannot be taken.
+
+mod at;
+mod place;
+
+pub use at::Want;
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::Socket;
+
+use self::at::{At, Plan, Role, is_redundant, plan};
+use self::place::Place;
+use super::attempt::{QUEUE, stream};
+use super::claim::Claim;
+use super::holder;
+use super::spec::Protocol;
+use crate::sys::descriptor;
+
+/// A listening socket that is what an app has asked its bind(2) for.
+#[derive(Debug)]
+pub struct Given<'a> {
+    pub socket: BorrowedFd<'a>,
+    pub inode: u64,
+    /// So many clients had queued on a listener that had to make room for this one, and were reset.
+    pub reset: u32,
+}
+
+/// One socket of ours.
+#[derive(Debug)]
+struct Kept {
+    /// The position of the claim it belongs to.
+    index: usize,
+    port: u16,
+    at: At,
+    role: Role,
+    inode: u64,
+    socket: Socket,
+}
+
+/// The sockets of claimed ports. An index is the position of a claim among those that it was made from.
+#[derive(Debug)]
+pub struct Held {
+    /// `None`: not TCP.
+    places: Vec<Option<Place>>,
+    sockets: Vec<Kept>,
+}
+
+impl Held {
+    /// Takes the claims' sockets, made with [`super::attempt::Hold::Bind`]. Those of UDP are closed: the app binds these by itself.
+    ///
+    /// # Errors
+    /// A socket cannot be asked where it is bound.
+    pub fn new(claims: Vec<Claim>) -> io::Result<Self> {
+        let mut held = Self { places: Vec::new(), sockets: Vec::new() };
+        for (index, claim) in claims.into_iter().enumerate() {
+            let tcp = claim.spec.protocol == Protocol::Tcp;
+            held.places.push(tcp.then(|| Place::new(&claim.spec, claim.port)));
+            if tcp {
+                held.sockets.push(Kept::from_claim(index, claim)?);
+            }
+        }
+        Ok(held)
+    }
+
+    /// The index of the port that a bind to `port` at `want` is for: one that was taken, one that was asked for and where a fallback took
+    /// another, or any free one where the app asks for 0 and so did the spec. `None`: the bind is no affair of ours. An IPv6 wildcard of which
+    /// it is not known whether it is for IPv6 only is better taken for one that is not.
+    ///
+    /// An app that binds port 0 may have our port already and want another: `has` tells whether it has the socket with this inode open, and
+    /// is asked in this case alone.
+    pub fn leads_to(&self, port: u16, want: &Want, has: &mut dyn FnMut(u64) -> bool) -> Option<usize> {
+        let held = |port: u16| self.holds(port);
+        let mut had = |index: usize| {
+            let mut given = self.sockets.iter().filter(|kept| kept.index == index && kept.role == Role::Given);
+            given.any(|kept| has(kept.inode))
+        };
+        place::leads_to(&self.places, port, At::of(*want), &held, &mut had)
+    }
+
+    /// The listening socket that is exactly what the app asks for on the port of `index`: one that there is, or a new one. It counts as given
+    /// from here on. Where the app has one already that covers what it asks for now, it is that one.
+    ///
+    /// `has` tells whether the app has the socket with this inode open, and is asked of those that it was given and that are in the way.
+    ///
+    /// # Errors
+    /// What bind(2) says to the app: an address that this host does not have, one that somebody else has, one that excludes another of the
+    /// app's own. `NotFound`: the port was released.
+    pub fn socket_for(&mut self, index: usize, want: &Want, has: &mut dyn FnMut(u64) -> bool) -> io::Result<Given<'_>> {
+        let port = self.port(index).filter(|port| self.holds(*port)).ok_or(io::ErrorKind::NotFound)?;
+        let inodes: Vec<u64> = self.on(port).map(|kept| kept.inode).collect();
+        let inode_of = |position: usize| inodes.get(position).copied().unwrap_or_default();
+        let (inode, reset) = match plan(At::of(*want), &self.roles(port), &mut |position| has(inode_of(position))) {
+            Plan::InUse => return Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+            Plan::Take(position) => {
+                // The app may have shut it down.
+                self.listen_again(inode_of(position))?;
+                (inode_of(position), 0)
+            }
+            Plan::Make(at, aside) => {
+                let aside: Vec<u64> = aside.into_iter().map(inode_of).collect();
+                let socket = stream(at.with_port(port), at.v6_only())?;
+                self.with_room(port, |held| held.make((index, port), at, socket, &aside))?
+            }
+        };
+        let kept = self.sockets.iter_mut().find(|kept| kept.inode == inode).ok_or(io::ErrorKind::NotFound)?;
+        kept.role = Role::Given;
+        Ok(Given { socket: kept.socket.as_fd(), inode, reset })
+    }
+
+    /// The index of the port whose socket with this inode the app was given.
+    pub fn find(&self, inode: u64) -> Option<usize> {
+        self.sockets.iter().find(|kept| kept.inode == inode && kept.role == Role::Given).map(|kept| kept.index)
+    }
+
+    /// Listens on a socket of ours with the longest queue there is: for an app that calls listen(2), or one whose shutdown(2) has made it
+    /// silent.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`: it was silent, and somebody else has the port by now. `NotFound`: it is none of ours.
+    pub fn listen_again(&mut self, inode: u64) -> io::Result<()> {
+        let port = self.listener(inode)?.port;
+        match self.listener(inode)?.socket.listen(QUEUE) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                self.with_room(port, |held| held.listener(inode)?.socket.listen(QUEUE))
+            }
+            other => other,
+        }
+    }
+
+    /// The inodes of the sockets that the app was given.
+    pub fn inodes(&self) -> impl Iterator<Item = u64> {
+        self.sockets.iter().filter(|kept| kept.role == Role::Given).map(|kept| kept.inode)
+    }
+
+    /// Lets go of the port of `index`. The app keeps what it was given, and binds by itself from here on.
+    pub fn release(&mut self, index: usize) {
+        if let Some(port) = self.port(index) {
+            self.sockets.retain(|kept| kept.port != port);
+        }
+    }
+
+    /// Lets go of all ports.
+    pub fn release_all(&mut self) {
+        self.sockets.clear();
+    }
+
+    fn port(&self, index: usize) -> Option<u16> {
+        Some(self.places.get(index)?.as_ref()?.port)
+    }
+
+    fn holds(&self, port: u16) -> bool {
+        self.on(port).next().is_some()
+    }
+
+    fn on(&self, port: u16) -> impl Iterator<Item = &Kept> {
+        self.sockets.iter().filter(move |kept| kept.port == port)
+    }
+
+    fn roles(&self, port: u16) -> Vec<(At, Role)> {
+        self.on(port).map(|kept| (kept.at, kept.role)).collect()
+    }
+
+    fn listener(&self, inode: u64) -> io::Result<&Kept> {
+        let mut listeners = self.sockets.iter().filter(|kept| kept.role != Role::Silent);
+        listeners.find(|kept| kept.inode == inode).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Does something for which the silent sockets on `port` must be in nobody's way, and closes those that have become of no use.
+    fn with_room<T>(&mut self, port: u16, act: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        self.reuse_silent(port, true);
+        let result = act(self);
+        let there = self.roles(port);
+        self.sockets.retain(|kept| kept.port != port || kept.role != Role::Silent || !is_redundant(kept.at, &there));
+        self.reuse_silent(port, false);
+        result
+    }
+
+    /// One that listens keeps SO_REUSEADDR: its connections inherit it, and a TIME_WAIT without it would block the next instance for a
+    /// minute.
+    fn reuse_silent(&self, port: u16, on: bool) {
+        for kept in self.on(port).filter(|kept| kept.role == Role::Silent) {
+            let _ = kept.socket.set_reuse_address(on);
+        }
+    }
+
+    /// Makes a listening socket of this one; those `aside` make room for it where they must. Its inode, and how many clients that has reset.
+    fn make(&mut self, (index, port): (usize, u16), at: At, socket: Socket, aside: &[u64]) -> io::Result<(u64, u32)> {
+        let address = at.with_port(port).into();
+        let mut put_aside = Vec::new();
+        let mut reset = 0;
+        let bound = match socket.bind(&address) {
+            // An address that cannot be had at all has been refused by now: nobody is reset for that.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !aside.is_empty() => {
+                (put_aside, reset) = self.put_aside(aside);
+                socket.bind(&address)
+            }
+            other => other,
+        };
+        match bound.and_then(|()| socket.listen(QUEUE)).and_then(|()| with_inode(socket)) {
+            Ok((socket, inode)) => {
+                self.sockets.push(Kept { index, port, at, role: Role::Ready, inode, socket });
+                Ok((inode, reset))
+            }
+            Err(error) => {
+                self.put_back(&put_aside);
+                Err(error)
+            }
+        }
+    }
+
+    /// Silences these listeners, which keeps their ports; their roles until now, and how many clients had queued on them.
+    fn put_aside(&mut self, inodes: &[u64]) -> (Vec<(u64, Role)>, u32) {
+        let mut before = Vec::new();
+        let mut clients = 0u32;
+        for kept in self.sockets.iter_mut().filter(|kept| inodes.contains(&kept.inode)) {
+            clients = clients.saturating_add(holder::accept_queue(kept.port, kept.inode).unwrap_or_default());
+            // ENOTCONN: the app has done so before it closed it.
+            let _ = kept.socket.shutdown(Shutdown::Read);
+            before.push((kept.inode, kept.role));
+            kept.role = Role::Silent;
+        }
+        (before, clients)
+    }
+
+    fn put_back(&mut self, before: &[(u64, Role)]) {
+        for kept in &mut self.sockets {
+            if let Some((_, role)) = before.iter().find(|(inode, _)| *inode == kept.inode)
+                && kept.socket.listen(QUEUE).is_ok()
+            {
+                kept.role = *role;
+            }
+        }
+    }
+}
+
+impl Kept {
+    fn from_claim(index: usize, claim: Claim) -> io::Result<Self> {
+        let (socket, inode) = with_inode(claim.socket.into())?;
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let (scope_id, v6_only) = match address {
+            SocketAddr::V4(_) => (0, false),
+            SocketAddr::V6(address) => (address.scope_id(), socket.only_v6()?),
+        };
+        let at = At::of(Want { ip: address.ip(), scope_id, v6_only });
+        let role = if socket.is_listener()? { Role::Ready } else { Role::Silent };
+        Ok(Self { index, port: address.port(), at, role, inode, socket })
+    }
+}
+
+/// The socket with the number that the kernel's tables know it by.
+fn with_inode(socket: Socket) -> io::Result<(Socket, u64)> {
+    let socket: OwnedFd = socket.into();
+    let inode = descriptor::inode(&socket).ok_or(io::ErrorKind::NotFound)?;
+    Ok((socket.into(), inode))
+}
