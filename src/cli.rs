@@ -63,9 +63,13 @@ pub struct Run {
     /// Pauses between tries where the kernel sends no event
     #[arg(long, value_name = "MIN..MAX", allow_hyphen_values = true)]
     pub backoff: Option<OsString>,
-    /// Give the app the listening socket (LISTEN_FDS); auto = when an argument uses {fd}
-    #[arg(long, value_name = "auto|on|off")]
+    /// Give the app the listening socket: on = by LISTEN_FDS, bind = in its own bind(2); auto = on when
+    /// an argument uses {fd}
+    #[arg(long, value_name = "auto|on|off|bind")]
     pub handover: Option<OsString>,
+    /// Launch the app while the port is still busy; it waits in its bind. Implies --handover bind
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub prewarm: Option<OsString>,
     /// Launch again at most N times if the app loses its port before it listens
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub relaunch: Option<OsString>,

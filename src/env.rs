@@ -21,6 +21,7 @@ pub struct Run {
     pub fallback: Option<String>,
     pub backoff: Option<String>,
     pub handover: Option<String>,
+    pub prewarm: Option<String>,
     pub relaunch: Option<String>,
     pub port_file: Option<String>,
     pub log_file: Option<String>,

@@ -119,6 +119,11 @@ pub struct State {
 }
 
 impl State {
+    /// These ports were taken, in the order asked.
+    pub fn take(&mut self, taken: &[(&Spec, u16)]) {
+        self.ports = taken.iter().map(|(spec, port)| PortState::new(spec, *port)).collect();
+    }
+
     /// The app has been seen listening on the port of `spec` at these addresses.
     pub fn listens_at(&mut self, spec: &Spec, places: Vec<IpAddr>) {
         let same = |port: &&mut PortState| {

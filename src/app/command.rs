@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use crate::config::Handover;
 use crate::port::spec::{Spec, is_name};
 
 /// A port as the app is told about it: claimed, so never 0.
@@ -114,7 +115,7 @@ pub fn wants_fd(command: &[OsString]) -> bool {
 }
 
 /// The templates of `command` that cannot be replaced, a line each: no port, an unknown name, `{fd}` without handover.
-pub fn check(command: &[OsString], ports: &[Spec], handover: bool) -> Vec<String> {
+pub fn check(command: &[OsString], ports: &[Spec], handover: Handover) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (index, template) in templates(command) {
         let names: Vec<&str> = ports.iter().filter_map(|spec| spec.name.as_deref()).collect();
@@ -126,8 +127,9 @@ pub fn check(command: &[OsString], ports: &[Spec], handover: bool) -> Vec<String
             Some(name) if !names.contains(&name) => {
                 format!("no port is named {name}; the names are {}", names.join(", "))
             }
-            _ if matches!(template, Template::Fd(_)) && !handover => {
-                "handover is off, so there is no descriptor: set --handover on (REBERTH_HANDOVER)".to_string()
+            _ if matches!(template, Template::Fd(_)) && handover != Handover::Listen => {
+                let way = if handover == Handover::Bind { "bind" } else { "off" };
+                format!("handover is {way}, so there is no descriptor: set --handover on (REBERTH_HANDOVER)")
             }
             _ => continue,
         };
@@ -265,16 +267,18 @@ mod tests {
     fn templates_without_their_port_are_named() {
         let specs: Vec<Spec> = ["80", "admin=9090"].iter().filter_map(|text| text.parse().ok()).collect();
         for (argument, ports, handover, want) in [
-            ("{port} {addr} {host} {port.admin}", &specs[..], false, None),
-            ("{fd} {fd.admin}", &specs, true, None),
-            ("{json: {port.X}}", &[], false, None),
-            ("{port}", &[], false, Some("argument 1 {port}: no port is configured")),
-            ("{addr}", &[], false, Some("{addr}: no port is configured")),
-            ("{fd}", &[], true, Some("{fd}: no port is configured")),
-            ("{port.x}", &specs, false, Some("no port is named x; the names are admin")),
-            ("{fd.x}", &specs, true, Some("no port is named x")),
-            ("{port.x}", &specs[..1], false, Some("none has a name")),
-            ("{fd}", &specs, false, Some("{fd}: handover is off")),
+            ("{port} {addr} {host} {port.admin}", &specs[..], Handover::Off, None),
+            ("{fd} {fd.admin}", &specs, Handover::Listen, None),
+            ("{json: {port.X}}", &[], Handover::Off, None),
+            ("{port}", &[], Handover::Off, Some("argument 1 {port}: no port is configured")),
+            ("{addr}", &[], Handover::Off, Some("{addr}: no port is configured")),
+            ("{fd}", &[], Handover::Listen, Some("{fd}: no port is configured")),
+            ("{port.x}", &specs, Handover::Off, Some("no port is named x; the names are admin")),
+            ("{fd.x}", &specs, Handover::Listen, Some("no port is named x")),
+            ("{port.x}", &specs[..1], Handover::Off, Some("none has a name")),
+            ("{fd}", &specs, Handover::Off, Some("{fd}: handover is off")),
+            ("{fd}", &specs, Handover::Bind, Some("{fd}: handover is bind")),
+            ("{port}", &specs, Handover::Bind, None),
         ] {
             let lines = check(&words(&["{port}", argument]), ports, handover);
             match want {

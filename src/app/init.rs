@@ -8,9 +8,11 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::berth::{Berth, Heard};
 use super::inquiry::Inquiry;
+use super::prewarm::{Prewarm, Taken};
 use super::race::{Race, Verdict};
 use super::readiness::{Do, Fact, Readiness};
 use super::sight::Sight;
@@ -19,6 +21,8 @@ use super::tree::Tree;
 use crate::config::SignalScope;
 use crate::error::words;
 use crate::exit::Code;
+use crate::port::claim::Claim;
+use crate::port::held::Held;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
 use crate::sys::memory;
@@ -47,6 +51,10 @@ pub struct Init<'a> {
     pub inquiry: Option<Inquiry>,
     /// The race for the port, while it may still be lost.
     pub race: Option<Race>,
+    /// The app's calls, where they are heard.
+    pub berth: Option<Berth>,
+    /// The claim that goes on beside the app.
+    pub prewarm: Option<Prewarm<'a>>,
     /// When reberth lets go of the memory an idle init does not need; `None` once it has.
     pub settle_at: Option<Instant>,
     pub end: Option<Ended>,
@@ -79,6 +87,9 @@ impl Init<'_> {
             self.sleep();
             let now = Instant::now();
             let mut finish = self.hear(now, &mut ending);
+            // An app waits for the answer to its call: before all that can wait.
+            finish = self.answer_calls(now).or(finish);
+            finish = self.go_on_claiming(now).or(finish);
             if let Some(race) = &mut self.race {
                 race.hear();
             }
@@ -86,6 +97,10 @@ impl Init<'_> {
             finish = self.reap(now, &mut ending).or(finish);
             finish = self.keep_deadlines(now, &mut ending).or(finish);
             self.end_race(now);
+            // An app that is to stop may close its listener to refuse clients: nothing of ours may keep it open.
+            if self.supervisor.is_stopping() || self.end.is_some() {
+                self.let_go();
+            }
             if let Some(code) = finish {
                 ending.code = code;
                 // The app was gone and about to be launched again when somebody wanted it to stop: there is nothing to stop any more.
@@ -110,11 +125,93 @@ impl Init<'_> {
             self.readiness.next(),
             self.race.as_ref().map(Race::ends_at),
             self.end.and_then(|end| end.unsure_until),
+            self.prewarm.as_ref().map(Prewarm::deadline),
         ];
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.race.as_ref().and_then(Race::events).map(|events| PollFd::new(events, PollFlags::POLLIN)));
+        let sources = std::iter::once(self.signals.as_fd())
+            .chain(self.berth.as_ref().and_then(Berth::calls))
+            .chain(self.race.as_ref().and_then(Race::events))
+            .chain(self.prewarm.iter().flat_map(Prewarm::descriptors));
+        let mut fds: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         descriptor::wait_readable(&mut fds, deadline);
+    }
+
+    /// Answers the binds and listens of the app that wait.
+    fn answer_calls(&mut self, now: Instant) -> Option<Code> {
+        let heard = self.berth.as_mut()?.hear(&self.tree);
+        self.take(now, heard)
+    }
+
+    fn take(&mut self, now: Instant, heard: Vec<Heard>) -> Option<Code> {
+        let mut finish = None;
+        for one in heard {
+            finish = match one {
+                Heard::Listens(port, there) if self.readiness.primary().is_some_and(|primary| primary.port == port) => {
+                    self.learn(now, Fact::Listens(there.into_iter().collect()))
+                }
+                Heard::Listens(..) | Heard::Elsewhere => self.learn(now, Fact::Stirs),
+                Heard::Reset(clients, place) => {
+                    warn!(
+                        "{clients} clients that had queued were cut off: the app binds {place}, and not what its port's spec says; name that \
+                         address in --port"
+                    );
+                    None
+                }
+                Heard::Deaf(why) => {
+                    warn!("--handover bind (REBERTH_HANDOVER) has ended: {why}; going on as with --handover off");
+                    self.readiness.look(now);
+                    None
+                }
+            }
+            .or(finish);
+        }
+        finish
+    }
+
+    /// The wait for the port goes on beside the app.
+    fn go_on_claiming(&mut self, now: Instant) -> Option<Code> {
+        let (signals, calls) = (self.signals.as_fd(), self.berth.as_ref().and_then(Berth::calls));
+        let mut interrupted = || descriptor::is_readable(signals) || calls.is_some_and(descriptor::is_readable);
+        let error = match self.prewarm.as_mut()?.step(now, &mut interrupted) {
+            Ok(None) => return None,
+            Ok(Some(claims)) => return self.claimed(now, claims),
+            Err(error) => error,
+        };
+        error.lines().iter().for_each(|line| error!("{line}"));
+        self.prewarm = None;
+        self.on(now, Event::GiveUp(error.code()))
+    }
+
+    /// The ports are ours: first the app gets what it waits for, then everybody is told.
+    fn claimed(&mut self, now: Instant, claims: Vec<Claim>) -> Option<Code> {
+        let prewarm = self.prewarm.take()?;
+        let taken = Taken::of(&claims);
+        let held = Held::new(claims);
+        let heard = match (&mut self.berth, held) {
+            (Some(berth), Ok(held)) => berth.claimed(held, &self.tree),
+            (Some(berth), Err(error)) => {
+                berth.release();
+                vec![Heard::Deaf(words(&error))]
+            }
+            (None, _) => Vec::new(),
+        };
+        prewarm.announce(&taken);
+        self.state.take(&taken.iter().map(|taken| (&taken.spec, taken.port)).collect::<Vec<_>>());
+        if self.supervisor.is_running() {
+            self.publish(Phase::Starting);
+        }
+        let ports: Vec<_> = taken.iter().map(|taken| taken.spec.with_port(taken.port)).collect();
+        self.readiness.wake(ports, now);
+        self.sight.look_for(self.readiness.primary().cloned());
+        self.take(now, heard)
+    }
+
+    /// Nothing of ours stands on the app's ports any more.
+    fn let_go(&mut self) {
+        self.prewarm = None;
+        if let Some(berth) = self.berth.as_mut().filter(|berth| !berth.is_released()) {
+            berth.release();
+        }
     }
 
     /// Reads what signals have come, and passes them to the supervisor.
@@ -329,7 +426,7 @@ impl Init<'_> {
         {
             warn!("its health target {} answered last: {answer}", inquiry.target());
         }
-        let finish = self.on(now, Event::NotReadyInTime);
+        let finish = self.on(now, Event::GiveUp(Code::TIMEOUT));
         self.give_up_waiting();
         finish
     }

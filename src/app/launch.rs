@@ -9,8 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
+use super::outfit::Outfit;
 use crate::error::{Error, words};
-use crate::sys::exec::{self, ExecFailure, FIRST_PASSED, Image, Setup, Started};
+pub use crate::sys::exec::Heard;
+use crate::sys::exec::{self, ExecFailure, FIRST_PASSED, Image, NotStarted, Setup, Started};
 use crate::sys::signal::Inherited;
 use crate::sys::terminal::Terminal;
 
@@ -45,19 +47,15 @@ impl Activation {
 /// More than any service manager passes; a larger LISTEN_FDS is a mistake, not a list of sockets.
 const MOST_PASSED: usize = 1024;
 
-/// What the app is started with.
+/// How the app is started.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// COMMAND and its arguments, templates replaced.
-    pub command: &'a [OsString],
-    pub environment: &'a Environment,
+    pub outfit: &'a Outfit,
     pub inherited: Inherited,
-    /// Descriptors that become 3, 4, … in the app; empty leaves what was inherited in its place.
-    pub descriptors: &'a [RawFd],
-    /// Put the app's own pid into LISTEN_PID.
-    pub patch_pid: bool,
     /// The directory reberth was started in, once it has left it.
     pub directory: Option<&'a Path>,
+    /// Its binds are to be heard. Not together with descriptors in the outfit.
+    pub hear_binds: bool,
 }
 
 /// A launched app.
@@ -68,7 +66,29 @@ pub struct App {
     launched: Instant,
 }
 
+/// Why there is no app.
+#[derive(Debug)]
+pub enum NotLaunched {
+    Failed(Error),
+    /// Its binds cannot be heard, for this reason, and nothing was executed: launch it again without.
+    Deaf(io::Error),
+}
+
 impl App {
+    /// Whether its file would give it privileges: it is setuid, setgid, or has capabilities of its own (`capabilities(7)`).
+    pub fn gains_privileges(&self) -> bool {
+        let path = self.image.candidates().map(Path::new).find(|path| path.is_file());
+        path.is_some_and(|path| {
+            let mode = path.metadata().map_or(0, |found| found.permissions().mode());
+            mode & 0o6000 != 0 || exec::has_capabilities(path)
+        })
+    }
+
+    /// Where its binds are heard, if they are.
+    pub fn take_heard(&mut self) -> Option<Heard> {
+        self.started.heard.take()
+    }
+
     pub fn pid(&self) -> i32 {
         self.started.pid
     }
@@ -87,10 +107,10 @@ impl App {
 /// Starts the app as a child: own process group, the terminal if there is one, TERM when reberth dies.
 ///
 /// # Errors
-/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor.
-pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Error> {
-    let word = launch.command.first().map_or(OsStr::new(""), OsString::as_os_str);
-    let (mut image, raised) = prepare(launch)?;
+/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor; `Deaf`.
+pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, NotLaunched> {
+    let word = launch.outfit.words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let (mut image, raised) = prepare(launch).map_err(NotLaunched::Failed)?;
     let descriptors: Vec<RawFd> = raised.iter().map(AsRawFd::as_raw_fd).collect();
     let setup = Setup {
         inherited: launch.inherited,
@@ -99,13 +119,15 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Err
         bound_to_parent: true,
         descriptors: &descriptors,
         directory: launch.directory,
+        hear_binds: launch.hear_binds,
     };
-    let started = exec::start(&mut image, &setup).map_err(|error| {
-        Error::cannot(format!(
+    let started = exec::start(&mut image, &setup).map_err(|failed| match failed {
+        NotStarted::Deaf(why) => NotLaunched::Deaf(why),
+        NotStarted::Clone(error) => NotLaunched::Failed(Error::cannot(format!(
             "{}: cannot start a process: {}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
             word.to_string_lossy(),
             words(&error)
-        ))
+        ))),
     })?;
     match started.failure() {
         None => Ok(App { started, image, word: word.to_owned(), launched: Instant::now() }),
@@ -114,14 +136,14 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Err
             if let Some(terminal) = terminal {
                 terminal.take_back(started.pid);
             }
-            Err(explain(&image, word, failure))
+            Err(NotLaunched::Failed(explain(&image, word, failure)))
         }
     }
 }
 
 /// Replaces reberth by the app; returns only if that failed.
 pub fn replace(launch: &Launch<'_>) -> Error {
-    let word = launch.command.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let word = launch.outfit.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = match prepare(launch) {
         Ok(prepared) => prepared,
         Err(error) => return error,
@@ -134,15 +156,16 @@ pub fn replace(launch: &Launch<'_>) -> Error {
         bound_to_parent: false,
         descriptors: &descriptors,
         directory: None,
+        hear_binds: false,
     };
     let failure = exec::replace(&mut image, &setup);
     explain(&image, word, failure)
 }
 
 fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
-    let image = Image::new(launch.command, launch.environment, launch.patch_pid)
+    let image = Image::new(&launch.outfit.words, &launch.outfit.environment, launch.outfit.patch_pid)
         .map_err(|error| Error::cannot(format!("the command line cannot be passed on: {}", words(&error))))?;
-    let raised = exec::raise(launch.descriptors).map_err(|error| {
+    let raised = exec::raise(&launch.outfit.descriptors).map_err(|error| {
         Error::cannot(format!(
             "the sockets cannot be passed to the app: {}; raise the limit of open files (ulimit -n)",
             words(&error)

@@ -1,9 +1,12 @@
 //! Owns the app: its command line, its start, and its life until the end. Must not know the policy of ports.
 
+pub mod berth;
 pub mod command;
 pub mod init;
 pub mod inquiry;
 pub mod launch;
+pub mod outfit;
+pub mod prewarm;
 pub mod race;
 pub mod readiness;
 pub mod run;

@@ -29,6 +29,8 @@ const CONTEST_PAUSE: Duration = Duration::from_millis(20);
 /// after the second.
 const ELSEWHERE_TOLD: Duration = Duration::from_secs(2);
 const ELSEWHERE_FAULT: Duration = Duration::from_secs(30);
+/// Between the word that the app listens somewhere and the look at where.
+const SOON: Duration = Duration::from_millis(20);
 /// An app that was given the socket and cannot be seen waiting on it is believed to after this long.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,8 @@ pub enum Way {
     Binds,
     /// It was given its sockets; `inode` is that of the primary's, where it is TCP.
     Given { inode: Option<u64> },
+    /// Its own calls are heard, so nothing needs to be looked for.
+    Heard,
 }
 
 /// The health target, as far as it decides when it is asked.
@@ -82,6 +86,10 @@ pub enum Fact {
     Answered {
         healthy: bool,
     },
+    /// Its own listen(2) on the primary port has been answered, and these are its listeners there.
+    Listens(Vec<Listener>),
+    /// It has begun to listen somewhere else.
+    Stirs,
 }
 
 /// What is to be done, in order.
@@ -103,6 +111,8 @@ pub enum Do {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// The port is still waited for, and so is the app.
+    Asleep,
     /// Nobody has been seen serving on the port.
     Looking,
     /// The app serves its port, or has none; its health target is to say when it is ready.
@@ -138,20 +148,46 @@ pub struct Readiness {
 impl Readiness {
     /// Begins with an app launched at `now`. With neither port nor target there is nothing to wait for.
     pub fn begin(expected: Expected, now: Instant) -> Self {
-        let stage = match (&expected.target, expected.ports.is_empty()) {
-            (None, true) => Stage::Up,
-            _ => Stage::Looking,
-        };
-        let waits = stage != Stage::Up;
+        let mut machine = Self::asleep(expected, now);
+        let ports = std::mem::take(&mut machine.expected.ports);
+        machine.wake(ports, now);
+        machine
+    }
+
+    /// The same for an app whose ports are still waited for: nothing is looked at or asked until [`Readiness::wake`].
+    pub fn asleep(expected: Expected, now: Instant) -> Self {
         Self {
             launched: now,
-            stage,
+            stage: Stage::Asleep,
             pause: FIRST_PAUSE,
-            next_look: waits.then(|| now + FIRST_PAUSE),
-            ready_by: expected.limit.filter(|_| waits).map(|limit| now + limit),
+            next_look: None,
+            ready_by: None,
             elsewhere_since: None,
             said: Vec::new(),
             expected,
+        }
+    }
+
+    /// The ports are ours, these: the app's time begins now.
+    pub fn wake(&mut self, ports: Vec<Spec>, now: Instant) {
+        if self.stage != Stage::Asleep {
+            return;
+        }
+        self.expected.ports = ports;
+        self.launched = now;
+        let nothing = self.expected.target.is_none() && self.expected.ports.is_empty();
+        self.stage = if nothing { Stage::Up } else { Stage::Looking };
+        self.ready_by = self.expected.limit.filter(|_| !nothing).map(|limit| now + limit);
+        // An app whose listen(2) is heard needs no look; a target elsewhere is asked all the same.
+        let heard = self.expected.way == Way::Heard && self.expected.target.is_none_or(|target| target.on_port);
+        self.next_look = (!nothing && !heard).then(|| now + FIRST_PAUSE);
+    }
+
+    /// The app's calls cannot be heard any more: it is looked for from now on.
+    pub fn look(&mut self, now: Instant) {
+        self.expected.way = Way::Binds;
+        if matches!(self.stage, Stage::Looking | Stage::Asking) {
+            (self.pause, self.next_look) = (FIRST_PAUSE, Some(now + FIRST_PAUSE));
         }
     }
 
@@ -196,12 +232,12 @@ impl Readiness {
     /// nothing.
     pub fn primary(&self) -> Option<&Spec> {
         let tcp = self.expected.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
-        tcp.or_else(|| self.expected.ports.first().filter(|_| self.expected.way == Way::Binds))
+        tcp.or_else(|| self.expected.ports.first().filter(|_| !matches!(self.expected.way, Way::Given { .. })))
     }
 
     /// What `fact` at `now` asks for.
     pub fn on(&mut self, now: Instant, fact: Fact) -> Vec<Do> {
-        if matches!(self.stage, Stage::Up | Stage::GivenUp) {
+        if matches!(self.stage, Stage::Asleep | Stage::Up | Stage::GivenUp) {
             return Vec::new();
         }
         match fact {
@@ -216,7 +252,31 @@ impl Readiness {
             }
             Fact::Answered { healthy: true } => self.ready(now),
             Fact::Answered { healthy: false } => Vec::new(),
+            Fact::Listens(here) => self.on_listens(now, &here),
+            Fact::Stirs => {
+                if self.stage == Stage::Looking && self.expected.way == Way::Heard {
+                    let soon = now + SOON;
+                    self.next_look = Some(self.next_look.map_or(soon, |at| at.min(soon)));
+                }
+                Vec::new()
+            }
         }
+    }
+
+    /// The kernel has told nobody else: this is the event, and no look.
+    fn on_listens(&mut self, now: Instant, here: &[Listener]) -> Vec<Do> {
+        let mut todo = Vec::new();
+        if self.stage == Stage::Looking
+            && let Some(primary) = self.primary().cloned()
+        {
+            self.found(&primary, &mut todo);
+            if !here.is_empty() {
+                listens(&primary, here, &mut todo);
+            }
+            (self.pause, self.next_look) = (FIRST_PAUSE, Some(now + FIRST_PAUSE));
+            self.go_on(now, &mut todo);
+        }
+        todo
     }
 
     fn on_due(&mut self, now: Instant) -> Vec<Do> {
@@ -237,6 +297,14 @@ impl Readiness {
     }
 
     fn schedule(&mut self, now: Instant) -> Vec<Do> {
+        // Whose calls are heard is looked at for what was said of it alone: when that is to be said, or called a fault.
+        let heard = self.expected.way == Way::Heard && self.expected.target.is_none_or(|target| target.on_port);
+        if heard && self.stage == Stage::Looking {
+            let since = self.elsewhere_since;
+            let steps = since.map(|since| [since + ELSEWHERE_TOLD, self.fault_at(since)]);
+            self.next_look = steps.into_iter().flatten().filter(|at| *at > now).min();
+            return Vec::new();
+        }
         let age = now.saturating_duration_since(self.launched);
         let impatient = self.ready_by.is_some();
         let cap = match age {
@@ -278,6 +346,12 @@ impl Readiness {
     fn judge(&mut self, now: Instant, view: &View, todo: &mut Vec<Do>) {
         let Some(primary) = self.primary().cloned() else { return };
         match view {
+            // Having it open says nothing: it listens since the claim, or since the bind. Its own listen(2) does.
+            View::Own { all, .. } if self.expected.way == Way::Heard => {
+                self.elsewhere(now, &primary, all, todo);
+                // When the next thing is to be said.
+                todo.extend(self.schedule(now));
+            }
             View::Own { here, all } if here.is_empty() => self.elsewhere(now, &primary, all, todo),
             View::Own { here, .. } => {
                 self.found(&primary, todo);
@@ -393,7 +467,7 @@ impl Readiness {
         };
         let ignored = match self.expected.way {
             Way::Given { .. } => " and ignores the socket it was given (LISTEN_FDS, {fd})",
-            Way::Binds => "",
+            Way::Binds | Way::Heard => "",
         };
         todo.push(Do::Warn(format!(
             "the app listens on {place}, not on port {port} as it was told{ignored}{loopback}; make it take PORT from its environment, \

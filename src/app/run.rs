@@ -2,34 +2,35 @@
 //! any of them is done.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::command::{self, Listen, Place};
+use super::berth::Berth;
 use super::init::{Ending, Init};
 use super::inquiry::{Ask, Inquiry};
-use super::launch::{self, Activation, Environment, Launch};
+use super::launch::{self, Activation, Environment, Launch, NotLaunched};
+use super::outfit::{Outfit, Told};
+use super::prewarm::{Prewarm, Taken, announce};
 use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
 use super::sight::Sight;
 use super::supervisor::{self, Alone, Policy, Supervisor};
 use super::tree::Tree;
-use crate::config::{Healthcheck, Run};
+use crate::config::{Handover, Healthcheck, Run};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
 use crate::health::target;
 use crate::log;
-use crate::port::claim::{self, Claim, Hear, Hold, Stop};
+use crate::port::claim::{self, Claim, Claiming, Hear, Hold, Step, Stop};
 use crate::port::file;
-use crate::port::range;
+use crate::port::held::Held;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
-use crate::sys::exec::FIRST_PASSED;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
@@ -60,6 +61,10 @@ struct Session<'a> {
     /// Where reberth was started: where the app starts, the second time as well.
     directory: PathBuf,
     launches: u32,
+    /// The app's binds cannot be heard here, which was found out at the launch.
+    deaf: bool,
+    /// What was told of the ports last.
+    announced: Option<Vec<Taken>>,
 }
 
 impl<'a> Session<'a> {
@@ -84,20 +89,26 @@ impl<'a> Session<'a> {
             port_file,
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             launches: 0,
+            deaf: false,
+            announced: None,
         })
     }
 
     /// Launches, and launches again as long as the app loses its port to somebody else.
     fn live(&mut self) -> Result<Code, Error> {
         loop {
-            let claims = match self.claim()? {
-                ControlFlow::Continue(claims) => claims,
+            let ports = match self.claim()? {
+                ControlFlow::Continue(ports) => ports,
                 ControlFlow::Break(code) => return Ok(code),
             };
             if self.config.exec {
-                return Err(self.replace(claims));
+                return Err(self.replace(ports));
             }
-            let ending = self.launch(claims)?;
+            let ending = match self.launch(ports)? {
+                Launched::Ended(ending) => ending,
+                // Its ports are free again, and are claimed as for any app.
+                Launched::Deaf => continue,
+            };
             if !ending.again {
                 return Ok(ending.code);
             }
@@ -108,169 +119,196 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn claim(&mut self) -> Result<ControlFlow<Code, Vec<Claim>>, Error> {
+    /// How the app comes to its port: as told, unless that has turned out to be impossible here.
+    fn handover(&self) -> Handover {
+        if self.deaf { Handover::Off } else { self.config.handover }
+    }
+
+    fn claim(&mut self) -> Result<ControlFlow<Code, Ports>, Error> {
         let config = self.config;
         if config.ports.is_empty() {
-            return Ok(ControlFlow::Continue(Vec::new()));
+            return Ok(ControlFlow::Continue(Ports::Ours(Vec::new())));
         }
         if self.launches > 0 {
-            self.publish(Phase::Waiting, &[]);
+            self.publish(&state(config, Phase::Waiting, &[]));
         }
+        let handover = self.handover();
         let policy = claim::Policy {
             wait: config.wait,
             fallback: config.fallback,
             backoff: config.backoff,
-            hold: if config.handover { Hold::Listen } else { Hold::Probe },
+            hold: match handover {
+                Handover::Off => Hold::Probe,
+                Handover::Listen => Hold::Listen,
+                Handover::Bind => Hold::Bind,
+            },
         };
-        let mut waiting = Waiting { signals: self.signals, config, publisher: &mut self.publisher };
-        match claim::claim(&config.ports, &policy, &mut waiting) {
-            Ok(claims) => Ok(ControlFlow::Continue(claims)),
+        let outcome = if config.prewarm && handover == Handover::Bind {
+            begin(&config.ports, policy)
+        } else {
+            let mut waiting = Waiting { signals: self.signals, config, publisher: &mut self.publisher };
+            claim::claim(&config.ports, &policy, &mut waiting).map(Ports::Ours)
+        };
+        match outcome {
+            Ok(ports) => Ok(ControlFlow::Continue(ports)),
             Err(Stop::Ended(code)) => Ok(ControlFlow::Break(code)),
             Err(Stop::Error(error)) => Err(error),
         }
     }
 
-    /// Tells which ports were taken: in the file and the log. The environment, the arguments and the state follow.
-    fn announce(&mut self, claims: &[Claim]) -> Result<(), Error> {
-        if let Some(path) = &self.port_file {
-            let lines = claims.iter().map(|claim| (claim.spec.name.as_deref(), claim.port));
-            file::write(path, lines)?;
-        }
-        for claim in claims {
-            let name = claim.spec.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
-            info!(
-                "port {}{}{name} claimed",
-                claim.port,
-                match claim.spec.protocol {
-                    Protocol::Tcp => "",
-                    Protocol::Udp => "/udp",
-                }
-            );
-            if claim.spec.port == claim.port && range::may_be_taken(claim.port) {
-                warn!(
-                    "port {0} lies in net.ipv4.ip_local_port_range, so any outgoing connection may take it while the app does not run: \
-                     take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={0}",
-                    claim.port
-                );
-            }
+    /// Tells which ports were taken, once.
+    fn announce(&mut self, taken: &[Taken]) -> Result<(), Error> {
+        if self.announced.as_deref() != Some(taken) || self.launches > 0 {
+            announce(self.port_file.as_deref(), taken)?;
+            self.announced = Some(taken.to_vec());
         }
         Ok(())
     }
 
-    fn publish(&mut self, phase: Phase, claims: &[Claim]) {
-        if let Some(line) = self.publisher.publish(&state(self.config, phase, claims)) {
+    fn publish(&mut self, state: &State) {
+        if let Some(line) = self.publisher.publish(state) {
             warn!("{line}");
         }
     }
 
-    /// The app's arguments and environment for these claims.
-    fn dress(&self, claims: &[Claim]) -> (Vec<std::ffi::OsString>, Environment, bool) {
-        let first = FIRST_PASSED + i32::try_from(self.activation.names.len()).unwrap_or(0);
-        let places: Vec<Place> = claims
-            .iter()
-            .zip(first..)
-            .map(|(claim, fd)| Place {
-                name: claim.spec.name.clone(),
-                addr: claim.spec.addr,
-                port: claim.port,
-                fd: self.config.handover.then_some(fd),
-            })
-            .collect();
-        let passes = self.config.handover && !claims.is_empty();
-        let listen = passes.then(|| {
-            let asked =
-                claims.iter().map(|claim| claim.spec.name.clone().unwrap_or_else(|| claim.spec.port.to_string()));
-            Listen { names: self.activation.names.iter().cloned().chain(asked).collect() }
-        });
-        let mut environment = command::environment(self.environment, &places, listen.as_ref()).entries;
-        let patch_pid = passes || !self.activation.names.is_empty();
-        // It says the same as LISTEN_PID in another way (sd_listen_fds(3)), and would be reberth's own.
-        environment.retain(|(name, _)| !(patch_pid && name == "LISTEN_PIDFDID"));
-        (command::expand(&self.config.command, &places), environment, patch_pid)
-    }
-
-    /// The descriptors the app gets at 3, 4, …: what a service manager passed to us, then our own.
-    fn descriptors(&self, claims: &[Claim]) -> Vec<i32> {
-        if !self.config.handover || claims.is_empty() {
-            return Vec::new();
-        }
-        self.activation.descriptors().chain(claims.iter().map(|claim| claim.socket.as_raw_fd())).collect()
+    fn outfit(&self, ports: &Ports) -> Outfit {
+        let told: Vec<Told> = match ports {
+            Ports::Ours(claims) => claims.iter().map(Told::claimed).collect(),
+            Ports::Awaited(_) => self.config.ports.iter().map(Told::awaited).collect(),
+        };
+        Outfit::new(&self.config.command, self.environment, &self.activation, self.handover(), &told)
     }
 
     /// `--exec`: returns only if it failed.
-    fn replace(&mut self, claims: Vec<Claim>) -> Error {
-        if let Err(error) = self.announce(&claims) {
+    fn replace(&mut self, ports: Ports) -> Error {
+        let outfit = self.outfit(&ports);
+        let Ports::Ours(claims) = ports else { return Error::cannot("--exec cannot wait beside the app") };
+        let taken = Taken::of(&claims);
+        if let Err(error) = self.announce(&taken) {
             return error;
         }
-        self.publish(Phase::Exec, &claims);
-        let (words, environment, patch_pid) = self.dress(&claims);
-        let descriptors = self.descriptors(&claims);
-        let kept = self.config.handover.then_some(claims);
+        self.publish(&state(self.config, Phase::Exec, &taken));
+        let kept = (self.handover() == Handover::Listen).then_some(claims);
         let error = launch::replace(&Launch {
-            command: &words,
-            environment: &environment,
+            outfit: &outfit,
             inherited: self.signals.inherited(),
-            descriptors: &descriptors,
-            patch_pid,
             directory: None,
+            hear_binds: false,
         });
         drop(kept);
         error
     }
 
-    fn launch(&mut self, claims: Vec<Claim>) -> Result<Ending, Error> {
-        self.announce(&claims)?;
-        let (words, environment, patch_pid) = self.dress(&claims);
-        let descriptors = self.descriptors(&claims);
-        let taken: Vec<Spec> = claims.iter().map(|claim| claim.spec.with_port(claim.port)).collect();
-        let state = state(self.config, Phase::Starting, &claims);
-        let cookies = claims.iter().map(|claim| claim.cookie).collect();
-        let inode = claims
-            .iter()
-            .find(|claim| claim.spec.protocol == Protocol::Tcp)
-            .and_then(|claim| descriptor::inode(&claim.socket));
+    fn launch(&mut self, ports: Ports) -> Result<Launched, Error> {
+        let handover = self.handover();
+        let outfit = self.outfit(&ports);
+        let (claims, prewarm) = match ports {
+            Ports::Ours(claims) => (claims, None),
+            Ports::Awaited(claiming) => (Vec::new(), Some(claiming)),
+        };
+        let taken = Taken::of(&claims);
+        let phase = match &prewarm {
+            Some(_) => Phase::Waiting,
+            None => {
+                self.announce(&taken)?;
+                Phase::Starting
+            }
+        };
+        let state = state(self.config, phase, &taken);
+        let expected = self.expected(&taken, &claims);
         let sockets =
-            self.activation.descriptors().chain(descriptors.iter().copied()).filter_map(descriptor::inode_at).collect();
-        // An app that binds by itself must find the port free; one that is handed the socket must never find it closed.
-        let kept = self.config.handover.then_some(claims);
-        let now = Instant::now();
+            self.activation.descriptors().chain(outfit.descriptors.iter().copied()).filter_map(descriptor::inode_at);
+        let sockets: Vec<u64> = sockets.collect();
+        let cookies = claims.iter().map(|claim| claim.cookie).collect();
+        // An app that binds by itself must find the port free; one that gets the socket must never find it closed.
+        let kept = (handover != Handover::Off).then_some(claims);
         // Activation sockets are the app's once it is launched; a second launch would come without them.
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
-        let may_relaunch = again && !self.config.handover && !taken.is_empty();
-        let race = may_relaunch.then(|| Race::begin(taken.clone(), cookies, now));
+        let may_relaunch = again && handover == Handover::Off && !taken.is_empty();
+        let race = may_relaunch.then(|| Race::begin(expected.ports.clone(), cookies, Instant::now()));
         // Those of PID 1 end with it anyway, and until then are waited for like all others.
         let strangers = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
         let terminal = Terminal::controlling();
         let given = terminal.filter(Terminal::is_for_the_app);
-        let directory = (self.launches > 0).then_some(self.directory.as_path());
-        let app = launch::start(
-            &Launch {
-                command: &words,
-                environment: &environment,
-                inherited: self.signals.inherited(),
-                descriptors: &descriptors,
-                patch_pid,
-                directory,
-            },
-            given,
-        )?;
-        drop(kept);
-        debug!("launched {} as pid {}", words.first().map_or("".into(), |word| word.to_string_lossy()), app.pid());
+        let launch = Launch {
+            outfit: &outfit,
+            inherited: self.signals.inherited(),
+            directory: (self.launches > 0).then_some(self.directory.as_path()),
+            hear_binds: handover == Handover::Bind,
+        };
+        let mut app = match launch::start(&launch, given) {
+            Ok(app) => app,
+            Err(NotLaunched::Failed(error)) => return Err(error),
+            Err(NotLaunched::Deaf(why)) => {
+                self.deaf = true;
+                warn!("{}", deaf(&why));
+                return Ok(Launched::Deaf);
+            }
+        };
+        debug!(
+            "launched {} as pid {}",
+            outfit.words.first().map_or("".into(), |word| word.to_string_lossy()),
+            app.pid()
+        );
         self.launches += 1;
+        let berth = app.take_heard().map(|heard| self.berth(&app, heard, kept, prewarm.is_some()));
         let mut ours = vec![self.signals.as_fd()];
         ours.extend(race.as_ref().and_then(Race::events));
         ours.extend(self.publisher.descriptor());
         ours.extend(log::descriptors());
-        leave_no_trace(&ours);
+        leave_no_trace(berth.is_none().then_some(ours.as_slice()));
+        let expected = Expected { contested: race.is_some(), ..expected };
         let ending = self.supervise(
             &app,
             (terminal, given.is_some()),
             (strangers, sockets),
-            (taken, inode.filter(|_| self.config.handover)),
+            expected,
             state,
-            race,
+            (race, berth, prewarm),
         );
-        app.late_failure().map_or(Ok(ending), Err)
+        app.late_failure().map_or(Ok(Launched::Ended(ending)), Err)
+    }
+
+    /// What the app's coming up is judged by.
+    fn expected(&self, taken: &[Taken], claims: &[Claim]) -> Expected {
+        let ports = if taken.is_empty() {
+            self.config.ports.clone()
+        } else {
+            taken.iter().map(|taken| taken.spec.with_port(taken.port)).collect()
+        };
+        let tcp = claims.iter().find(|claim| claim.spec.protocol == Protocol::Tcp);
+        Expected {
+            ports,
+            way: match self.handover() {
+                Handover::Off => Way::Binds,
+                Handover::Listen => Way::Given { inode: tcp.and_then(|claim| descriptor::inode(&claim.socket)) },
+                Handover::Bind => Way::Heard,
+            },
+            target: self
+                .config
+                .health
+                .as_ref()
+                .map(|asked| Target { on_port: asked.needs_port(), connects: *asked == target::Target::Tcp }),
+            contested: false,
+            limit: self.config.start_timeout,
+        }
+    }
+
+    /// The app's calls, and the sockets they are answered with.
+    fn berth(&self, app: &launch::App, heard: launch::Heard, claims: Option<Vec<Claim>>, awaited: bool) -> Berth {
+        if heard.no_new_privs && app.gains_privileges() {
+            warn!(
+                "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants                  no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out"
+            );
+        }
+        let can_put = heard.listener.supports_put();
+        let held = claims.filter(|_| !awaited).map(Held::new).transpose().unwrap_or_default();
+        let mut berth = Berth::new(heard.listener, self.config.ports.clone(), held);
+        if !can_put {
+            warn!("{}", deaf(&std::io::Error::from_raw_os_error(libc::ENOSYS)));
+            berth.release();
+        }
+        berth
     }
 
     fn supervise(
@@ -278,32 +316,30 @@ impl<'a> Session<'a> {
         app: &launch::App,
         (terminal, wants_terminal): (Option<Terminal>, bool),
         (strangers, sockets): (Vec<i32>, Vec<u64>),
-        (taken, inode): (Vec<Spec>, Option<u64>),
+        expected: Expected,
         mut state: State,
-        race: Option<Race>,
+        (race, berth, claiming): (Option<Race>, Option<Berth>, Option<Box<Claiming>>),
     ) -> Ending {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
         let inquiry = config.health.clone().zip(config.question.clone());
         let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(terms)));
-        let expected = Expected {
-            ports: taken,
-            way: if config.handover { Way::Given { inode } } else { Way::Binds },
-            target: config
-                .health
-                .as_ref()
-                .map(|asked| Target { on_port: asked.needs_port(), connects: *asked == target::Target::Tcp }),
-            contested: race.is_some(),
-            limit: config.start_timeout,
+        let inode = match expected.way {
+            Way::Given { inode } => inode,
+            Way::Binds | Way::Heard => None,
         };
-        let readiness = Readiness::begin(expected, launched);
+        let mut readiness = match claiming {
+            Some(_) => Readiness::asleep(expected, launched),
+            None => Readiness::begin(expected, launched),
+        };
+        if berth.as_ref().is_some_and(Berth::is_released) {
+            readiness.look(launched);
+        }
         if readiness.is_up() {
             state.phase = Phase::Ready;
         }
-        if let Some(line) = self.publisher.publish(&state) {
-            warn!("{line}");
-        }
+        self.publish(&state);
         let policy = Policy {
             pid1: process::pid() == 1,
             has_terminal: terminal.is_some(),
@@ -325,12 +361,59 @@ impl<'a> Session<'a> {
             readiness,
             inquiry,
             race,
+            berth,
+            prewarm: claiming.map(|claiming| Prewarm::new(*claiming, self.port_file.as_deref())),
             settle_at: Some(launched + SETTLED),
             end: None,
             childless: false,
         }
         .run()
     }
+}
+
+/// The ports at the launch.
+enum Ports {
+    Ours(Vec<Claim>),
+    /// Some are busy, and waited for beside the app.
+    Awaited(Box<Claiming>),
+}
+
+/// What came of a launch.
+enum Launched {
+    Ended(Ending),
+    /// Nothing was launched: the app's binds cannot be heard here.
+    Deaf,
+}
+
+/// The first try of a claim that may go on beside the app.
+fn begin(specs: &[Spec], policy: claim::Policy) -> Result<Ports, Stop> {
+    let mut claiming = Claiming::begin(specs, policy)?;
+    Ok(match claiming.step(Instant::now(), &mut || false)? {
+        Step::Ours(claims) => Ports::Ours(claims),
+        Step::Waits => Ports::Awaited(Box::new(claiming)),
+    })
+}
+
+/// Why the app's binds cannot be heard, and what helps.
+fn deaf(why: &std::io::Error) -> String {
+    let (reason, cure) = match why.raw_os_error() {
+        Some(libc::EBUSY) => (
+            "another program hears this container's system calls already (a seccomp notify profile)",
+            "take another profile, or leave it out",
+        ),
+        Some(libc::EPERM | libc::EACCES) => (
+            "the seccomp profile or sandbox refuses seccomp(2)",
+            "allow it, as Docker's and containerd's default profiles do",
+        ),
+        Some(libc::ENOSYS | libc::EINVAL) => {
+            ("this kernel cannot do it (Linux before 5.9, gVisor, an emulator)", "a newer kernel")
+        }
+        _ => ("the kernel refuses it", "see seccomp(2)"),
+    };
+    format!(
+        "--handover bind (REBERTH_HANDOVER) is not to be had here: {reason}: {}; going on as with --handover off; what helps: {cure}",
+        words(why)
+    )
 }
 
 /// The sockets that a service manager has passed to us. A number that was not open at our start may be a file of our own by now.
@@ -344,17 +427,19 @@ fn activation(environment: &Environment) -> Activation {
 }
 
 /// Lets go of what was inherited, working directory and descriptors, so that reberth pins no mount, file or pipe.
-fn leave_no_trace(ours: &[BorrowedFd<'_>]) {
+///
+/// `ours` are all descriptors of ours; `None`: they are too many to tell.
+fn leave_no_trace(ours: Option<&[BorrowedFd<'_>]>) {
     let _ = std::env::set_current_dir("/");
     descriptor::close_inherited(ours);
 }
 
-fn state(config: &Run, phase: Phase, claims: &[Claim]) -> State {
-    let ports = if claims.is_empty() {
+fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
+    let ports = if taken.is_empty() {
         // A port is known before it is claimed, unless any free one will do.
         config.ports.iter().map(|spec| PortState::new(spec, spec.port)).collect()
     } else {
-        claims.iter().map(|claim| PortState::new(&claim.spec, claim.port)).collect()
+        taken.iter().map(|taken| PortState::new(&taken.spec, taken.port)).collect()
     };
     State {
         phase,

@@ -32,6 +32,11 @@ impl Sight {
         Self { primary, handed_over, given, next_walk: now + WALK_PAUSE, before: None }
     }
 
+    /// Looks for this port from now on.
+    pub fn look_for(&mut self, primary: Option<Spec>) {
+        self.primary = primary;
+    }
+
     /// One look. Microseconds while nobody listens on the port; else a walk through the descriptors of the app's tree.
     pub fn look(&mut self, now: Instant, tree: &Tree) -> View {
         let nothing = View::Own { here: Vec::new(), all: Vec::new() };

@@ -44,8 +44,8 @@ pub enum Event {
     LastChildGone,
     /// `deadline` has come.
     Due,
-    /// The app was not ready within `--start-timeout`.
-    NotReadyInTime,
+    /// reberth gives up on the app, and ends with this code whatever it exits with.
+    GiveUp(Code),
 }
 
 /// What is to be done, in order.
@@ -92,7 +92,8 @@ pub struct Supervisor {
     /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
     kill_at: Option<Instant>,
     grace_begun: bool,
-    timed_out: bool,
+    /// The code to end with, whatever the app's own is.
+    forced: Option<Code>,
     /// The first request to stop that came, as the map says.
     stop_signal: Option<i32>,
     /// The app was stopped by a signal, and nobody has continued it through us.
@@ -141,7 +142,7 @@ impl Supervisor {
             stage: Stage::Running,
             kill_at: None,
             grace_begun: false,
-            timed_out: false,
+            forced: None,
             stop_signal: None,
             stopped: false,
             stop_forwarded: false,
@@ -160,12 +161,17 @@ impl Supervisor {
 
     /// True once somebody asked the app to stop; from then on its end is no accident.
     pub fn stop_asked(&self) -> bool {
-        self.stop_signal.is_some() || self.timed_out
+        self.stop_signal.is_some() || self.forced.is_some()
     }
 
     /// The first signal that asked the app to stop, as the map says.
     pub fn stop_signal(&self) -> Option<i32> {
         self.stop_signal
+    }
+
+    /// True from the moment on in which the app knows that it is to stop, or is gone.
+    pub fn is_stopping(&self) -> bool {
+        !matches!(self.stage, Stage::Running | Stage::Draining { .. })
     }
 
     /// True while the app is there and nobody asked it to stop.
@@ -192,7 +198,7 @@ impl Supervisor {
                 _ => Vec::new(),
             },
             Event::Due => self.on_due(now),
-            Event::NotReadyInTime => self.on_not_ready(now),
+            Event::GiveUp(code) => self.give_up(now, code),
         }
     }
 
@@ -305,7 +311,7 @@ impl Supervisor {
             End::Code(code) => Code(code),
             End::Signal(signal) => Code::signalled(signal),
         };
-        self.code = if self.timed_out { Code::TIMEOUT } else { Code(self.policy.exit_map.apply(own.0)) };
+        self.code = self.forced.unwrap_or_else(|| Code(self.policy.exit_map.apply(own.0)));
         self.say_ended(end, own);
         if !leftovers {
             return vec![Action::Finish(self.code)];
@@ -364,11 +370,11 @@ impl Supervisor {
         vec![Action::SignalTree(libc::SIGKILL)]
     }
 
-    fn on_not_ready(&mut self, now: Instant) -> Vec<Action> {
+    fn give_up(&mut self, now: Instant, code: Code) -> Vec<Action> {
         if self.stage != Stage::Running {
             return Vec::new();
         }
-        self.timed_out = true;
+        self.forced = Some(code);
         // An app that stops on another signal is stopped with that one; a dropped TERM must not keep it alive here.
         let stop = self.policy.signal_map.apply(libc::SIGTERM).unwrap_or(libc::SIGTERM);
         self.stop(now, stop, stop)

@@ -147,7 +147,11 @@ fn help_names_every_setting() {
     });
     for setting in &table::RUN {
         let line = format!("[{}, default: {}]", setting.variable, setting.default);
-        assert!(long.contains(&format!("--{} <", setting.flag)) || setting.flag == "exec", "{}: {long}", setting.flag);
+        assert!(
+            long.contains(&format!("--{} <", setting.flag)) || ["exec", "prewarm"].contains(&setting.flag),
+            "{}: {long}",
+            setting.flag
+        );
         assert!(long.contains(&line), "{line}: {long}");
     }
     assert!(

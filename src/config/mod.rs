@@ -41,6 +41,17 @@ pub enum Fallback {
     Any,
 }
 
+/// How the app comes to its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// It binds by itself, and reberth lets the port go at the last moment.
+    Off,
+    /// It is given the listening socket as a descriptor.
+    Listen,
+    /// It is given the listening socket in its own bind(2).
+    Bind,
+}
+
 /// Pauses between tries: doubling from `min` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -87,8 +98,10 @@ pub struct Run {
     pub wait: Wait,
     pub fallback: Fallback,
     pub backoff: Backoff,
-    /// `auto` already decided: true when the app gets the bound sockets.
-    pub handover: bool,
+    /// `auto` already decided.
+    pub handover: Handover,
+    /// The app is launched while its port is still busy; then `handover` is [`Handover::Bind`].
+    pub prewarm: bool,
     pub relaunch: u32,
     pub port_file: Option<PathBuf>,
     pub exec: bool,

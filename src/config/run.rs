@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::reader::{Reader, Sources, from};
 use super::value::{boolean, duration, number, pairs, positive, word};
 use super::{
-    Backoff, ExitMap, Fallback, Format, Healthcheck, Level, Log, Mode, Run, SignalScope, Wait, healthcheck, signal,
+    Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, SignalScope, Wait, healthcheck,
+    signal,
 };
 use crate::app::command;
 use crate::cli;
-use crate::env::{Environ, service_link};
+use crate::env::{self, Environ, service_link};
 use crate::error::Error;
 use crate::port::spec::{self, Spec};
 
@@ -141,13 +142,14 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
     let scopes = [("child", SignalScope::Child), ("group", SignalScope::Group)];
     let scope = |text: &str| word(text, &scopes);
     let relaunch = |text: &str| number(text, 0, u32::MAX);
-    let handover = reader.read("handover", from(&cli.handover, &vars.handover), handover).unwrap_or(None);
+    let (handover, prewarm) = handover(reader, cli, vars);
     Run {
         ports: Vec::new(),
         wait: reader.read("wait", from(&cli.wait, &vars.wait), wait).unwrap_or(Wait::For(profile_wait)),
         fallback: reader.read("fallback", from(&cli.fallback, &vars.fallback), fallback).unwrap_or(profile_fallback),
         backoff: reader.read("backoff", from(&cli.backoff, &vars.backoff), backoff).unwrap_or(backoff_default),
-        handover: handover.unwrap_or_else(|| command::wants_fd(&cli.command)),
+        handover,
+        prewarm,
         relaunch: reader.read("relaunch", from(&cli.relaunch, &vars.relaunch), relaunch).unwrap_or(3),
         port_file: reader.path("port-file", from(&cli.port_file, &vars.port_file)),
         exec: reader.read("exec", from(&cli.exec, &vars.exec), boolean).unwrap_or(false),
@@ -203,8 +205,32 @@ fn backoff(text: &str) -> Result<Backoff, String> {
 }
 
 /// `None`: auto.
-fn handover(text: &str) -> Result<Option<bool>, String> {
-    word(text, &[("auto", None), ("on", Some(true)), ("off", Some(false))])
+fn way(text: &str) -> Result<Option<Handover>, String> {
+    let ways =
+        [("auto", None), ("on", Some(Handover::Listen)), ("off", Some(Handover::Off)), ("bind", Some(Handover::Bind))];
+    word(text, &ways)
+}
+
+/// `--handover` and `--prewarm`: an app can wait for its port in its bind alone, so the second decides the first where that is auto.
+fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run) -> (Handover, bool) {
+    let sources = from(&cli.handover, &vars.handover);
+    let asked = reader.read("handover", sources, way).unwrap_or(None);
+    let prewarms = from(&cli.prewarm, &vars.prewarm);
+    let prewarm = reader.read("prewarm", prewarms, boolean).unwrap_or(false);
+    if prewarm && asked.is_some_and(|way| way != Handover::Bind) {
+        let (handover, prewarm) = (reader.label("handover", sources), reader.label("prewarm", prewarms));
+        reader
+            .errors
+            .push(format!("{handover}: {prewarm} waits in the app's own bind: set --handover bind, or leave it out"));
+    }
+    let auto = if prewarm {
+        Handover::Bind
+    } else if command::wants_fd(&cli.command) {
+        Handover::Listen
+    } else {
+        Handover::Off
+    };
+    (asked.unwrap_or(auto), prewarm)
 }
 
 fn exit_map(text: &str) -> Result<ExitMap, String> {
@@ -262,6 +288,18 @@ fn check(
         return;
     }
     reader.errors.extend(command::check(&run.command, &run.ports, run.handover));
+    if run.handover == Handover::Bind {
+        let sources = if run.prewarm { from(&cli.prewarm, &vars.prewarm) } else { from(&cli.handover, &vars.handover) };
+        let label = reader.label(if run.prewarm { "prewarm" } else { "handover" }, sources);
+        if run.exec {
+            reader.errors.push(format!(
+                "{label}: somebody has to answer the app's bind, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
+            ));
+        }
+        if !run.ports.iter().any(|spec| spec.protocol == spec::Protocol::Tcp) {
+            reader.errors.push(format!("{label}: there is no tcp port to hold: set --port, REBERTH_PORT or PORT"));
+        }
+    }
     let targets: [(&str, _, Sources<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),

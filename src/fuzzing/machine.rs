@@ -81,7 +81,7 @@ impl World {
             6 => self.child_ends(),
             7 if self.app_runs && !self.late && self.machine.is_running() => {
                 self.late = true;
-                self.tell(Event::NotReadyInTime);
+                self.tell(Event::GiveUp(Code::TIMEOUT));
             }
             _ => self.children = self.children.saturating_add(1),
         }

@@ -9,7 +9,7 @@ use crate::app::command::{self, Listen, Place};
 use crate::app::launch::Activation;
 use crate::cli::{self, Plain};
 use crate::config::value::{self, one_line, shown};
-use crate::config::{Healthcheck, Mode, Run, Who, decide, signal};
+use crate::config::{Handover, Healthcheck, Mode, Run, Who, decide, signal};
 use crate::error::Error;
 use crate::health::probe::url::Url;
 use crate::health::target::Target;
@@ -189,7 +189,7 @@ pub fn templates(data: &[u8]) {
         assert_eq!(after.as_bytes(), replaced(before.as_bytes(), &known), "{before:?}");
     }
     let specs: Vec<Spec> = ["8080", "admin=[::1]:9090"].iter().filter_map(|text| text.parse().ok()).collect();
-    for handover in [false, true] {
+    for handover in [Handover::Off, Handover::Listen, Handover::Bind] {
         let lines = command::check(&command, &specs, handover);
         assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 
 pub use super::attempt::Hold;
-use super::claiming::{Claiming, Step};
+pub use super::claiming::{Claiming, Step};
 use super::spec::{Protocol, Spec};
 use crate::config::{Backoff, Fallback, Wait};
 use crate::error::Error;

@@ -152,7 +152,13 @@ impl Held {
         self.sockets.clear();
     }
 
-    fn port(&self, index: usize) -> Option<u16> {
+    /// Whether a socket of ours is on this port.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.on(port).next().is_some()
+    }
+
+    /// The port of this index; `None`: it is not TCP.
+    pub fn port(&self, index: usize) -> Option<u16> {
         Some(self.places.get(index)?.as_ref()?.port)
     }
 

@@ -27,9 +27,12 @@ pub fn fill_standard() {
 /// Closes every descriptor from 3 up that was inherited, so that reberth pins no file, pipe or socket of its starter.
 ///
 /// Inherited is what lacks close-on-exec: a descriptor with it would not have survived our own exec, and all of ours have it.
-/// `ours` are all that we have; whatever lies above the highest of them goes in one call (`close_range(2)`, Linux 5.9).
-/// Where that is not to be had, what /proc lists is looked at, and without /proc the first 1024.
-pub fn close_inherited(ours: &[BorrowedFd<'_>]) {
+/// `ours` are all that we have, where they are few enough to be told; whatever lies above the highest of them goes in one call
+/// (`close_range(2)`, Linux 5.9). Where that is not to be had, what /proc lists is looked at, and without /proc the first 1024.
+pub fn close_inherited(ours: Option<&[BorrowedFd<'_>]>) {
+    let Some(ours) = ours else {
+        return close_each(open_descriptors().unwrap_or_else(|| (3..1024).collect()));
+    };
     let above = ours.iter().map(AsRawFd::as_raw_fd).fold(2, RawFd::max) + 1;
     debug_assert!(
         open_descriptors().is_none_or(|all| all.iter().all(|fd| *fd < above || is_inherited(*fd) || !is_open(*fd))),
@@ -38,7 +41,12 @@ pub fn close_inherited(ours: &[BorrowedFd<'_>]) {
     // SAFETY: integers only; no object of ours owns a descriptor up there.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, above, libc::c_uint::MAX, 0) } == 0;
     let looked_at = if closed { None } else { Some(open_descriptors().unwrap_or_else(|| (3..1024).collect())) };
-    for fd in looked_at.unwrap_or_else(|| (3..above).collect()) {
+    close_each(looked_at.unwrap_or_else(|| (3..above).collect()));
+}
+
+/// Closes those that were inherited.
+fn close_each(all: Vec<RawFd>) {
+    for fd in all {
         if fd > 2 && is_inherited(fd) {
             // SAFETY: no object of ours owns a descriptor without close-on-exec, so nobody is left with a dangling one.
             unsafe { libc::close(fd) };
@@ -93,6 +101,11 @@ pub fn wait_readable(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Vec<b
         Err(nix::Error::EINTR) => vec![false; fds.len()],
         Err(_) => select_readable(fds, left),
     }
+}
+
+/// Whether `fd` is readable now.
+pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    wait_readable(&mut [PollFd::new(fd, nix::poll::PollFlags::POLLIN)], Some(Instant::now())).contains(&true)
 }
 
 fn select_readable(fds: &[PollFd<'_>], left: Option<TimeSpec>) -> Vec<bool> {

@@ -11,6 +11,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::descriptor;
+use super::notify::{self, Listener};
 use super::process::{last_errno, pid};
 use super::signal::Inherited;
 
@@ -102,6 +103,13 @@ fn nameless() -> Vec<CString> {
     found
 }
 
+/// Whether a file has capabilities of its own, which an exec would give (`xattr(7)`, `security.capability`).
+pub fn has_capabilities(path: &Path) -> bool {
+    let Ok(path) = c_string(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: two strings that end in NUL; with no room given the call only tells the size.
+    unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), ptr::null_mut(), 0) >= 0 }
+}
+
 /// Room for any pid (`pid_max` is at most 2^22), overwritten from the left and cut with a NUL.
 const PID_ROOM: &[u8] = b"0000000000";
 
@@ -133,6 +141,8 @@ pub struct Setup<'a> {
     pub descriptors: &'a [RawFd],
     /// Where the app starts, if not where we are.
     pub directory: Option<&'a Path>,
+    /// The app's binds are to be heard (`notify`). Not together with `descriptors`: see `start`.
+    pub hear_binds: bool,
 }
 
 /// The first descriptor of the socket activation protocol, SD_LISTEN_FDS_START (`sd_listen_fds(3)`).
@@ -162,8 +172,21 @@ struct Report {
 /// Stack of the child between clone and exec; it calls a handful of system calls.
 const CHILD_STACK: usize = 32 * 1024;
 
-/// Bytes above that stack: the errno, and no more than keeps the stack 16-aligned.
+/// Bytes above that stack: what the child has to tell, and no more than keeps the stack 16-aligned.
 const ABOVE_STACK: usize = 16;
+
+/// What the child has to tell, in the memory it shares with us.
+#[repr(C)]
+struct Told {
+    /// Of a failed exec; 0 while there is none.
+    errno: AtomicI32,
+    /// The descriptor of [`Listener`] plus one; 0: there is none; negative: the errno of the filter that could not be installed.
+    listener: AtomicI32,
+    /// Not 0: `no_new_privs` had to be set.
+    no_new_privs: AtomicI32,
+}
+
+const _: () = assert!(std::mem::size_of::<Told>() <= ABOVE_STACK);
 
 impl Report {
     fn new() -> io::Result<Self> {
@@ -174,11 +197,10 @@ impl Report {
         if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { page, size }) }
     }
 
-    /// The errno of a failed exec; 0 while there is none. It lies at the high end, above the child's stack, which grows down from it: on
-    /// one page with what the child touches first.
-    fn errno(&self) -> &AtomicI32 {
+    /// It lies at the high end, above the child's stack, which grows down from it: on one page with what the child touches first.
+    fn told(&self) -> &Told {
         // SAFETY: the mapping is zeroed, lives as long as `self`, and has room for it there; the place is aligned to ABOVE_STACK.
-        unsafe { &*self.stack_top().cast::<AtomicI32>() }
+        unsafe { &*self.stack_top().cast::<Told>() }
     }
 
     fn stack_top(&self) -> *mut c_void {
@@ -204,19 +226,37 @@ struct Child<'a> {
     /// NULL: stay where we are.
     directory: *const c_char,
     parent: i32,
-    errno: &'a AtomicI32,
+    told: &'a Told,
 }
 
 /// A started app.
 pub struct Started {
     pub pid: i32,
+    /// Where its binds are heard, if they are.
+    pub heard: Option<Heard>,
     report: Report,
+}
+
+/// The app has the filter on it.
+pub struct Heard {
+    pub listener: Listener,
+    /// It can gain no privileges by an exec any more.
+    pub no_new_privs: bool,
+}
+
+/// Why there is no app.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// `clone(2)` said no: EAGAIN (pids limit, RLIMIT_NPROC), ENOMEM.
+    Clone(io::Error),
+    /// Its binds cannot be heard; the errno of [`notify::install`]. Nothing was executed: start it again without.
+    Deaf(io::Error),
 }
 
 impl Started {
     /// Set when the exec failed: at once after `start` on Linux; under an emulator that turns vfork into fork, once the child has ended.
     pub fn failure(&self) -> Option<ExecFailure> {
-        match self.report.errno().load(Ordering::Acquire) {
+        match self.report.told().errno.load(Ordering::Acquire) {
             0 => None,
             errno => Some(ExecFailure { errno }),
         }
@@ -225,28 +265,45 @@ impl Started {
 
 /// Starts the app and returns when it has been executed, or could not be.
 ///
+/// With `hear_binds` the child shares our table of descriptors until its exec, which gives it a copy of its own and closes what is
+/// close-on-exec there: so the listener, which the kernel makes in the child, is ours without being sent. The child must then move none of
+/// them, which is why nothing is handed over to it.
+///
 /// # Errors
-/// Those of `clone(2)`: EAGAIN (pids limit, RLIMIT_NPROC), ENOMEM.
-pub fn start(image: &mut Image, setup: &Setup<'_>) -> io::Result<Started> {
-    let report = Report::new()?;
-    let pid = with_pointers(image, setup, report.errno(), |child| {
+/// See [`NotStarted`].
+pub fn start(image: &mut Image, setup: &Setup<'_>) -> Result<Started, NotStarted> {
+    let report = Report::new().map_err(NotStarted::Clone)?;
+    let hears = setup.hear_binds && setup.descriptors.is_empty();
+    let pid = with_pointers(image, setup, report.told(), |child| {
         // vfork without its trap of two returns on one stack: the child has its own stack, and the parent stands still until the exec.
         // Nothing is copied, which is most of what fork costs.
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let files = if hears { libc::CLONE_FILES } else { 0 };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
         // SAFETY: `child` and all it points to outlive the call, because CLONE_VFORK holds us until the exec or exit; the stack is ours;
         // `child_main` does only async-signal-safe work and never returns into our frames.
         unsafe { libc::clone(child_main, report.stack_top(), flags, ptr::from_ref(child).cast_mut().cast()) }
     });
-    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Started { pid, report }) }
+    if pid < 0 {
+        return Err(NotStarted::Clone(io::Error::last_os_error()));
+    }
+    let told = report.told().listener.load(Ordering::Acquire);
+    if told < 0 {
+        // It has exited without an exec, and nobody else may hear of it.
+        super::process::wait_for(pid);
+        return Err(NotStarted::Deaf(io::Error::from_raw_os_error(-told)));
+    }
+    let no_new_privs = report.told().no_new_privs.load(Ordering::Acquire) != 0;
+    let heard = Listener::adopt(told - 1).map(|listener| Heard { listener, no_new_privs });
+    Ok(Started { pid, heard, report })
 }
 
 /// Replaces this process by the app; returns only if that failed.
 pub fn replace(image: &mut Image, setup: &Setup<'_>) -> ExecFailure {
-    let errno = AtomicI32::new(0);
+    let told = Told { errno: AtomicI32::new(0), listener: AtomicI32::new(0), no_new_privs: AtomicI32::new(0) };
     let above = FIRST_PASSED + RawFd::try_from(setup.descriptors.len()).unwrap_or(0);
     let saved: Vec<(RawFd, OwnedFd)> =
         (FIRST_PASSED..above).filter_map(|fd| Some((fd, descriptor::duplicate_from(fd, above).ok()?))).collect();
-    with_pointers(image, setup, &errno, prepare_and_exec);
+    with_pointers(image, setup, &told, prepare_and_exec);
     // Still here: the exec failed. The sockets stand where files of our own were, such as the log, and a write to one would end us by
     // SIGPIPE before anybody heard why.
     super::signal::set_alone();
@@ -254,11 +311,11 @@ pub fn replace(image: &mut Image, setup: &Setup<'_>) -> ExecFailure {
         // SAFETY: integers only; it puts back what the number stood for, close-on-exec as all of ours are.
         unsafe { libc::dup3(copy.as_raw_fd(), *fd, libc::O_CLOEXEC) };
     }
-    ExecFailure { errno: errno.load(Ordering::Acquire) }
+    ExecFailure { errno: told.errno.load(Ordering::Acquire) }
 }
 
 /// Builds the pointer arrays exec wants, and hands them to `act`.
-fn with_pointers<R>(image: &mut Image, setup: &Setup<'_>, errno: &AtomicI32, act: impl FnOnce(&Child<'_>) -> R) -> R {
+fn with_pointers<R>(image: &mut Image, setup: &Setup<'_>, told: &Told, act: impl FnOnce(&Child<'_>) -> R) -> R {
     let mut patched =
         image.listen_pid.and_then(|at| image.environment.get(at)).map(|entry| entry.as_bytes_with_nul().to_vec());
     let listen_pid = patched
@@ -282,7 +339,7 @@ fn with_pointers<R>(image: &mut Image, setup: &Setup<'_>, errno: &AtomicI32, act
         listen_pid,
         directory: directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         parent: pid(),
-        errno,
+        told,
     })
 }
 
@@ -301,7 +358,7 @@ fn prepare_and_exec(child: &Child<'_>) {
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
         // SAFETY: no arguments. A parent that died before the call above sends nothing any more.
         if unsafe { libc::getppid() } != child.parent {
-            child.errno.store(libc::ESRCH, Ordering::Release);
+            child.told.errno.store(libc::ESRCH, Ordering::Release);
             return;
         }
     }
@@ -315,7 +372,7 @@ fn prepare_and_exec(child: &Child<'_>) {
         }
     }
     if let Err(errno) = place(setup.descriptors) {
-        child.errno.store(errno, Ordering::Release);
+        child.told.errno.store(errno, Ordering::Release);
         return;
     }
     if !child.directory.is_null() {
@@ -323,6 +380,15 @@ fn prepare_and_exec(child: &Child<'_>) {
         unsafe { libc::chdir(child.directory) };
     }
     write_pid(child.listen_pid);
+    if setup.hear_binds && setup.descriptors.is_empty() {
+        match notify::install() {
+            Ok(installed) => {
+                child.told.listener.store(installed.listener + 1, Ordering::Release);
+                child.told.no_new_privs.store(c_int::from(installed.no_new_privs), Ordering::Release);
+            }
+            Err(errno) => return child.told.listener.store(-errno.max(1), Ordering::Release),
+        }
+    }
     setup.inherited.restore();
     let mut errno = libc::ENOENT;
     for path in child.candidates {
@@ -338,7 +404,7 @@ fn prepare_and_exec(child: &Child<'_>) {
             }
         }
     }
-    child.errno.store(errno, Ordering::Release);
+    child.told.errno.store(errno, Ordering::Release);
 }
 
 /// Moves `descriptors` to 3, 4, …; `dup3` leaves close-on-exec off. All of them lie above their targets, so none overwrites another.

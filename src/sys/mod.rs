@@ -8,6 +8,7 @@ pub mod listing;
 pub mod lookup;
 pub mod memory;
 pub mod netlink;
+pub mod notify;
 pub mod pidfd;
 pub mod process;
 pub mod signal;

@@ -49,6 +49,13 @@ pub fn reap() -> Reaped {
     }
 }
 
+/// Waits for a child of ours that is about to exit, so that no reaper hears of it.
+pub(super) fn wait_for(child: i32) {
+    let mut status = 0;
+    // SAFETY: `status` is writable and lives through the call.
+    while unsafe { libc::waitpid(child, &mut status, libc::__WALL) } < 0 && last_errno() == libc::EINTR {}
+}
+
 /// Sends `signal` to one process, or with a negative `target` to a group, or with -1 to everyone we may (`kill(2)`).
 ///
 /// # Errors

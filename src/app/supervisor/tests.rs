@@ -210,7 +210,7 @@ fn an_app_not_ready_in_time_is_stopped_and_the_code_is_124() {
     play(
         lenient,
         &[
-            (30, Event::NotReadyInTime, &[Action::Publish(Phase::Draining), Action::Forward(TERM)]),
+            (30, Event::GiveUp(Code::TIMEOUT), &[Action::Publish(Phase::Draining), Action::Forward(TERM)]),
             (31, ended(0, false), &[Action::Finish(Code::TIMEOUT)]),
         ],
         Some(38),

@@ -26,7 +26,7 @@ const RUN: [Row; 19] = [
     ("backoff", "5ms..2s", "2s..5ms", "must be MIN..MAX", |run| {
         run.backoff = Backoff { min: Duration::from_millis(5), max: Duration::from_secs(2) };
     }),
-    ("handover", "on", "yes", "must be one of auto, on, off", |run| run.handover = true),
+    ("handover", "on", "yes", "must be one of auto, on, off, bind", |run| run.handover = Handover::Listen),
     ("relaunch", "0", "-1", "must be a number from 0", |run| run.relaunch = 0),
     ("port-file", "/a/b", "", "must be a path", |run| run.port_file = Some("/a/b".into())),
     ("exec", "yes", "maybe", "must be 1, true, yes or on", |run| run.exec = true),
@@ -74,7 +74,7 @@ fn every_setting_of_run_in_both_spellings() {
         }
     }
     // The table above misses exactly these, which have tests of their own.
-    let own = ["profile", "log-file", "log", "log-format", "start-timeout"];
+    let own = ["profile", "log-file", "log", "log-format", "start-timeout", "prewarm"];
     for setting in &table::RUN {
         assert!(own.contains(&setting.flag) != RUN.iter().any(|row| row.0 == setting.flag), "{}", setting.flag);
     }
@@ -119,7 +119,8 @@ fn defaults_of_run() {
         wait: Wait::For(Duration::from_secs(75)),
         fallback: Fallback::None,
         backoff: Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) },
-        handover: false,
+        handover: Handover::Off,
+        prewarm: false,
         relaunch: 3,
         port_file: None,
         exec: false,
@@ -286,7 +287,7 @@ fn bytes_that_are_not_text() {
 #[test]
 fn templates_and_handover() {
     let with = |list: &[&str]| match decision(&[&["run"], list].concat(), &[]).mode {
-        Ok(Mode::Run(run)) => run.handover,
+        Ok(Mode::Run(run)) => run.handover == Handover::Listen,
         other => panic!("{other:?}"),
     };
     assert!(with(&["-p=80", "--", "app", "--fd={fd}"]) && with(&["-p=a=80", "app", "{fd.a}"]));
@@ -298,6 +299,31 @@ fn templates_and_handover() {
         (&["run", "app", "{fd}"], "{fd}: no port is configured"),
     ] {
         assert!(errors(list, &[])[0].contains(part), "{list:?}");
+    }
+    let way = |list: &[&str], vars: &[(&str, &str)]| {
+        let run = run(list, vars);
+        (run.handover, run.prewarm)
+    };
+    assert_eq!(way(&["-p80", "--handover=BIND"], &[]), (Handover::Bind, false));
+    assert_eq!(way(&["-p80", "--prewarm"], &[]), (Handover::Bind, true));
+    assert_eq!(way(&["-p80"], &[("REBERTH_PREWARM", "on"), ("REBERTH_HANDOVER", "auto")]), (Handover::Bind, true));
+    assert_eq!(way(&["-p80", "--prewarm=off"], &[("REBERTH_PREWARM", "on")]), (Handover::Off, false));
+    for (list, parts) in [
+        (&["run", "-p80", "--handover=bnd", "x"][..], &["--handover bnd", "did you mean bind?"][..]),
+        (&["run", "-p80", "--prewarm=2", "x"], &["--prewarm 2: must be 1"]),
+        (&["run", "--handover=bind", "x"], &["--handover bind: there is no tcp port to hold: set --port"]),
+        (&["run", "--prewarm", "x"], &["--prewarm true: there is no tcp port to hold"]),
+        (&["run", "-p53/udp", "--handover=bind", "x"], &["there is no tcp port to hold"]),
+        (&["run", "-p80", "--handover=bind", "--exec", "x"], &["--handover bind: ", "--exec", "leave one of them out"]),
+        (
+            &["run", "-p80", "--prewarm", "--handover=on", "x"],
+            &["--handover on: --prewarm true waits in the app's own bind"],
+        ),
+        (&["run", "-p80", "--prewarm", "--handover=off", "x"], &["--handover off: --prewarm true"]),
+        (&["run", "-p80", "--prewarm", "x", "{fd}"], &["{fd}: handover is bind"]),
+    ] {
+        let lines = errors(list, &[]);
+        assert!(lines.len() == 1 && parts.iter().all(|part| lines[0].contains(part)), "{list:?} {lines:?}");
     }
     // Where the ports themselves are bad, nothing is said about templates.
     assert_eq!(errors(&["run", "-p=x", "app", "{port}"], &[]).len(), 1);
