@@ -24,6 +24,7 @@ Usage: reberth COMMAND ...
 Commands:
   run          The ENTRYPOINT: claim the ports, launch the app, be its init
   healthcheck  The HEALTHCHECK and the exec probe: one verdict, exit 0 or 1
+  keep         Hold the ports of a --share name, without an app
   who          Who holds a port, in which state, and what to do about it
   install      Copy this very binary somewhere else
 
@@ -70,6 +71,12 @@ pub struct Run {
     /// Launch the app while the port is still busy; it waits in its bind. Implies --handover bind
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub prewarm: Option<OsString>,
+    /// Use one socket with all instances of this name in this network
+    #[arg(long, value_name = "NAME")]
+    pub share: Option<OsString>,
+    /// Only who knows the content of this file may share
+    #[arg(long, value_name = "PATH")]
+    pub share_secret_file: Option<OsString>,
     /// Launch again at most N times if the app loses its port before it listens
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub relaunch: Option<OsString>,
@@ -122,6 +129,73 @@ pub struct Run {
     /// The app and its arguments; everything after COMMAND is the app's own
     #[arg(value_name = "COMMAND", num_args = 0.., trailing_var_arg = true)]
     pub command: Vec<OsString>,
+}
+
+/// Options of `keep`: those of `run` that are about ports and the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
+#[command(
+    name = "reberth keep",
+    about = "Hold the ports of a --share name, without an app, until TERM",
+    override_usage = "reberth keep [OPTIONS]",
+    version,
+    args_override_self = true,
+    after_help = "\
+A container or sidecar that outlives restarts, crashes and deployments of the app: clients wait meanwhile, and are not refused.
+Exit codes: 0 after TERM, INT or QUIT; 124 the port was not free in time, 125 reberth could not."
+)]
+pub struct Keep {
+    /// Ports to hold: [NAME=][ADDR:]PORT[/udp],...
+    #[arg(short, long, value_name = "SPECS", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    pub port: Vec<OsString>,
+    /// How long to wait for a busy port
+    #[arg(long, value_name = "DURATION|forever", allow_hyphen_values = true)]
+    pub wait: Option<OsString>,
+    /// Only none: a port that others were told of does not move
+    #[arg(long, value_name = "none", allow_hyphen_values = true)]
+    pub fallback: Option<OsString>,
+    /// Pauses between tries where the kernel sends no event
+    #[arg(long, value_name = "MIN..MAX", allow_hyphen_values = true)]
+    pub backoff: Option<OsString>,
+    /// Whose ports these are
+    #[arg(long, value_name = "NAME")]
+    pub share: Option<OsString>,
+    /// Only who knows the content of this file may share
+    #[arg(long, value_name = "PATH")]
+    pub share_secret_file: Option<OsString>,
+    /// Write the ports really used there
+    #[arg(long, value_name = "PATH")]
+    pub port_file: Option<OsString>,
+    /// Append the log there too
+    #[arg(long, value_name = "PATH")]
+    pub log_file: Option<OsString>,
+    /// off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<OsString>,
+    /// Form of the log lines on stderr
+    #[arg(long, value_name = "text|json")]
+    pub log_format: Option<OsString>,
+    /// Where the state file goes
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<OsString>,
+}
+
+impl From<Keep> for Run {
+    fn from(keep: Keep) -> Self {
+        Self {
+            port: keep.port,
+            wait: keep.wait,
+            fallback: keep.fallback,
+            backoff: keep.backoff,
+            share: keep.share,
+            share_secret_file: keep.share_secret_file,
+            port_file: keep.port_file,
+            log_file: keep.log_file,
+            log: keep.log,
+            log_format: keep.log_format,
+            state_dir: keep.state_dir,
+            ..Self::default()
+        }
+    }
 }
 
 /// Options of `healthcheck`.

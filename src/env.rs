@@ -22,6 +22,8 @@ pub struct Run {
     pub backoff: Option<String>,
     pub handover: Option<String>,
     pub prewarm: Option<String>,
+    pub share: Option<String>,
+    pub share_secret_file: Option<String>,
     pub relaunch: Option<String>,
     pub port_file: Option<String>,
     pub log_file: Option<String>,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use reberth::app::launch::Environment;
 use reberth::config::{Command, Decision, decide};
-use reberth::config::{Log, Mode, Run};
+use reberth::config::{Log, Mode};
 use reberth::error::{Error, words};
 use reberth::exit::Code;
 use reberth::sys::signal::{Signals, end_as_pid_1};
@@ -20,7 +20,7 @@ static MEMORY: reberth::sys::arena::Arena = reberth::sys::arena::Arena::new();
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Signals first: PID 1 has no default actions, so a TERM that came while the settings are read would be lost.
-    let signals = arguments.get(1).is_some_and(|word| word == "run").then(Signals::block);
+    let signals = arguments.get(1).is_some_and(|word| word == "run" || word == "keep").then(Signals::block);
     let environment: Environment = std::env::vars_os().collect();
     let decision = decide(&arguments, &environment);
     ExitCode::from(perform(decision, &environment, signals))
@@ -31,7 +31,11 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
     match decision.mode {
         Ok(Mode::Run(settings)) => {
             let signals = signals.unwrap_or_else(Signals::block);
-            run(&settings, &decision.log, &decision.warnings, environment, signals)
+            live(&decision.log, &decision.warnings, signals, |signals| app::run::run(&settings, environment, signals))
+        }
+        Ok(Mode::Keep(settings)) => {
+            let signals = signals.unwrap_or_else(Signals::block);
+            live(&decision.log, &decision.warnings, signals, |signals| app::keep::keep(&settings, signals))
         }
         Ok(Mode::Healthcheck(settings)) => {
             if !settings.wait.is_zero() {
@@ -58,12 +62,12 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
     }
 }
 
-fn run(
-    settings: &Run,
+/// The commands that stay: with signals and a log.
+fn live(
     log: &Log,
     warnings: &[String],
-    environment: &Environment,
     signals: io::Result<Signals>,
+    work: impl FnOnce(&Signals) -> Result<Code, Error>,
 ) -> Code {
     let signals = match signals {
         Ok(signals) => signals,
@@ -87,7 +91,7 @@ fn run(
     for line in warnings {
         tracing::warn!("{line}");
     }
-    app::run::run(settings, environment, &signals).unwrap_or_else(|error| {
+    work(&signals).unwrap_or_else(|error| {
         // A path that cannot be written is a bad setting, and `--log off` does not silence those.
         if matches!(error, Error::Settings(_)) {
             return refuse(log, &error);

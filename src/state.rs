@@ -47,6 +47,8 @@ pub enum Phase {
     Exited,
     /// reberth has replaced itself by the app (`--exec`): nobody reports any phase after this one.
     Exec,
+    /// `keep` holds the ports; there is no app.
+    Keeping,
 }
 
 impl Phase {
@@ -59,6 +61,7 @@ impl Phase {
             Self::Draining => "draining",
             Self::Exited => "exited",
             Self::Exec => "exec",
+            Self::Keeping => "keeping",
         }
     }
 }
@@ -116,6 +119,9 @@ pub struct State {
     pub liveness: Option<String>,
     /// The app's pid in the writer's PID namespace, once it is launched.
     pub app_pid: Option<i32>,
+    /// Others may answer on the same ports (`--share`): only an answer of the app's own tree counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 impl State {

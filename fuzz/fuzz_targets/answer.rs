@@ -73,7 +73,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let begun = Instant::now();
     let mut rests = Rests::default();
     let question = Question::HttpOverUnix(server().clone(), "/a/b?c".into());
-    let answer = ask(&question, &terms, terms.timeout, &mut rests);
+    let answer = ask(&question, &terms, None, terms.timeout, &mut rests);
     rests.let_go();
     // The server never keeps anybody waiting, so whoever waits does it by himself.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for {answer:?}", begun.elapsed());

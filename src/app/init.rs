@@ -15,6 +15,7 @@ use super::inquiry::Inquiry;
 use super::prewarm::{Prewarm, Taken};
 use super::race::{Race, Verdict};
 use super::readiness::{Do, Fact, Readiness};
+use super::sharing::Sharing;
 use super::sight::Sight;
 use super::supervisor::{Action, Event, Supervisor};
 use super::tree::Tree;
@@ -23,6 +24,7 @@ use crate::error::words;
 use crate::exit::Code;
 use crate::port::claim::Claim;
 use crate::port::held::Held;
+use crate::share::Group;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
 use crate::sys::memory;
@@ -53,6 +55,10 @@ pub struct Init<'a> {
     pub race: Option<Race>,
     /// The app's calls, where they are heard.
     pub berth: Option<Berth>,
+    /// The ports that others may share.
+    pub sharing: Option<Sharing>,
+    /// Whose instances these are.
+    pub group: Option<Group>,
     /// The claim that goes on beside the app.
     pub prewarm: Option<Prewarm<'a>>,
     /// When reberth lets go of the memory an idle init does not need; `None` once it has.
@@ -90,6 +96,9 @@ impl Init<'_> {
             // An app waits for the answer to its call: before all that can wait.
             finish = self.answer_calls(now).or(finish);
             finish = self.go_on_claiming(now).or(finish);
+            if let Some(sharing) = &mut self.sharing {
+                sharing.step(now);
+            }
             if let Some(race) = &mut self.race {
                 race.hear();
             }
@@ -126,6 +135,7 @@ impl Init<'_> {
             self.race.as_ref().map(Race::ends_at),
             self.end.and_then(|end| end.unsure_until),
             self.prewarm.as_ref().map(Prewarm::deadline),
+            self.sharing.as_ref().and_then(Sharing::deadline),
         ];
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let sources = std::iter::once(self.signals.as_fd())
@@ -133,6 +143,7 @@ impl Init<'_> {
             .chain(self.race.as_ref().and_then(Race::events))
             .chain(self.prewarm.iter().flat_map(Prewarm::descriptors));
         let mut fds: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        fds.extend(self.sharing.iter().flat_map(Sharing::polled));
         descriptor::wait_readable(&mut fds, deadline);
     }
 
@@ -183,10 +194,16 @@ impl Init<'_> {
     }
 
     /// The ports are ours: first the app gets what it waits for, then everybody is told.
-    fn claimed(&mut self, now: Instant, claims: Vec<Claim>) -> Option<Code> {
+    fn claimed(&mut self, now: Instant, mut claims: Vec<Claim>) -> Option<Code> {
         let prewarm = self.prewarm.take()?;
         let taken = Taken::of(&claims);
-        let held = Held::new(claims);
+        if let Some(group) = self.group.clone() {
+            self.sharing = Sharing::begin(group, &mut claims)
+                .inspect_err(|error| warn!("the ports cannot be shared: {}", words(error)))
+                .ok();
+        }
+        let shares = self.sharing.is_some();
+        let held = Held::new(claims).map(|held| if shares { held.shared() } else { held });
         let heard = match (&mut self.berth, held) {
             (Some(berth), Ok(held)) => berth.claimed(held, &self.tree),
             (Some(berth), Err(error)) => {
@@ -208,7 +225,7 @@ impl Init<'_> {
 
     /// Nothing of ours stands on the app's ports any more.
     fn let_go(&mut self) {
-        self.prewarm = None;
+        (self.prewarm, self.sharing) = (None, None);
         if let Some(berth) = self.berth.as_mut().filter(|berth| !berth.is_released()) {
             berth.release();
         }

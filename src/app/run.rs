@@ -16,6 +16,7 @@ use super::outfit::{Outfit, Told};
 use super::prewarm::{Prewarm, Taken, announce};
 use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
+use super::sharing::{self, Sharing};
 use super::sight::Sight;
 use super::supervisor::{self, Alone, Policy, Supervisor};
 use super::tree::Tree;
@@ -29,6 +30,7 @@ use crate::port::claim::{self, Claim, Claiming, Hear, Hold, Step, Stop};
 use crate::port::file;
 use crate::port::held::Held;
 use crate::port::spec::{Protocol, Spec};
+use crate::share::Group;
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
 use crate::sys::process::{self, Reaped};
@@ -63,6 +65,8 @@ struct Session<'a> {
     launches: u32,
     /// The app's binds cannot be heard here, which was found out at the launch.
     deaf: bool,
+    /// Whose instances share the ports.
+    group: Option<Group>,
     /// What was told of the ports last.
     announced: Option<Vec<Taken>>,
 }
@@ -90,6 +94,7 @@ impl<'a> Session<'a> {
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             launches: 0,
             deaf: false,
+            group: config.share.as_ref().map(sharing::group).transpose()?,
             announced: None,
         })
     }
@@ -125,6 +130,8 @@ impl<'a> Session<'a> {
     }
 
     fn claim(&mut self) -> Result<ControlFlow<Code, Ports>, Error> {
+        let handover = self.handover();
+        let policy = policy(self.config, handover);
         let config = self.config;
         if config.ports.is_empty() {
             return Ok(ControlFlow::Continue(Ports::Ours(Vec::new())));
@@ -132,22 +139,12 @@ impl<'a> Session<'a> {
         if self.launches > 0 {
             self.publish(&state(config, Phase::Waiting, &[]));
         }
-        let handover = self.handover();
-        let policy = claim::Policy {
-            wait: config.wait,
-            fallback: config.fallback,
-            backoff: config.backoff,
-            hold: match handover {
-                Handover::Off => Hold::Probe,
-                Handover::Listen => Hold::Listen,
-                Handover::Bind => Hold::Bind,
-            },
-        };
+        let group = self.group.as_ref().filter(|_| handover != Handover::Off);
         let outcome = if config.prewarm && handover == Handover::Bind {
-            begin(&config.ports, policy)
+            begin(config, policy, group)
         } else {
             let mut waiting = Waiting { signals: self.signals, config, publisher: &mut self.publisher };
-            claim::claim(&config.ports, &policy, &mut waiting).map(Ports::Ours)
+            claiming(config, policy, group).and_then(|claiming| claim::drive(claiming, &mut waiting)).map(Ports::Ours)
         };
         match outcome {
             Ok(ports) => Ok(ControlFlow::Continue(ports)),
@@ -202,9 +199,19 @@ impl<'a> Session<'a> {
     fn launch(&mut self, ports: Ports) -> Result<Launched, Error> {
         let handover = self.handover();
         let outfit = self.outfit(&ports);
-        let (claims, prewarm) = match ports {
+        let (mut claims, prewarm) = match ports {
             Ports::Ours(claims) => (claims, None),
             Ports::Awaited(claiming) => (Vec::new(), Some(claiming)),
+        };
+        // Before the launch: a newcomer need not wait for an app's start to have the socket.
+        let sharing = match self.group.clone().filter(|_| handover != Handover::Off && !claims.is_empty()) {
+            Some(group) => Some(Sharing::begin(group, &mut claims).map_err(|error| {
+                Error::cannot(format!(
+                    "the ports cannot be shared: {}; raise the limit of open files (ulimit -n)",
+                    words(&error)
+                ))
+            })?),
+            None => None,
         };
         let taken = Taken::of(&claims);
         let phase = match &prewarm {
@@ -256,7 +263,7 @@ impl<'a> Session<'a> {
         ours.extend(race.as_ref().and_then(Race::events));
         ours.extend(self.publisher.descriptor());
         ours.extend(log::descriptors());
-        leave_no_trace(berth.is_none().then_some(ours.as_slice()));
+        leave_no_trace((berth.is_none() && sharing.is_none()).then_some(ours.as_slice()));
         let expected = Expected { contested: race.is_some(), ..expected };
         let ending = self.supervise(
             &app,
@@ -264,7 +271,7 @@ impl<'a> Session<'a> {
             (strangers, sockets),
             expected,
             state,
-            (race, berth, prewarm),
+            (race, berth, prewarm, sharing),
         );
         app.late_failure().map_or(Ok(Launched::Ended(ending)), Err)
     }
@@ -303,6 +310,7 @@ impl<'a> Session<'a> {
         }
         let can_put = heard.listener.supports_put();
         let held = claims.filter(|_| !awaited).map(Held::new).transpose().unwrap_or_default();
+        let held = held.map(|held| if self.group.is_some() { held.shared() } else { held });
         let mut berth = Berth::new(heard.listener, self.config.ports.clone(), held);
         if !can_put {
             warn!("{}", deaf(&std::io::Error::from_raw_os_error(libc::ENOSYS)));
@@ -318,7 +326,7 @@ impl<'a> Session<'a> {
         (strangers, sockets): (Vec<i32>, Vec<u64>),
         expected: Expected,
         mut state: State,
-        (race, berth, claiming): (Option<Race>, Option<Berth>, Option<Box<Claiming>>),
+        (race, berth, claiming, sharing): (Option<Race>, Option<Berth>, Option<Box<Claiming>>, Option<Sharing>),
     ) -> Ending {
         let config = self.config;
         let launched = app.launched();
@@ -362,6 +370,8 @@ impl<'a> Session<'a> {
             inquiry,
             race,
             berth,
+            sharing,
+            group: self.group.clone(),
             prewarm: claiming.map(|claiming| Prewarm::new(*claiming, self.port_file.as_deref())),
             settle_at: Some(launched + SETTLED),
             end: None,
@@ -385,9 +395,55 @@ enum Launched {
     Deaf,
 }
 
+/// What came of a claim without an app.
+pub enum Claimed {
+    Ports(Vec<Claim>),
+    /// A signal has ended the wait.
+    Ended(Code),
+}
+
+/// Claims the ports of `keep`.
+///
+/// # Errors
+/// Everything that keeps it from having them.
+pub fn claim(
+    config: &Run,
+    signals: &Signals,
+    publisher: &mut Publisher,
+    group: Option<&Group>,
+) -> Result<Claimed, Error> {
+    let mut waiting = Waiting { signals, config, publisher };
+    let claims = claiming(config, policy(config, Handover::Listen), group)
+        .and_then(|claiming| claim::drive(claiming, &mut waiting));
+    match claims {
+        Ok(claims) => Ok(Claimed::Ports(claims)),
+        Err(Stop::Ended(code)) => Ok(Claimed::Ended(code)),
+        Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+fn policy(config: &Run, handover: Handover) -> claim::Policy {
+    claim::Policy {
+        wait: config.wait,
+        fallback: config.fallback,
+        backoff: config.backoff,
+        hold: match handover {
+            Handover::Off => Hold::Probe,
+            Handover::Bind if config.share.is_none() => Hold::Bind,
+            // What is shared listens: which family the app wants, others may have decided already.
+            Handover::Listen | Handover::Bind => Hold::Listen,
+        },
+    }
+}
+
+fn claiming(config: &Run, policy: claim::Policy, group: Option<&Group>) -> Result<Claiming, Stop> {
+    let Some(group) = group else { return Claiming::begin(&config.ports, policy) };
+    Ok(Claiming::begin(&sharing::specs(&config.ports), policy)?.with(Some(sharing::company(group))))
+}
+
 /// The first try of a claim that may go on beside the app.
-fn begin(specs: &[Spec], policy: claim::Policy) -> Result<Ports, Stop> {
-    let mut claiming = Claiming::begin(specs, policy)?;
+fn begin(config: &Run, policy: claim::Policy, group: Option<&Group>) -> Result<Ports, Stop> {
+    let mut claiming = claiming(config, policy, group)?;
     Ok(match claiming.step(Instant::now(), &mut || false)? {
         Step::Ours(claims) => Ports::Ours(claims),
         Step::Waits => Ports::Awaited(Box::new(claiming)),
@@ -434,7 +490,8 @@ fn leave_no_trace(ours: Option<&[BorrowedFd<'_>]>) {
     descriptor::close_inherited(ours);
 }
 
-fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
+/// What is published in this phase.
+pub fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
     let ports = if taken.is_empty() {
         // A port is known before it is claimed, unless any free one will do.
         config.ports.iter().map(|spec| PortState::new(spec, spec.port)).collect()
@@ -447,12 +504,18 @@ fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
         health: config.health.as_ref().map(ToString::to_string),
         liveness: config.liveness.as_ref().map(ToString::to_string),
         app_pid: None,
+        shared: config.share.is_some(),
     }
 }
 
 /// How readiness is asked from here: of an app that is there to be asked.
 fn ask(terms: Box<Healthcheck>) -> Ask {
     Box::new(move |state| health::ask_once(&terms, State { phase: Phase::Ready, ..state.clone() }))
+}
+
+/// Reaps whatever has ended while there is no app.
+pub fn reap_orphans() {
+    while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {}
 }
 
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.
@@ -480,7 +543,7 @@ impl Hear for Waiting<'_> {
             let own = i32::try_from(received.sender) == Ok(process::pid());
             // PID 1 inherits orphans from the first moment on.
             if received.signal == libc::SIGCHLD {
-                while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {}
+                reap_orphans();
             }
             let meaning = if self.config.parent_death_signal == Some(received.signal) {
                 Alone::Ends(received.signal)

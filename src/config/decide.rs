@@ -13,6 +13,7 @@ use crate::error::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Run,
+    Keep,
     Healthcheck,
     Who,
     Install,
@@ -31,8 +32,9 @@ pub struct Decision {
     pub warnings: Vec<String>,
 }
 
-const NAMES: [(&str, Command); 4] = [
+const NAMES: [(&str, Command); 5] = [
     ("run", Command::Run),
+    ("keep", Command::Keep),
     ("healthcheck", Command::Healthcheck),
     ("who", Command::Who),
     ("install", Command::Install),
@@ -59,6 +61,15 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
                 if broken {
                     log.format = typed_format(words).unwrap_or(log.format);
                 }
+                mode
+            }
+        },
+        Command::Keep => match cli::parse::<cli::Keep>(words) {
+            Typed::Print(text) => Ok(Mode::Print(text)),
+            typed => {
+                let (options, usage) = split(typed);
+                let mode;
+                (mode, log, warnings) = run::keep(&options.into(), &environ, usage);
                 mode
             }
         },
@@ -123,7 +134,7 @@ fn typed_format(words: &[OsString]) -> Option<Format> {
 fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error> {
     let fail = |line: String| Err(Error::Settings(vec![line]));
     let Some(name) = name else {
-        let mut lines = vec!["no command given: reberth run|healthcheck|who|install ...".to_string()];
+        let mut lines = vec!["no command given: reberth run|healthcheck|keep|who|install ...".to_string()];
         lines.push("usage: reberth run [OPTIONS] [--] COMMAND [ARG]...; see 'reberth --help'".into());
         return Err(Error::Settings(lines));
     };
@@ -139,7 +150,7 @@ fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error
         }
         _ => {}
     }
-    let commands = "the commands are run, healthcheck, who and install";
+    let commands = "the commands are run, healthcheck, keep, who and install";
     if text.starts_with('-') {
         return fail(format!(
             "{}: comes before the command; {commands}: reberth run [OPTIONS] [--] COMMAND [ARG]...",

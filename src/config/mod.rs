@@ -52,6 +52,15 @@ pub enum Handover {
     Bind,
 }
 
+/// Whose instances share the ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// `[a-z][a-z0-9-]{0,30}`
+    pub name: String,
+    /// Its content proves that somebody belongs to them.
+    pub secret_file: Option<PathBuf>,
+}
+
 /// Pauses between tries: doubling from `min` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -102,6 +111,7 @@ pub struct Run {
     pub handover: Handover,
     /// The app is launched while its port is still busy; then `handover` is [`Handover::Bind`].
     pub prewarm: bool,
+    pub share: Option<Share>,
     pub relaunch: u32,
     pub port_file: Option<PathBuf>,
     pub exec: bool,
@@ -212,6 +222,8 @@ pub struct Who {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
     Run(Box<Run>),
+    /// The ports of `run`'s settings, without an app.
+    Keep(Box<Run>),
     Healthcheck(Box<Healthcheck>),
     Who(Who),
     Install(PathBuf),

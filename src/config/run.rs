@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::reader::{Reader, Sources, from};
 use super::value::{boolean, duration, number, pairs, positive, word};
 use super::{
-    Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, SignalScope, Wait, healthcheck,
-    signal,
+    Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
+    healthcheck, signal,
 };
 use crate::app::command;
 use crate::cli;
@@ -18,6 +18,20 @@ use crate::port::spec::{self, Spec};
 /// Decides `run`: the mode or all errors, the log, and the warnings to log once it is there. `usage` is what was wrong with the command
 /// line itself; then the command and whatever depends on all options together is not judged, since some options are missing.
 pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
+    decide_as(cli, environ, usage, false)
+}
+
+/// The same for `keep`, which has no app.
+pub fn keep(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
+    decide_as(cli, environ, usage, true)
+}
+
+fn decide_as(
+    cli: &cli::Run,
+    environ: &Environ,
+    usage: Vec<String>,
+    keeps: bool,
+) -> (Result<Mode, Error>, Log, Vec<String>) {
     let mut reader = Reader::new(environ, "REBERTH_");
     let complete = usage.is_empty();
     reader.errors.extend(usage);
@@ -39,11 +53,16 @@ pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<
             None
         });
     }
-    if complete {
+    if complete && keeps {
+        check_keep(&mut reader, cli, environ, &run, ports.is_some());
+    } else if complete {
         check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
     }
-    let mode =
-        if reader.errors.is_empty() { Ok(Mode::Run(Box::new(run))) } else { Err(Error::Settings(reader.errors)) };
+    let mode = match reader.errors.is_empty() {
+        true if keeps => Ok(Mode::Keep(Box::new(run))),
+        true => Ok(Mode::Run(Box::new(run))),
+        false => Err(Error::Settings(reader.errors)),
+    };
     (mode, log, warnings)
 }
 
@@ -142,7 +161,10 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
     let scopes = [("child", SignalScope::Child), ("group", SignalScope::Group)];
     let scope = |text: &str| word(text, &scopes);
     let relaunch = |text: &str| number(text, 0, u32::MAX);
-    let (handover, prewarm) = handover(reader, cli, vars);
+    let share = reader.read("share", from(&cli.share, &vars.share), share_name);
+    let secret_file = reader.path("share-secret-file", from(&cli.share_secret_file, &vars.share_secret_file));
+    let share = share.map(|name| Share { name, secret_file });
+    let (handover, prewarm) = handover(reader, cli, vars, share.is_some());
     Run {
         ports: Vec::new(),
         wait: reader.read("wait", from(&cli.wait, &vars.wait), wait).unwrap_or(Wait::For(profile_wait)),
@@ -150,6 +172,7 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         backoff: reader.read("backoff", from(&cli.backoff, &vars.backoff), backoff).unwrap_or(backoff_default),
         handover,
         prewarm,
+        share,
         relaunch: reader.read("relaunch", from(&cli.relaunch, &vars.relaunch), relaunch).unwrap_or(3),
         port_file: reader.path("port-file", from(&cli.port_file, &vars.port_file)),
         exec: reader.read("exec", from(&cli.exec, &vars.exec), boolean).unwrap_or(false),
@@ -212,7 +235,7 @@ fn way(text: &str) -> Result<Option<Handover>, String> {
 }
 
 /// `--handover` and `--prewarm`: an app can wait for its port in its bind alone, so the second decides the first where that is auto.
-fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run) -> (Handover, bool) {
+fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bool) -> (Handover, bool) {
     let sources = from(&cli.handover, &vars.handover);
     let asked = reader.read("handover", sources, way).unwrap_or(None);
     let prewarms = from(&cli.prewarm, &vars.prewarm);
@@ -223,14 +246,32 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run) -> (Handov
             .errors
             .push(format!("{handover}: {prewarm} waits in the app's own bind: set --handover bind, or leave it out"));
     }
-    let auto = if prewarm {
+    if shares && asked == Some(Handover::Off) {
+        let (handover, share) =
+            (reader.label("handover", sources), reader.label("share", from(&cli.share, &vars.share)));
+        reader
+            .errors
+            .push(format!("{handover}: {share} gives the app a socket: set --handover bind or on, or leave it out"));
+    }
+    let wants_fd = command::wants_fd(&cli.command);
+    let auto = if prewarm || shares && !wants_fd {
         Handover::Bind
-    } else if command::wants_fd(&cli.command) {
+    } else if wants_fd {
         Handover::Listen
     } else {
         Handover::Off
     };
     (asked.unwrap_or(auto), prewarm)
+}
+
+/// `[a-z][a-z0-9-]{0,30}`
+fn share_name(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if text.len() <= 31 && text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(plain) {
+        Ok(text.into())
+    } else {
+        Err("a share name is a lower-case letter and then at most 30 of a-z, 0-9 and -, such as api".into())
+    }
 }
 
 fn exit_map(text: &str) -> Result<ExitMap, String> {
@@ -269,6 +310,23 @@ fn question(environ: &Environ) -> Result<Option<Box<Healthcheck>>, Vec<String>> 
     }
 }
 
+/// What `keep` must have, and what it cannot have.
+fn check_keep(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &Run, ports_known: bool) {
+    let vars = &environ.run;
+    if run.share.is_none() && cli.share.is_none() && vars.share.is_none() {
+        reader
+            .errors
+            .push("keep: a name is missing: set --share NAME or REBERTH_SHARE; see 'reberth keep --help'".into());
+    }
+    if ports_known && run.ports.is_empty() {
+        reader.errors.push("keep: there is no port to hold: set --port, REBERTH_PORT or PORT".into());
+    }
+    if run.fallback != Fallback::None {
+        let label = reader.label("fallback", from(&cli.fallback, &vars.fallback));
+        reader.errors.push(format!("{label}: keep holds the port that everybody was told of: must be none"));
+    }
+}
+
 /// What several settings must agree on. With bad ports nothing is said about them: whether there is one is not known.
 fn check(
     reader: &mut Reader<'_>,
@@ -288,15 +346,22 @@ fn check(
         return;
     }
     reader.errors.extend(command::check(&run.command, &run.ports, run.handover));
-    if run.handover == Handover::Bind {
-        let sources = if run.prewarm { from(&cli.prewarm, &vars.prewarm) } else { from(&cli.handover, &vars.handover) };
-        let label = reader.label(if run.prewarm { "prewarm" } else { "handover" }, sources);
+    if run.handover == Handover::Bind || run.share.is_some() {
+        let (name, sources) = if run.share.is_some() {
+            ("share", from(&cli.share, &vars.share))
+        } else if run.prewarm {
+            ("prewarm", from(&cli.prewarm, &vars.prewarm))
+        } else {
+            ("handover", from(&cli.handover, &vars.handover))
+        };
+        let label = reader.label(name, sources);
         if run.exec {
             reader.errors.push(format!(
                 "{label}: somebody has to answer the app's bind, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
             ));
         }
-        if !run.ports.iter().any(|spec| spec.protocol == spec::Protocol::Tcp) {
+        let tcp = run.ports.iter().any(|spec| spec.protocol == spec::Protocol::Tcp);
+        if run.ports.is_empty() || run.handover == Handover::Bind && !tcp {
             reader.errors.push(format!("{label}: there is no tcp port to hold: set --port, REBERTH_PORT or PORT"));
         }
     }

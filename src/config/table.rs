@@ -15,7 +15,7 @@ const fn setting(flag: &'static str, variable: &'static str, default: &'static s
 }
 
 /// The settings of `run`, in the order of its help.
-pub static RUN: [Setting; 23] = [
+pub static RUN: [Setting; 25] = [
     setting("port", "REBERTH_PORT", "PORT, else none"),
     setting("profile", "REBERTH_PROFILE", "prod"),
     setting("wait", "REBERTH_WAIT", "75s"),
@@ -23,6 +23,8 @@ pub static RUN: [Setting; 23] = [
     setting("backoff", "REBERTH_BACKOFF", "10ms..1s"),
     setting("handover", "REBERTH_HANDOVER", "auto"),
     setting("prewarm", "REBERTH_PREWARM", "off"),
+    setting("share", "REBERTH_SHARE", "none"),
+    setting("share-secret-file", "REBERTH_SHARE_SECRET_FILE", "none"),
     setting("relaunch", "REBERTH_RELAUNCH", "3"),
     setting("port-file", "REBERTH_PORT_FILE", "none"),
     setting("log-file", "REBERTH_LOG_FILE", "none"),

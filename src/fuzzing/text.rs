@@ -31,6 +31,7 @@ pub fn settings(data: &[u8]) {
     check_environment(&environ);
     assert!(decision.warnings.iter().all(|line| is_one_line(line)), "{:?}", decision.warnings);
     match &decision.mode {
+        Ok(Mode::Keep(run)) => assert!(run.share.is_some() && !run.ports.is_empty()),
         Ok(Mode::Run(run)) => check_run(run),
         Ok(Mode::Healthcheck(terms)) => check_healthcheck(terms),
         Ok(Mode::Who(Who { ports, .. })) => ports.iter().for_each(reads_back),

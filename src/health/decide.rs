@@ -19,6 +19,8 @@ pub enum Plan {
         question: Question,
         /// To be added to the reason: a state file that was not believed.
         note: Option<String>,
+        /// The `run` whose own tree has to answer, where others share its port.
+        own: Option<i32>,
     },
     /// The verdict stands without asking.
     Told { healthy: bool, about: String, reason: String },
@@ -74,7 +76,13 @@ fn by_state(terms: &Healthcheck, state: &State, pid: i32) -> Plan {
             format!("phase {phase}: the app runs (run has pid {pid}), and there is no port or target to ask"),
         );
     }
-    plan(target, place, None, |_| "run has not told its port yet".to_owned())
+    match plan(target, place, None, |_| "run has not told its port yet".to_owned()) {
+        Plan::Ask { question, note, .. } => {
+            let own = (state.shared && target.is_none_or(Target::needs_port)).then_some(pid);
+            Plan::Ask { question, note, own }
+        }
+        told => told,
+    }
 }
 
 /// Where a port is asked: on the address of its spec; a wildcard on loopback, unless the app has been seen to listen on other addresses
@@ -148,7 +156,7 @@ fn plan(
             Err(why) => return told(false, "target", with(format!("this is no URL: {why}"), note)),
         },
     };
-    Plan::Ask { question, note }
+    Plan::Ask { question, note, own: None }
 }
 
 /// What this probe asks: readiness' target also where liveness has none of its own.

@@ -10,6 +10,7 @@ use crate::port::holder;
 use crate::state::{self, Found, State};
 
 pub mod decide;
+pub mod own;
 pub mod phase;
 pub mod probe;
 pub mod target;
@@ -77,8 +78,8 @@ fn attempt(terms: &Healthcheck, timeout: Duration, rests: &mut Rests) -> Verdict
         Plan::NeedsSettings { reason } => {
             Verdict { about: "settings".to_owned(), reason, needs_settings: true, ..Verdict::default() }
         }
-        Plan::Ask { question, note } => {
-            let answer = probe::ask(&question, terms, timeout, rests);
+        Plan::Ask { question, note, own } => {
+            let answer = probe::ask(&question, terms, own, timeout, rests);
             let (healthy, reason) = match answer.outcome {
                 Ok(reason) => (true, reason),
                 Err(reason) if reason.starts_with(probe::REFUSED) => {
@@ -115,13 +116,15 @@ fn look(terms: &Healthcheck) -> Found {
 /// # Errors
 /// Why the app is not healthy, on one line.
 pub fn ask_once(terms: &Healthcheck, state: State) -> Result<(), String> {
-    let found = || Found::Believed { state, path: PathBuf::new(), pid: 0 };
+    // It is asked by a child of `run`.
+    let pid = nix::unistd::getppid().as_raw();
+    let found = || Found::Believed { state, path: PathBuf::new(), pid };
     match decide(terms, found) {
         Plan::Told { healthy: true, .. } => Ok(()),
         Plan::Told { reason, .. } | Plan::NeedsSettings { reason } => Err(reason),
-        Plan::Ask { question, .. } => {
+        Plan::Ask { question, own, .. } => {
             let mut rests = Rests::default();
-            let answer = probe::ask(&question, terms, terms.timeout, &mut rests);
+            let answer = probe::ask(&question, terms, own, terms.timeout, &mut rests);
             rests.let_go();
             answer.outcome.map(drop)
         }

@@ -18,13 +18,14 @@ pub enum Ruling {
 /// would never get its port, a draining one never end in peace.
 pub fn rule(phase: Phase, probe: Probe) -> Ruling {
     match (phase, probe) {
-        (Phase::Waiting, Probe::Liveness) => Ruling::Pass("run waits for a busy port, the app is not launched yet"),
-        (Phase::Waiting, _) => Ruling::Fail("run waits for a busy port, the app is not launched yet"),
+        (Phase::Waiting, Probe::Liveness) => Ruling::Pass("run waits for a busy port"),
+        (Phase::Waiting, _) => Ruling::Fail("run waits for a busy port"),
         (Phase::Starting, Probe::Liveness) => Ruling::Pass("the app is starting"),
         (Phase::Starting | Phase::Ready | Phase::Exec, _) => Ruling::Ask,
         (Phase::Draining, Probe::Readiness) => Ruling::Fail("the app is draining before it stops"),
         (Phase::Draining, _) => Ruling::Pass("the app is draining before it stops"),
         (Phase::Exited, _) => Ruling::Fail("the app has exited"),
+        (Phase::Keeping, _) => Ruling::Pass("keep holds the ports"),
     }
 }
 
@@ -46,6 +47,7 @@ mod tests {
             (Phase::Draining, "pass", "pass", "fail"),
             (Phase::Exited, "fail", "fail", "fail"),
             (Phase::Exec, "ask", "ask", "ask"),
+            (Phase::Keeping, "pass", "pass", "pass"),
         ] {
             let got = [Probe::Startup, Probe::Liveness, Probe::Readiness].map(|probe| word(rule(phase, probe)));
             assert_eq!(got, [startup, liveness, readiness], "{phase:?}");

@@ -103,12 +103,12 @@ impl Answer {
 }
 
 /// Asks once. It ends within `timeout`, whatever the server does. `rests` gets what may still come of the answers, to be let go once the
-/// verdict is told.
-pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration, rests: &mut Rests) -> Answer {
+/// verdict is told. `own`: the `run` whose own tree has to answer, where others share its port.
+pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: Duration, rests: &mut Rests) -> Answer {
     let clock = Clock::start(timeout);
     let shown = question.shown();
     match question {
-        Question::Tcp(host, port) => match Wire::tcp(host, *port, clock) {
+        Question::Tcp(host, port) => match Wire::tcp_to(host, *port, clock, own) {
             Ok((_, address)) => {
                 Answer { shown: format!("tcp://{address}"), status: None, outcome: Ok("it accepts connections".into()) }
             }
@@ -118,13 +118,13 @@ pub fn ask(question: &Question, terms: &Healthcheck, timeout: Duration, rests: &
             Ok(_) => Answer { shown, status: None, outcome: Ok("it accepts connections".into()) },
             Err(reason) => Answer::unhealthy(shown, reason),
         },
-        Question::Http(url) => http::ask(url, None, shown, terms, clock, rests),
+        Question::Http(url) => http::ask(url, (None, own), shown, terms, clock, rests),
         Question::Grpc(host, port, service) => {
-            grpc::ask(host, *port, service, |host| shown_grpc(host, *port, service), terms, clock)
+            grpc::ask(host, *port, service, |host| shown_grpc(host, *port, service), terms, clock, own)
         }
         Question::HttpOverUnix(socket, path) => {
             let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
-            http::ask(&url, Some(socket), shown, terms, clock, rests)
+            http::ask(&url, (Some(socket), None), shown, terms, clock, rests)
         }
     }
 }

@@ -164,6 +164,15 @@ impl Attempt {
         }
     }
 
+    /// Takes a socket that somebody else has made, bound and listening as this attempt's own would be.
+    pub fn adopt(&mut self, socket: OwnedFd) {
+        let socket = Socket::from(socket);
+        let address = socket.local_addr().ok().and_then(|bound| bound.as_socket());
+        self.listening = self.spec.protocol == Protocol::Tcp;
+        (self.bound, self.undecided) = (address.is_some(), false);
+        self.socket = address.map(|address| (address, socket));
+    }
+
     /// True for what is held without listening.
     fn is_silent(&self) -> bool {
         self.hold == Hold::Bind && self.spec.addr.is_none() && self.spec.protocol == Protocol::Tcp

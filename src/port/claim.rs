@@ -43,6 +43,8 @@ pub struct Claim {
     pub waited: Duration,
     /// How often the kernel was asked.
     pub tries: u32,
+    /// The meeting point of those who share it, if it was given by one of them.
+    pub meeting: Option<OwnedFd>,
 }
 
 /// Why claiming ended without the ports.
@@ -73,7 +75,14 @@ pub trait Hear {
 /// [`Stop::Error`]: `Cannot` for a port that can never be bound (at once, even if another is merely busy), `PortBusy` when the
 /// time is over. [`Stop::Ended`]: the caller said so.
 pub fn claim(specs: &[Spec], policy: &Policy, hear: &mut dyn Hear) -> Result<Vec<Claim>, Stop> {
-    let mut claiming = Claiming::begin(specs, *policy)?;
+    drive(Claiming::begin(specs, *policy)?, hear)
+}
+
+/// The same for a claim that has begun.
+///
+/// # Errors
+/// As [`claim`].
+pub fn drive(mut claiming: Claiming, hear: &mut dyn Hear) -> Result<Vec<Claim>, Stop> {
     loop {
         let mut stop = None;
         let step = claiming.step(Instant::now(), &mut || {

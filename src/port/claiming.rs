@@ -1,11 +1,12 @@
 //! Owns the claim as a machine that never sleeps: which port first, when to wait, when to fall back, when to give up. Whoever drives it
 //! sleeps: the straight line until the ports are ours, or the loop of a running app. Must not know which of the two.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Hold, Tried};
 use super::claim::{Claim, Policy, Stop, ascending, v6_only};
+use super::company::Company;
 use super::holder::{self, Depth};
 use super::spec::{Protocol, Spec};
 use super::wait::{GIVEN_UP, Port, Waiting, Went};
@@ -37,6 +38,9 @@ pub struct Claiming {
     settled: usize,
     attempts: Vec<Attempt>,
     waited: Vec<Duration>,
+    /// Others who may share the ports, and where those who do are met.
+    company: Option<Company>,
+    meetings: Vec<Option<OwnedFd>>,
     /// Since all were bound together, one has been waited for.
     apart: bool,
     started: Instant,
@@ -63,6 +67,8 @@ impl Claiming {
             settled: 0,
             attempts: specs.iter().map(|spec| Attempt::to(policy.hold, spec, v6_only(spec, specs))).collect(),
             waited: vec![Duration::ZERO; specs.len()],
+            company: None,
+            meetings: specs.iter().map(|_| None).collect(),
             apart: false,
             started: Instant::now(),
             turn: None,
@@ -73,6 +79,11 @@ impl Claiming {
         };
         claiming.try_all()?;
         Ok(claiming)
+    }
+
+    /// The ports may be shared with these.
+    pub fn with(self, company: Option<Company>) -> Self {
+        Self { company, ..self }
     }
 
     /// What wakes the claim before its deadline: a subscription to closed sockets, the ends of known holders. None of them in a storm of
@@ -165,11 +176,13 @@ impl Claiming {
         let (Some(attempt), Some(spec)) = (self.attempts.get_mut(position), self.specs.get(position)) else {
             return Ok(Went::Ours);
         };
-        let mut port = Port { spec, attempt, policy: &self.policy };
+        let Some(meeting) = self.meetings.get_mut(position) else { return Ok(Went::Ours) };
+        let company = self.company.as_mut();
+        let mut port = Port { spec, attempt, policy: &self.policy, company, meeting };
         if let Some(waiting) = &mut self.waiting {
             return waiting.step(&mut port, now, interrupted);
         }
-        if port.acquire()? {
+        if port.acquire(interrupted)? {
             return Ok(Went::Ours);
         }
         let end = match self.policy.wait {
@@ -180,7 +193,7 @@ impl Claiming {
             return Ok(Went::Over);
         }
         self.apart = true;
-        self.waiting = Waiting::begin(&mut port, started, end)?;
+        self.waiting = Waiting::begin(&mut port, started, end, interrupted)?;
         self.begun = self.waiting.is_some();
         Ok(if self.begun { Went::Waits } else { Went::Ours })
     }
@@ -254,11 +267,21 @@ impl Claiming {
 
     fn take_claims(&mut self) -> Result<Vec<Claim>, Stop> {
         let (specs, attempts) = (std::mem::take(&mut self.specs), std::mem::take(&mut self.attempts));
-        let parts = specs.into_iter().zip(attempts).zip(&self.waited);
-        let claims = parts.map(|((spec, attempt), waited)| {
+        let meetings = std::mem::take(&mut self.meetings);
+        let parts = specs.into_iter().zip(attempts).zip(&self.waited).zip(meetings);
+        let claims = parts.map(|(((spec, attempt), waited), meeting)| {
             let tries = attempt.tries;
             let (address, socket, cookie) = attempt.into_socket()?;
-            Some(Claim { spec, port: address.port(), addr: address.ip(), socket, cookie, waited: *waited, tries })
+            Some(Claim {
+                spec,
+                port: address.port(),
+                addr: address.ip(),
+                socket,
+                cookie,
+                waited: *waited,
+                tries,
+                meeting,
+            })
         });
         claims
             .collect::<Option<Vec<Claim>>>()

@@ -51,6 +51,8 @@ pub struct Held {
     /// `None`: not TCP.
     places: Vec<Option<Place>>,
     sockets: Vec<Kept>,
+    /// Others have the same sockets: none of them may be silenced, and no app gets another.
+    shared: bool,
 }
 
 impl Held {
@@ -59,7 +61,7 @@ impl Held {
     /// # Errors
     /// A socket cannot be asked where it is bound.
     pub fn new(claims: Vec<Claim>) -> io::Result<Self> {
-        let mut held = Self { places: Vec::new(), sockets: Vec::new() };
+        let mut held = Self { places: Vec::new(), sockets: Vec::new(), shared: false };
         for (index, claim) in claims.into_iter().enumerate() {
             let tcp = claim.spec.protocol == Protocol::Tcp;
             held.places.push(tcp.then(|| Place::new(&claim.spec, claim.port)));
@@ -68,6 +70,11 @@ impl Held {
             }
         }
         Ok(held)
+    }
+
+    /// The same for sockets that others have too.
+    pub fn shared(self) -> Self {
+        Self { shared: true, ..self }
     }
 
     /// The index of the port that a bind to `port` at `want` is for: one that was taken, one that was asked for and where a fallback took
@@ -97,7 +104,12 @@ impl Held {
         let port = self.port(index).filter(|port| self.holds(*port)).ok_or(io::ErrorKind::NotFound)?;
         let inodes: Vec<u64> = self.on(port).map(|kept| kept.inode).collect();
         let inode_of = |position: usize| inodes.get(position).copied().unwrap_or_default();
-        let (inode, reset) = match plan(At::of(*want), &self.roles(port), &mut |position| has(inode_of(position))) {
+        let planned = if self.shared {
+            at::plan_shared(At::of(*want), &self.roles(port))
+        } else {
+            plan(At::of(*want), &self.roles(port), &mut |position| has(inode_of(position)))
+        };
+        let (inode, reset) = match planned {
             Plan::InUse => return Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
             Plan::Take(position) => {
                 // The app may have shut it down.

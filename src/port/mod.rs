@@ -4,6 +4,7 @@ pub mod advice;
 pub mod attempt;
 pub mod claim;
 pub mod claiming;
+pub mod company;
 mod fallback;
 pub mod file;
 pub mod held;

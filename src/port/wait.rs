@@ -1,11 +1,12 @@
 //! Owns the wait for one busy port: subscribe, try, let the caller sleep until something may have changed, try again. Must not know
 //! other ports, who sleeps, or what comes after the time is over.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Tried};
 use super::claim::{Policy, Stop};
+use super::company::Company;
 use super::holder::{self, Depth, Look, State};
 use super::rhythm::{Due, Rhythm};
 use super::spec::Spec;
@@ -26,6 +27,10 @@ pub struct Port<'a> {
     pub spec: &'a Spec,
     pub attempt: &'a mut Attempt,
     pub policy: &'a Policy,
+    /// Others who may share it.
+    pub company: Option<&'a mut Company>,
+    /// Where those who share it meet, once it is theirs too.
+    pub meeting: &'a mut Option<OwnedFd>,
 }
 
 impl Port<'_> {
@@ -33,10 +38,16 @@ impl Port<'_> {
     ///
     /// # Errors
     /// Waiting would not help.
-    pub fn acquire(&mut self) -> Result<bool, Stop> {
+    pub fn acquire(&mut self, interrupted: &mut dyn FnMut() -> bool) -> Result<bool, Stop> {
         match self.attempt.acquire() {
             Tried::Ours => Ok(true),
-            Tried::Busy => Ok(false),
+            // Whoever has it may be one of us: asked before any wait, and again at each try.
+            Tried::Busy => {
+                if let Some(company) = &mut self.company {
+                    *self.meeting = company.join(self.spec, self.attempt, interrupted);
+                }
+                Ok(self.meeting.is_some())
+            }
             Tried::Never(error) => Err(Stop::Error(Error::Cannot(vec![advice::never(self.spec, &error)]))),
         }
     }
@@ -69,9 +80,14 @@ impl Waiting {
     ///
     /// # Errors
     /// The port turns out to be one that can never be had.
-    pub fn begin(port: &mut Port<'_>, started: Instant, end: Option<Instant>) -> Result<Option<Self>, Stop> {
+    pub fn begin(
+        port: &mut Port<'_>,
+        started: Instant,
+        end: Option<Instant>,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Self>, Stop> {
         let watch = Watch::open(port.spec.port, port.spec.protocol);
-        if port.acquire()? {
+        if port.acquire(interrupted)? {
             return Ok(None);
         }
         let rhythm = Rhythm::begin(Instant::now(), Pauses::new(port.policy.backoff), watch.hears(), end);
@@ -109,7 +125,7 @@ impl Waiting {
         // What came before this look is tried for here, and what comes after it wakes again.
         let event = self.watch.hear();
         // Nothing between the event and the try: this is the reaction time.
-        if port.acquire()? {
+        if port.acquire(interrupted)? {
             return Ok(self.ours(port));
         }
         match self.rhythm.in_vain(now, event, self.watch.hears()) {
@@ -143,7 +159,7 @@ impl Waiting {
             let event = self.watch.hear();
             vain |= event;
             if event {
-                tried = port.acquire();
+                tried = port.acquire(interrupted);
             }
             given_up = matches!(tried, Ok(false)) && interrupted();
             matches!(tried, Ok(false)) && !given_up

@@ -52,6 +52,7 @@ fn state(phase: Phase) -> State {
         health: Some("/ready?a=\"b\"".into()),
         liveness: None,
         app_pid: Some(7),
+        shared: false,
     }
 }
 

@@ -107,10 +107,18 @@ pub fn descendants(strangers: &[i32]) -> Vec<i32> {
     tree(strangers).into_iter().map(|(child, _)| child).collect()
 }
 
-/// The same, each with its parent.
+/// Every process below `root`, whoever that is.
+pub fn below(root: i32) -> Vec<i32> {
+    grow(root, &[]).into_iter().map(|(child, _)| child).collect()
+}
+
+/// [`descendants`], each with its parent.
 fn tree(strangers: &[i32]) -> Vec<(i32, i32)> {
-    let us = pid();
-    let mut found: Vec<(i32, i32)> = children_of(us).into_iter().map(|child| (child, us)).collect();
+    grow(pid(), strangers)
+}
+
+fn grow(root: i32, strangers: &[i32]) -> Vec<(i32, i32)> {
+    let mut found: Vec<(i32, i32)> = children_of(root).into_iter().map(|child| (child, root)).collect();
     found.retain(|(child, _)| !strangers.contains(child));
     let mut next = 0;
     while let Some((parent, _)) = found.get(next).copied() {

@@ -17,7 +17,14 @@ fn tcp(port: u16) -> Spec {
 }
 
 fn state(phase: Phase, port: u16) -> State {
-    State { phase, ports: vec![PortState::new(&tcp(0), port)], health: None, liveness: None, app_pid: None }
+    State {
+        phase,
+        ports: vec![PortState::new(&tcp(0), port)],
+        health: None,
+        liveness: None,
+        app_pid: None,
+        shared: false,
+    }
 }
 
 fn publish(dir: &TempDir, state: &State) -> PathBuf {

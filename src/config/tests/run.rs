@@ -74,7 +74,7 @@ fn every_setting_of_run_in_both_spellings() {
         }
     }
     // The table above misses exactly these, which have tests of their own.
-    let own = ["profile", "log-file", "log", "log-format", "start-timeout", "prewarm"];
+    let own = ["profile", "log-file", "log", "log-format", "start-timeout", "prewarm", "share", "share-secret-file"];
     for setting in &table::RUN {
         assert!(own.contains(&setting.flag) != RUN.iter().any(|row| row.0 == setting.flag), "{}", setting.flag);
     }
@@ -121,6 +121,7 @@ fn defaults_of_run() {
         backoff: Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) },
         handover: Handover::Off,
         prewarm: false,
+        share: None,
         relaunch: 3,
         port_file: None,
         exec: false,
@@ -348,4 +349,46 @@ fn start_timeout_needs_something_that_tells() {
     }
     let warnings = decision(&["run", "x"], &[("REBERTH_HEALTH", "/x")]).warnings;
     assert!(warnings.len() == 1 && warnings[0].starts_with("REBERTH_HEALTH=/x: asks the primary port"), "{warnings:?}");
+}
+
+#[test]
+fn share_and_keep() {
+    let share = |list: &[&str], vars: &[(&str, &str)]| {
+        let run = run(list, vars);
+        (run.share, run.handover)
+    };
+    let of = |name: &str, file: Option<&str>| Some(Share { name: name.into(), secret_file: file.map(Into::into) });
+    assert_eq!(share(&["-p80", "--share=api"], &[]), (of("api", None), Handover::Bind));
+    let vars = [("REBERTH_SHARE", "a-1"), ("REBERTH_SHARE_SECRET_FILE", "/s")];
+    assert_eq!(share(&["-p80"], &vars), (of("a-1", Some("/s")), Handover::Bind));
+    let fd = match decision(&["run", "-p80", "--share=api", "x", "{fd}"], &[]).mode {
+        Ok(Mode::Run(run)) => (run.share, run.handover),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fd, (of("api", None), Handover::Listen));
+    assert_eq!(share(&["-p80", "--share=api", "--handover=on"], &[]).1, Handover::Listen);
+    assert_eq!(share(&["-p80"], &[("REBERTH_SHARE_SECRET_FILE", "/s")]), (None, Handover::Off));
+    let long = "a".repeat(32);
+    for (list, part) in [
+        (&["run", "-p80", "--share=Api", "x"][..], "--share Api: a share name is"),
+        (&["run", "-p80", "--share=1a", "x"], "a share name is"),
+        (&["run", "-p80", "--share", &long, "x"], "at most 30"),
+        (&["run", "--share=api", "x"], "--share api: there is no tcp port to hold"),
+        (&["run", "-p80", "--share=api", "--exec", "x"], "--exec"),
+        (&["run", "-p80", "--share=api", "--handover=off", "x"], "--handover off: --share api gives the app a socket"),
+        (&["keep", "-p80"], "keep: a name is missing"),
+        (&["keep", "--share=api"], "keep: there is no port to hold"),
+        (&["keep", "-p80", "--share=api", "--fallback=next"], "--fallback next: keep holds the port"),
+        (&["keep", "-p80", "--share=api", "app"], "unexpected argument"),
+    ] {
+        let lines = errors(list, &[]);
+        assert!(lines.iter().any(|line| line.contains(part)), "{list:?} {lines:?}");
+    }
+    match decision(&["keep", "-p", "web=0.0.0.0:80"], &[("REBERTH_SHARE", "api"), ("REBERTH_WAIT", "5s")]).mode {
+        Ok(Mode::Keep(run)) => {
+            assert_eq!((run.share, run.wait), (of("api", None), Wait::For(Duration::from_secs(5))));
+            assert_eq!(run.ports, port::spec::list("web=0.0.0.0:80").unwrap());
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -72,8 +72,9 @@ pub fn ask(
     shown: impl Fn(&str) -> String,
     terms: &Healthcheck,
     clock: Clock,
+    own: Option<i32>,
 ) -> Answer {
-    let (wire, address) = match Wire::tcp(host, port, clock) {
+    let (wire, address) = match Wire::tcp_to(host, port, clock, own) {
         Ok(connected) => connected,
         Err(reason) => return Answer::unhealthy(shown(host), reason),
     };

@@ -34,14 +34,24 @@ pub(crate) struct Head {
 /// `rests`.
 pub fn ask(
     url: &Url,
-    socket: Option<&Path>,
+    (socket, own): (Option<&Path>, Option<i32>),
     shown: String,
     terms: &Healthcheck,
     clock: Clock,
     rests: &mut Rests,
 ) -> Answer {
     let method = terms.method.clone();
-    let mut asking = Asking { url: url.clone(), method, host: None, shown, status: None, terms, clock, rests };
+    let mut asking = Asking {
+        url: url.clone(),
+        method,
+        host: None,
+        shown,
+        status: None,
+        terms,
+        clock,
+        own: own.map(|root| (url.port, root)),
+        rests,
+    };
     asking.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
     let outcome = asking.follow(url, socket);
     Answer { shown: asking.shown, status: asking.status.map(Status::Http), outcome }
@@ -56,6 +66,8 @@ struct Asking<'a> {
     status: Option<u16>,
     terms: &'a Healthcheck,
     clock: Clock,
+    /// The shared port, and the `run` whose own tree has to answer there.
+    own: Option<(u16, i32)>,
     rests: &'a mut Rests,
 }
 
@@ -126,7 +138,8 @@ impl Asking<'_> {
         let wire = match socket {
             Some(socket) => Wire::unix(socket, self.clock)?,
             None => {
-                let (wire, address) = Wire::tcp(&self.url.host, self.url.port, self.clock)?;
+                let own = self.own.filter(|(port, _)| *port == self.url.port).map(|(_, root)| root);
+                let (wire, address) = Wire::tcp_to(&self.url.host, self.url.port, self.clock, own)?;
                 // `localhost` is two addresses: the verdict tells which one answered.
                 if first && wire::is_here(&self.url.host) {
                     self.shown = Url { host: address.ip().to_string(), ..self.url.clone() }.shown();

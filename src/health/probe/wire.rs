@@ -13,6 +13,7 @@ use super::REFUSED;
 use super::clock::{Clock, Stopped};
 use super::url::bracketed;
 use crate::error::words;
+use crate::health::own::{self, Whose};
 use crate::sys::lookup;
 
 /// A connection, never blocking.
@@ -24,6 +25,10 @@ use crate::sys::lookup;
 pub struct Wire {
     socket: Socket,
 }
+
+/// Between two looks whether a connection has been accepted.
+const FIRST_LOOK: Duration = Duration::from_micros(200);
+const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// Why bytes did not come or go.
 #[derive(Debug)]
@@ -70,6 +75,42 @@ impl Wire {
             }
         }
         Err(first.unwrap_or_else(|| format!("{host} has no address")))
+    }
+
+    /// The same; with `own`, the `run` that shares its port with others, only a connection that its own tree has accepted will do. Whoever else
+    /// accepts gets the end of it, and another is made until the clock is over.
+    pub fn tcp_to(host: &str, port: u16, clock: Clock, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
+        loop {
+            let (wire, address) = Self::tcp(host, port, clock)?;
+            let Some(root) = own else { return Ok((wire, address)) };
+            match wire.accepted_by(address, root, clock) {
+                Whose::Own | Whose::Unseen => return Ok((wire, address)),
+                Whose::Anothers if !clock.left().is_zero() => {}
+                whose => {
+                    let time = super::shown_duration(clock.total());
+                    return Err(if whose == Whose::Nobodys {
+                        format!("connected, and no instance that shares the port (--share) has accepted within {time}")
+                    } else {
+                        format!(
+                            "only other instances that share the port (--share) answered within {time}, never the own app"
+                        )
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits until somebody has accepted the connection, and tells who.
+    fn accepted_by(&self, address: SocketAddr, root: i32, clock: Clock) -> Whose {
+        let Some(here) = self.socket.local_addr().ok().and_then(|here| here.as_socket()) else { return Whose::Unseen };
+        let mut pause = FIRST_LOOK;
+        loop {
+            match own::whose(here, address, root) {
+                Whose::Nobodys if !clock.left().is_zero() => clock.part(pause).sleep(),
+                whose => return whose,
+            }
+            pause = (pause * 2).min(LAST_LOOK);
+        }
     }
 
     /// Connects to a Unix socket.

@@ -123,6 +123,13 @@ pub fn plan(at: At, there: &[(At, Role)], has: &mut dyn FnMut(usize) -> bool) ->
     Plan::InUse
 }
 
+/// The same where the sockets are shared: the one that is just that, or covers it, or is there at all.
+pub fn plan_shared(at: At, there: &[(At, Role)]) -> Plan {
+    let find = |fits: &dyn Fn(At) -> bool| there.iter().position(|(other, _)| fits(*other));
+    let found = find(&|other| other == at).or_else(|| find(&|other| other.covers(at))).or_else(|| find(&|_| true));
+    found.map_or(Plan::InUse, Plan::Take)
+}
+
 /// True if a silent socket at `at` keeps nothing from others that those which listen do not keep.
 pub fn is_redundant(at: At, there: &[(At, Role)]) -> bool {
     let mut listening = there.iter().filter(|(_, role)| *role != Role::Silent).map(|(other, _)| *other);

@@ -1,0 +1,113 @@
+//! Owns `reberth keep`: the ports of a name without an app, until it is told to go. Must not know how a port is claimed, or what others do
+//! with it.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags};
+use tracing::{debug, info, warn};
+
+use super::prewarm::{Taken, announce};
+use super::run::{self, Claimed};
+use super::sharing::Sharing;
+use crate::config::Run;
+use crate::error::{Error, words};
+use crate::exit::Code;
+use crate::port::file;
+use crate::state::{Phase, Publisher};
+use crate::sys::descriptor::wait_readable;
+use crate::sys::memory;
+use crate::sys::process;
+use crate::sys::signal::{self, Signals};
+
+/// Holds the ports until TERM, INT or QUIT, which end it with 0.
+///
+/// # Errors
+/// Everything that keeps it from having the ports.
+pub fn keep(config: &Run, signals: &Signals) -> Result<Code, Error> {
+    let port_file = config.port_file.as_deref().map(file::check).transpose()?;
+    let mut publisher = Publisher::open(config.state_dir.as_deref(), &run::state(config, Phase::Waiting, &[]))?;
+    let result = hold(config, signals, &mut publisher, port_file.as_deref());
+    publisher.remove();
+    result
+}
+
+fn hold(
+    config: &Run,
+    signals: &Signals,
+    publisher: &mut Publisher,
+    port_file: Option<&std::path::Path>,
+) -> Result<Code, Error> {
+    let group = config.share.as_ref().map(super::sharing::group).transpose()?;
+    let Some(group) = group else { return Err(Error::cannot("keep: a name is missing: set --share NAME")) };
+    let mut claims = match run::claim(config, signals, publisher, Some(&group))? {
+        Claimed::Ports(claims) => claims,
+        // Told to go while it waited: it has done what it was for.
+        Claimed::Ended(code) => return Ok(code),
+    };
+    let cannot = |error: std::io::Error| {
+        Error::cannot(format!("the ports cannot be kept: {}; raise the limit of open files (ulimit -n)", words(&error)))
+    };
+    let taken = Taken::of(&claims);
+    let mut sharing = Sharing::begin(group, &mut claims).map_err(cannot)?;
+    // The copies of `sharing` are enough.
+    drop(claims);
+    announce(port_file, &taken)?;
+    warn_of_families(&sharing);
+    if let Some(line) = publisher.publish(&run::state(config, Phase::Keeping, &taken)) {
+        warn!("{line}");
+    }
+    let _ = std::env::set_current_dir("/");
+    memory::release_code();
+    loop {
+        sleep(signals.as_fd(), &sharing);
+        sharing.step(Instant::now());
+        if let ControlFlow::Break(code) = hear(config, signals) {
+            return Ok(code);
+        }
+    }
+}
+
+fn sleep(signals: BorrowedFd<'_>, sharing: &Sharing) {
+    let mut fds = vec![PollFd::new(signals, PollFlags::POLLIN)];
+    fds.extend(sharing.polled());
+    wait_readable(&mut fds, sharing.deadline());
+}
+
+fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
+    while let Some(received) = signals.next() {
+        // PID 1 inherits orphans.
+        if received.signal == libc::SIGCHLD {
+            run::reap_orphans();
+            continue;
+        }
+        match config.signal_map.apply(received.signal) {
+            Some(stop) if super::supervisor::asks_to_stop(stop) => {
+                info!("{} received: the ports are let go", signal::name(received.signal));
+                return ControlFlow::Break(Code::OK);
+            }
+            Some(stop) if signal::ends_by_default(stop) && !signals.was_ignored(stop) => {
+                if i32::try_from(received.sender) != Ok(process::pid()) {
+                    return ControlFlow::Break(Code::signalled(stop));
+                }
+            }
+            _ => debug!("{} ignored", signal::name(received.signal)),
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// An app that asks for IPv4 gets what there is.
+fn warn_of_families(sharing: &Sharing) {
+    for (spec, socket) in sharing.sockets() {
+        let both = socket2::SockRef::from(&socket).only_v6().is_ok_and(|only| !only);
+        if spec.addr.is_none() && both {
+            warn!(
+                "port {0} is kept for both families: an app that binds IPv4 sees its clients as ::ffff:…; name the address in --port for an app \
+                 of one family (0.0.0.0:{0})",
+                spec.port
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Owns the ports that others may share while an app, or a keeper, has them: the copies that are given away, the meeting points, and the
+//! lines about who came. Must not know the words of the exchange, or how a port was claimed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use socket2::SockRef;
+use tracing::{debug, info, warn};
+
+use crate::config::Share;
+use crate::error::{Error, words};
+use crate::port::attempt::QUEUE;
+use crate::port::claim::Claim;
+use crate::port::company::Company;
+use crate::port::holder::processes;
+use crate::port::spec::{Protocol, Spec};
+use crate::share::Group;
+use crate::share::meeting::{Meeting, Met};
+use crate::share::message::{Container, Secret, container_words};
+use crate::sys::process;
+
+/// Whoever asks in vain may do so a thousand times a second; the log has a line about it this often.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The group of the settings, its secret read.
+///
+/// # Errors
+/// A secret file that cannot be read, or is empty.
+pub fn group(share: &Share) -> Result<Group, Error> {
+    let secret = share.secret_file.as_deref().map(secret).transpose()?;
+    if secret.is_none() && nix::unistd::geteuid().is_root() {
+        warn!(
+            "--share {} (REBERTH_SHARE) as uid 0 and without a secret: every root container on this network can take the port; set \
+             --share-secret-file (REBERTH_SHARE_SECRET_FILE), or run as another user",
+            share.name
+        );
+    }
+    Ok(Group { name: share.name.clone(), secret })
+}
+
+/// The longest secret that is read. Bytes.
+const LONGEST_SECRET: u64 = 64 * 1024;
+
+fn secret(path: &Path) -> Result<Secret, Error> {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    let bad = |why: &str| {
+        Error::Settings(vec![format!(
+            "--share-secret-file (REBERTH_SHARE_SECRET_FILE) {}: {why}; give a regular file that uid {} can read and that holds the secret",
+            path.display(),
+            nix::unistd::geteuid()
+        )])
+    };
+    // Opening a pipe would wait for its writer.
+    let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = open.map_err(|error| bad(&words(&error)))?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err(bad("is no regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST_SECRET).read_to_end(&mut text).map_err(|error| bad(&words(&error)))?;
+    // An editor ends the last line; the secret is the same with and without.
+    while text.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        text.pop();
+    }
+    if text.is_empty() { Err(bad("is empty")) } else { Ok(Secret(text)) }
+}
+
+/// Whom a claim asks.
+pub fn company(group: &Group) -> Company {
+    Company::new(group.clone(), own_container())
+}
+
+fn own_container() -> Container {
+    let id = processes::facts(process::pid()).container.unwrap_or_default();
+    let mut container = Container::default();
+    container.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
+    container
+}
+
+/// The ports as they are claimed to be shared: two apps of one group may bind different families, so one socket has to serve both. A bare
+/// port is `0.0.0.0` where this network has IPv6 on loopback at most, else both families.
+pub fn specs(asked: &[Spec]) -> Vec<Spec> {
+    let v4_only = std::fs::read_to_string("/proc/net/if_inet6")
+        .is_ok_and(|text| text.lines().all(|line| line.split_ascii_whitespace().last() == Some("lo")));
+    let addr = v4_only.then(|| std::net::Ipv4Addr::UNSPECIFIED.into());
+    asked.iter().map(|spec| Spec { addr: spec.addr.or(addr), ..spec.clone() }).collect()
+}
+
+/// Ports that are shared, or may be.
+pub struct Sharing {
+    group: Group,
+    own: Container,
+    ports: Vec<Port>,
+    /// No line about a refusal before then.
+    quiet_until: Option<Instant>,
+}
+
+struct Port {
+    /// As taken.
+    spec: Spec,
+    socket: OwnedFd,
+    meeting: Option<Meeting>,
+    /// Another program has it by now; nothing can be done about that.
+    lost: bool,
+}
+
+impl Sharing {
+    /// Answers for these claims. Each keeps its own socket; this has a copy of it.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn begin(group: Group, claims: &mut [Claim]) -> io::Result<Self> {
+        let mut ports = Vec::new();
+        for claim in claims {
+            let spec = claim.spec.with_port(claim.port);
+            let socket = claim.socket.try_clone()?;
+            let meeting = match claim.meeting.take() {
+                Some(meeting) => Some(Meeting::adopt(meeting, &spec)),
+                None => open(&group, &spec),
+            };
+            ports.push(Port { spec, socket, meeting, lost: false });
+        }
+        Ok(Self { group, own: own_container(), ports, quiet_until: None })
+    }
+
+    /// What to poll, and for what: askers, and the ends of the sockets.
+    pub fn polled(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let askers = self.ports.iter().flat_map(|port| port.meeting.iter().flat_map(Meeting::descriptors));
+        let ends = self.ports.iter().filter(|port| port.spec.protocol == Protocol::Tcp && !port.lost);
+        let ends = ends.map(|port| PollFd::new(port.socket.as_fd(), PollFlags::empty()));
+        askers.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).chain(ends)
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.ports.iter().filter_map(|port| port.meeting.as_ref()?.deadline()).min()
+    }
+
+    /// Hears whoever asks, and lets a socket that somebody has shut down listen again.
+    pub fn step(&mut self, now: Instant) {
+        for port in &mut self.ports {
+            port.revive();
+            let Some(meeting) = &mut port.meeting else { continue };
+            let give = (!port.lost).then(|| port.socket.as_fd());
+            for met in meeting.step(now, &self.group, give, self.own) {
+                let (number, name) = (port.spec.port, &self.group.name);
+                match met {
+                    Met::Gave { uid, container } => info!(
+                        "port {number} is shared with one more instance of {name}: uid {uid}{}",
+                        container_words(&container)
+                    ),
+                    Met::Refused { uid, why } if self.quiet_until.is_none_or(|until| now >= until) => {
+                        self.quiet_until = Some(now + QUIET);
+                        warn!("port {number} is not shared with uid {uid}, who asked for it as {name} ({why:?})");
+                    }
+                    Met::Refused { uid, why } => debug!("port {number} is not shared with uid {uid}: {why:?}"),
+                }
+            }
+            if meeting.is_over() {
+                warn!("the meeting point of port {} has been shut down: nobody can join any more", port.spec.port);
+                port.meeting = None;
+            }
+        }
+    }
+
+    /// The sockets, with their ports.
+    pub fn sockets(&self) -> impl Iterator<Item = (&Spec, BorrowedFd<'_>)> {
+        self.ports.iter().map(|port| (&port.spec, port.socket.as_fd()))
+    }
+}
+
+fn open(group: &Group, spec: &Spec) -> Option<Meeting> {
+    Meeting::open(group, spec)
+        .inspect_err(|error| {
+            warn!(
+                "port {} cannot be shared: somebody else answers for {} in this network ({}); another instance will have to wait",
+                spec.port,
+                group.name,
+                words(error)
+            );
+        })
+        .ok()
+}
+
+impl Port {
+    fn revive(&mut self) {
+        let socket = SockRef::from(&self.socket);
+        if self.lost || self.spec.protocol == Protocol::Udp || socket.is_listener().unwrap_or(true) {
+            return;
+        }
+        let port = self.spec.port;
+        match socket.listen(QUEUE) {
+            Ok(()) => info!("port {port} was shut down by an instance that shares it, and listens again"),
+            Err(error) => {
+                self.lost = true;
+                warn!("port {port} was shut down by an instance that shares it, and is lost: {}", words(&error));
+            }
+        }
+    }
+}

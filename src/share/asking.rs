@@ -1,0 +1,183 @@
+//! Owns the asker's side: who has a port of the group is asked for it, and what comes is believed only as far as it was checked. Must not know
+//! what follows from an answer.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use socket2::{Domain, Protocol as Transport, SockRef, Type};
+
+use super::message::{About, Bad, Container, Message, SIZE, Side};
+use super::{Group, PATIENCE, place};
+use crate::error::words;
+use crate::port::spec::{Protocol, Spec};
+use crate::sys::descriptor::wait_readable;
+use crate::sys::passing;
+
+/// How often it is asked meanwhile whether there is something more urgent.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// What was given, checked.
+#[derive(Debug)]
+pub struct Given {
+    /// Bound to the port asked for; TCP: it listens.
+    pub socket: OwnedFd,
+    /// The meeting point's own socket.
+    pub meeting: OwnedFd,
+    /// When the giver took the port, in seconds since 1970.
+    pub since: u64,
+    pub container: Container,
+    pub uid: u32,
+}
+
+/// What came of a question.
+#[derive(Debug)]
+pub enum Answer {
+    Given(Box<Given>),
+    /// Nobody of this name has the port.
+    Nobody,
+    /// Somebody has, and does not give it, for this reason.
+    Refused(String),
+    /// Something more urgent came.
+    Interrupted,
+}
+
+/// Asks once. It takes some 0.3 ms, and with one who says nothing [`PATIENCE`] at the most; every few milliseconds of that `interrupted` is asked.
+pub fn ask(group: &Group, spec: &Spec, container: Container, interrupted: &mut dyn FnMut() -> bool) -> Answer {
+    let name = place(&group.name, spec);
+    let socket = match passing::connect_to(&name) {
+        Ok(socket) => socket,
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => return Answer::Nobody,
+        Err(error) => return Answer::Refused(words(&error)),
+    };
+    let mut asking = Asking { group, spec, name: &name, socket, until: Instant::now() + PATIENCE, interrupted };
+    asking.exchange(container).unwrap_or_else(|answer| answer)
+}
+
+struct Asking<'a> {
+    group: &'a Group,
+    spec: &'a Spec,
+    name: &'a [u8],
+    socket: OwnedFd,
+    until: Instant,
+    interrupted: &'a mut dyn FnMut() -> bool,
+}
+
+impl Asking<'_> {
+    fn exchange(&mut self, container: Container) -> Result<Answer, Answer> {
+        let refused = |error: io::Error| Answer::Refused(words(&error));
+        let uid = passing::peer_uid(self.socket.as_fd()).map_err(refused)?;
+        let secret = self.group.secret.as_ref();
+        if secret.is_none() && uid != nix::unistd::geteuid().as_raw() {
+            return Err(Answer::Refused(format!(
+                "uid {uid} has its name and is another user than we; give all instances one --user, or one --share-secret-file"
+            )));
+        }
+        let asker = passing::random().map_err(refused)?;
+        let (port, udp) = (self.spec.port, self.spec.protocol == Protocol::Udp);
+        self.say(&Message::Hello { nonce: asker, port, udp, secret: secret.is_some(), container })?;
+        let (Message::Challenge { nonce: giver }, _) = self.hear()? else { return Err(nonsense()) };
+        let about = About { name: &self.group.name, spec: self.spec, asker: &asker, giver: &giver };
+        self.say(&Message::Prove { proof: about.proof(secret, Side::Asker) })?;
+        let (Message::Grant { proof, since, container }, fds) = self.hear()? else { return Err(nonsense()) };
+        if !about.proves(&proof, secret, Side::Giver) {
+            return Err(Answer::Refused("it does not know the secret of --share-secret-file".to_owned()));
+        }
+        // Every descriptor that came is ours to close: a copy of a listener that nobody serves swallows clients.
+        let [socket, meeting]: [OwnedFd; 2] = fds.try_into().map_err(|_| nonsense())?;
+        self.check(&socket, &meeting).map_err(|why| Answer::Refused(format!("what it gave is not the port: {why}")))?;
+        Ok(Answer::Given(Box::new(Given { socket, meeting, since, container, uid })))
+    }
+
+    fn say(&self, message: &Message) -> Result<(), Answer> {
+        passing::send(self.socket.as_fd(), &message.bytes(), &[]).map_err(|_| gone())
+    }
+
+    fn hear(&mut self) -> Result<(Message, Vec<OwnedFd>), Answer> {
+        let mut buffer = [0; SIZE + 1];
+        loop {
+            match passing::receive(self.socket.as_fd(), &mut buffer) {
+                Ok(Some((0, _))) | Err(_) => return Err(gone()),
+                Ok(Some((size, fds))) => {
+                    return match Message::parse(buffer.get(..size).unwrap_or_default()) {
+                        Ok(Message::Refused(why)) => Err(Answer::Refused(why.words().to_owned())),
+                        Ok(message) => Ok((message, fds)),
+                        Err(Bad::Version) => Err(Answer::Refused(super::message::Refusal::Version.words().to_owned())),
+                        Err(Bad::Form) => Err(nonsense()),
+                    };
+                }
+                Ok(None) => {}
+            }
+            let now = Instant::now();
+            if now >= self.until {
+                return Err(Answer::Refused(format!("it has not answered within {PATIENCE:?}")));
+            }
+            if (self.interrupted)() {
+                return Err(Answer::Interrupted);
+            }
+            let mut one = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            wait_readable(&mut one, Some((now + GLANCE).min(self.until)));
+        }
+    }
+
+    /// Nothing is believed of what came but what the kernel says of it.
+    fn check(&self, socket: &OwnedFd, meeting: &OwnedFd) -> Result<(), &'static str> {
+        let here = SockRef::from(socket);
+        let (kind, transport) = match self.spec.protocol {
+            Protocol::Tcp => (Type::STREAM, Transport::TCP),
+            Protocol::Udp => (Type::DGRAM, Transport::UDP),
+        };
+        if here.r#type().ok() != Some(kind) || here.protocol().ok() != Some(Some(transport)) {
+            return Err("it is of another protocol");
+        }
+        if self.spec.protocol == Protocol::Tcp && !here.is_listener().is_ok_and(|listens| listens) {
+            return Err("it does not listen");
+        }
+        let bound = here.local_addr().ok().and_then(|bound| bound.as_socket()).ok_or("it has no address")?;
+        if bound.port() != self.spec.port {
+            return Err("it is bound to another port");
+        }
+        let asked = self.spec.addr.filter(|addr| !addr.is_unspecified());
+        let fits = |addr: IpAddr| asked.map_or(addr.is_unspecified(), |asked| asked == addr);
+        if !fits(bound.ip()) {
+            return Err("it is bound to another address");
+        }
+        if !self.is_of_this_network(socket.as_fd()) {
+            return Err("it is of another network namespace");
+        }
+        let meeting = SockRef::from(meeting);
+        let named = meeting.local_addr().ok().and_then(|name| name.as_abstract_namespace().map(<[u8]>::to_vec));
+        if meeting.domain().ok() != Some(Domain::UNIX)
+            || !meeting.is_listener().is_ok_and(|listens| listens)
+            || named.as_deref() != Some(self.name)
+        {
+            return Err("its meeting point is none");
+        }
+        Ok(())
+    }
+
+    /// Before Linux 5.14 a socket does not tell its network; then the kernel's table of this one has to list it.
+    fn is_of_this_network(&self, socket: BorrowedFd<'_>) -> bool {
+        match (passing::network_of(socket), passing::network_of(self.socket.as_fd())) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            _ => {
+                let inode = nix::sys::stat::fstat(socket).ok().map(|stat| stat.st_ino);
+                let listed = match self.spec.protocol {
+                    Protocol::Tcp => crate::port::holder::listening(self.spec.port),
+                    Protocol::Udp => crate::port::holder::bound_udp(self.spec.port),
+                };
+                listed.unwrap_or_default().iter().any(|found| Some(found.inode) == inode)
+            }
+        }
+    }
+}
+
+fn gone() -> Answer {
+    Answer::Refused("it went away in the middle of the exchange".to_owned())
+}
+
+fn nonsense() -> Answer {
+    Answer::Refused("what it says is no word of this exchange".to_owned())
+}
