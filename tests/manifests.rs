@@ -141,7 +141,8 @@ fn the_phases_are_those_in_the_readme() {
         Ruling::Pass(_) => "pass",
         Ruling::Fail(_) => "fail",
     };
-    let phases = [Phase::Waiting, Phase::Starting, Phase::Ready, Phase::Draining, Phase::Exited, Phase::Exec];
+    let phases =
+        [Phase::Waiting, Phase::Starting, Phase::Ready, Phase::Draining, Phase::Exited, Phase::Exec, Phase::Keeping];
     let rows = rows("phases");
     assert_eq!(rows.len(), phases.len());
     for (row, phase) in rows.iter().zip(phases) {
