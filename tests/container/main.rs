@@ -6,6 +6,7 @@
 
 mod engine;
 mod manifests;
+mod share;
 
 use std::time::Duration;
 
