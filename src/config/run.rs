@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::reader::{Reader, Sources, from};
-use super::value::{boolean, duration, number, pairs, positive, word};
+use super::value::{boolean, duration, is, number, pairs, positive, word};
 use super::{
     Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
     healthcheck, signal,
@@ -198,12 +198,13 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
 }
 
 fn wait(text: &str) -> Result<Wait, String> {
-    if text.eq_ignore_ascii_case("forever") {
+    if is(text, "forever") {
         return Ok(Wait::Forever);
     }
     duration(text).map(Wait::For).map_err(|reason| format!("{reason}; or forever"))
 }
 
+/// The text form of `--fallback`.
 pub fn fallback(text: &str) -> Result<Fallback, String> {
     let form = "must be none, next, next:N with N from 1 to 65535, or any";
     match text.to_ascii_lowercase().as_str() {
@@ -280,12 +281,12 @@ fn exit_map(text: &str) -> Result<ExitMap, String> {
 }
 
 fn death_signal(text: &str) -> Result<Option<i32>, String> {
-    if text.eq_ignore_ascii_case("none") { Ok(None) } else { signal::signal(text).map(Some) }
+    if is(text, "none") { Ok(None) } else { signal::signal(text).map(Some) }
 }
 
 /// `off` and `0` switch it off, so that a flag can beat a variable.
 fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
-    if text.eq_ignore_ascii_case("off") {
+    if is(text, "off") {
         return Ok(None);
     }
     duration(text).map(|time| Some(time).filter(|time| !time.is_zero())).map_err(|reason| format!("{reason}; or off"))

@@ -1,7 +1,7 @@
 //! Owns the names and numbers of signals, and the signal map's text form. Must not know what is done with a signal.
 
 use super::SignalMap;
-use super::value::pairs;
+use super::value::{is, pairs};
 use crate::sys::signal::{RTMAX, RTMIN};
 
 const NAMES: [(&str, i32); 34] = [
@@ -92,7 +92,7 @@ pub fn map(text: &str) -> Result<SignalMap, String> {
     };
     let to = |text: &str| match text {
         "0" => Ok(None),
-        none if none.eq_ignore_ascii_case("none") => Ok(None),
+        none if is(none, "none") => Ok(None),
         some => signal(some).map(Some),
     };
     pairs(text, "a signal map is FROM=TO,... such as TERM=QUIT,HUP=none", from, to).map(SignalMap)

@@ -79,9 +79,15 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Whether a value is this word. Everything that is a word and not a name of the user's comes through here: in any case, so that what one
+/// command takes as `None` another does not take as something else.
+pub fn is(text: &str, word: &str) -> bool {
+    text.eq_ignore_ascii_case(word)
+}
+
 /// One word of a fixed set, in any case. The reason names all words, and the nearest one where it is near.
 pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    if let Some((_, value)) = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)) {
+    if let Some((_, value)) = words.iter().find(|(word, _)| is(text, word)) {
         return Ok(*value);
     }
     let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -111,7 +117,7 @@ pub fn pairs<F: PartialEq, T>(
     to: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Vec<(F, T)>, String> {
     let mut pairs: Vec<(F, T)> = Vec::new();
-    if text.eq_ignore_ascii_case("none") {
+    if is(text, "none") {
         return Ok(pairs);
     }
     for item in text.split(',') {
@@ -272,6 +278,17 @@ mod tests {
         for bad in ["", "0", "65536", "-1", "+1", "1.0", "99999999999"] {
             assert!(number(bad, 1, 65535).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn words_in_any_case() {
+        let number = |text: &str| number(text, 0, 9);
+        for none in ["none", "None", "NONE"] {
+            assert!(is(none, "none"));
+            assert_eq!(pairs(none, "", number, number), Ok(vec![]));
+            assert_eq!(crate::port::spec::list(none), Ok(vec![]));
+        }
+        assert!(!is("non", "none") && !is("none ", "none") && !is("", "none"));
     }
 
     #[test]

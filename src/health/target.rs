@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::probe::url::bracketed;
+use crate::config::value::is;
 
 /// The accepted form, for messages.
 pub const FORM: &str = "a target is /path, http://host[:port]/path, https://…, tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE] or unix:/socket[:/path]";
@@ -61,10 +62,10 @@ impl FromStr for Target {
     /// The error is the reason with the accepted form.
     fn from_str(text: &str) -> Result<Self, String> {
         let fail = |reason: &str| format!("{reason}; {FORM}");
-        if text == "tcp" {
+        if is(text, "tcp") {
             return Ok(Self::Tcp);
         }
-        if text == "grpc" {
+        if is(text, "grpc") {
             return Ok(Self::Grpc(String::new()));
         }
         if text.starts_with('/') {
@@ -224,6 +225,8 @@ mod tests {
             assert_eq!(text.parse(), Ok(want.clone()), "{text}");
             assert_eq!(want.to_string(), text);
         }
+        assert_eq!("TCP".parse(), Ok(Target::Tcp));
+        assert_eq!("Grpc".parse(), Ok(Target::Grpc(String::new())));
         assert_eq!("GRPC://h:1/".parse(), Ok(Target::GrpcAt("h".into(), 1, String::new())));
         assert_eq!("/a#b".parse(), Ok(Target::Path("/a".into())));
         assert_eq!("unix:///run/a.sock".parse(), Ok(unix("///run/a.sock", None)));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::config::value::shown;
+use crate::config::value::{is, shown};
 
 /// The accepted form, for messages.
 pub const FORM: &str = "a port is [NAME=][ADDR:]PORT[/udp], such as 8080, admin=127.0.0.1:9090, [::1]:80 or 53/udp, several separated by commas";
@@ -86,8 +86,8 @@ impl FromStr for Spec {
             ));
         }
         let (rest, protocol) = match rest.split_once('/') {
-            Some((rest, "udp")) => (rest, Protocol::Udp),
-            Some((rest, "tcp")) => (rest, Protocol::Tcp),
+            Some((rest, protocol)) if is(protocol, "udp") => (rest, Protocol::Udp),
+            Some((rest, protocol)) if is(protocol, "tcp") => (rest, Protocol::Tcp),
             Some((_, other)) => return Err(format!("{} is no protocol: tcp or udp", shown(other))),
             None => (rest, Protocol::Tcp),
         };
@@ -116,7 +116,7 @@ fn address(text: &str) -> Result<IpAddr, String> {
     if text.contains(':') {
         return Err(format!("an IPv6 address goes in brackets: [{}]:PORT", text.trim_matches(['[', ']'])));
     }
-    let hint = if text == "localhost" { "; did you mean 127.0.0.1?" } else { "" };
+    let hint = if is(text, "localhost") { "; did you mean 127.0.0.1?" } else { "" };
     text.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_| format!("{} is no IP address{hint}", shown(text)))
 }
 
@@ -129,7 +129,7 @@ pub fn is_name(text: &str) -> bool {
 
 /// A comma-separated list of specs; `none` is the empty list. All reasons together in one line, with the accepted form.
 pub fn list(text: &str) -> Result<Vec<Spec>, String> {
-    if text == "none" {
+    if is(text, "none") {
         return Ok(Vec::new());
     }
     let (mut specs, mut reasons): (Vec<Spec>, Vec<String>) = Default::default();
@@ -187,7 +187,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(want.clone()), "{text}");
             assert!(want.to_string() == text || text.contains("ffff"), "{want}");
         }
-        assert_eq!("80/tcp".parse::<Spec>(), "80".parse());
+        for (other, usual) in [("80/tcp", "80"), ("80/TCP", "80"), ("80/UDP", "80/udp")] {
+            assert_eq!(other.parse::<Spec>(), usual.parse(), "{other}");
+        }
         for bad in [
             "",
             "x",
@@ -196,7 +198,6 @@ mod tests {
             "+80",
             "80/",
             "80/sctp",
-            "80/UDP",
             ":80",
             "localhost:80",
             "::1:80",

@@ -106,3 +106,19 @@ fn healthcheck_looks_only_at_what_it_uses() {
         assert_eq!(decision(list, &[]).command, Command::Healthcheck);
     }
 }
+
+/// What `run` takes as one word is no other for the probe beside it.
+#[test]
+fn the_probe_reads_runs_words_as_run_does() {
+    for (text, moves) in [("none", false), ("None", false), ("NONE", false), ("next", true), ("Any", true), ("x", true)]
+    {
+        assert_eq!(healthcheck(&[], &[("REBERTH_FALLBACK", text)]).port_may_move, moves, "{text}");
+    }
+    for text in ["dev", "Dev", "DEV"] {
+        assert!(healthcheck(&[], &[("REBERTH_PROFILE", text)]).port_may_move, "{text}");
+        assert!(!healthcheck(&[], &[("REBERTH_PROFILE", text), ("REBERTH_FALLBACK", "None")]).port_may_move, "{text}");
+    }
+    for text in ["tcp", "TCP"] {
+        assert_eq!(healthcheck(&[], &[("REBERTH_HEALTH", text)]).health, Some(Target::Tcp), "{text}");
+    }
+}
