@@ -1,10 +1,13 @@
 //! A healthcheck beside a real `run`: the state file as the two of them really use it.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 use crate::harness::launch::{Launch, program};
 use crate::harness::place::TempDir;
 use crate::harness::{Running, until};
+use crate::server::serve;
 use crate::{Said, said};
 
 /// `run` with an app that holds the listening socket it was handed, and does nothing with it.
@@ -77,4 +80,28 @@ fn with_exec_the_app_is_the_writer() {
     run.signal(libc::SIGTERM);
     assert_eq!(run.finish().signal, Some(libc::SIGTERM));
     ask(&dir, &["tcp"]).expect(false, &["is gone"]);
+}
+
+/// The server has gone when replies to its pings are due: writing them to nobody must not end the asking child before it can say why.
+#[test]
+fn the_last_reason_of_a_target_that_closes_is_told() {
+    let bytes: Vec<u8> = [&b"\0\0\0\x04\0\0\0\0\0"[..], &b"\0\0\x08\x06\0\0\0\0\x0012345678".repeat(1000)].concat();
+    let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
+        let mut request = Vec::new();
+        // The request ends with its message, which is empty.
+        while !request.ends_with(b"\0\0\x05\0\x01\0\0\0\x01\0\0\0\0\0") {
+            let mut byte = [0];
+            if stream.read(&mut byte).unwrap_or(0) == 0 {
+                return;
+            }
+            request.push(byte[0]);
+        }
+        let _ = stream.write_all(&bytes);
+    });
+    let dir = TempDir::new();
+    let launch = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["run", "--start-timeout", "500ms", "--health"]);
+    let launch = launch.arg(format!("grpc://127.0.0.1:{port}")).arg("--state-dir").arg(dir.path());
+    let outcome = launch.arg("--").arg(program("sleep")).arg("600").start().finish().expect_code(124);
+    let said = outcome.stderr.lines().find_map(|line| line.split_once("answered last: ")).map(|(_, reason)| reason);
+    assert!(said.is_some_and(|reason| reason.len() > 5), "{}", outcome.report());
 }
