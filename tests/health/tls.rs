@@ -206,8 +206,8 @@ fn what_a_server_refuses_is_said_with_its_cure() {
         (70, &["no TLS version that reberth speaks", "enable 1.2"]),
         (120, &["ALPN"]),
         (116, &["client certificate"]),
-        (112, &["no site of this name (SNI)"]),
-        (80, &["see its log"]),
+        (112, &["by a name (SNI)", "an address is none"]),
+        (80, &["see its log", "by a name (SNI)"]),
         (22, &["see its log"]),
     ] {
         let url = hostile(move |mut stream| {
@@ -215,7 +215,12 @@ fn what_a_server_refuses_is_said_with_its_cure() {
             let _ = stream.write_all(&[0x15, 3, 3, 0, 2, 2, alert]);
             let _ = stream.read(&mut [0; 4096]);
         });
-        check(&["--insecure", &url.replace("http:", "https:")]).expect(false, words);
+        let url = url.replace("http:", "https:");
+        check(&["--insecure", &url]).expect(false, words);
+        if alert == 112 {
+            let named = url.replace("127.0.0.1", "localhost");
+            check(&["--insecure", &named]).expect(false, &["no site of this name (SNI)"]);
+        }
     }
     // A plain server: one that answers the bytes it takes for a request, and one that waits for more of it.
     let url = hostile(|mut stream| {
@@ -225,6 +230,8 @@ fn what_a_server_refuses_is_said_with_its_cure() {
     check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["does not speak TLS here", "http://"]);
     let url = hostile(|mut stream| while stream.read(&mut [0; 4096]).is_ok_and(|size| size > 0) {});
     check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["timed out", "if it speaks no TLS"]);
+    let url = hostile(|mut stream| drop(stream.read(&mut [0; 4096])));
+    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["closed", "if it speaks no TLS"]);
 }
 
 #[test]
@@ -257,4 +264,42 @@ fn the_rest_of_a_body_is_read_here_too() {
     told.send(()).unwrap();
     assert_eq!(end.recv().unwrap(), Some(0));
     running.finish().expect_code(0);
+}
+
+/// The signature schemes that a ClientHello offers (RFC 8446, 4.1.2 and 4.2.3).
+fn schemes(record: &[u8]) -> Vec<u16> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
+    // Behind the heads of record and handshake, the version and the random come three lists, and then the extensions.
+    let mut rest = &record[5 + 4 + 2 + 32..];
+    for width in [1, 2, 1] {
+        rest = &rest[width + number(&rest[..width])..];
+    }
+    rest = &rest[2..];
+    while number(&rest[..2]) != 13 {
+        rest = &rest[4 + number(&rest[2..4])..];
+    }
+    let list = &rest[6..4 + number(&rest[2..4])];
+    list.chunks(2).map(|scheme| number(scheme) as u16).collect()
+}
+
+/// A P-521 key is one that `ring` cannot verify, and that nobody needs to with `--insecure`: what is not offered is not answered.
+#[test]
+fn insecure_takes_a_key_of_any_kind() {
+    const P521: u16 = 0x0603;
+    const SHA1: u16 = 0x0201;
+    let (tell, told) = std::sync::mpsc::channel();
+    let url = hostile(move |mut stream| {
+        let mut hello = [0; 4096];
+        let size = stream.read(&mut hello).unwrap();
+        let _ = tell.send(schemes(&hello[..size]));
+    });
+    let url = url.replace("http", "https");
+    let dir = TempDir::new();
+    let ca = bundle(&dir, &[&self_signed(names()).pem]);
+    check(&["--insecure", &url]).expect(false, &[]);
+    let offered = told.recv().unwrap();
+    assert!(offered.contains(&P521) && offered.contains(&SHA1), "{offered:x?}");
+    check(&["--ca", ca.to_str().unwrap(), &url]).expect(false, &[]);
+    let offered = told.recv().unwrap();
+    assert!(offered.len() > 3 && !offered.contains(&P521) && !offered.contains(&SHA1), "{offered:x?}");
 }

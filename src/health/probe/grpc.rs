@@ -100,6 +100,8 @@ fn converse(
     let failed = |broken, doing| match broken {
         Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
         Broken::Error(why) => format!("{why} while {doing}"),
+        #[cfg(feature = "tls")]
+        Broken::Told(why) => why,
     };
     let request = request(authority, service, terms)?;
     wire.send(&request, clock).map_err(|broken| failed(broken, "sending the request"))?;

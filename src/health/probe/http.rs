@@ -244,6 +244,8 @@ impl Asking<'_> {
         match broken {
             Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(self.clock.total())),
             Broken::Error(why) => format!("{why} while {doing}"),
+            #[cfg(feature = "tls")]
+            Broken::Told(why) => why,
         }
     }
 }

@@ -5,17 +5,18 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::PollFlags;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, PeerIncompatible,
-    RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
 use super::clock::Clock;
@@ -23,12 +24,19 @@ use super::shown_duration;
 use super::wire::{Broken, Wire};
 use crate::config::Healthcheck;
 
+mod words;
+
+use words::{Context, words};
+
 /// A TLS connection.
 pub struct Session {
     wire: Wire,
     tls: ClientConnection,
     /// The server has said something.
     heard: bool,
+    /// An address was asked, so no name was sent.
+    by_address: bool,
+    nobody: Arc<Nobody>,
 }
 
 impl Session {
@@ -39,29 +47,33 @@ impl Session {
     pub fn start(wire: Wire, host: &str, terms: &Healthcheck, clock: Clock) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if terms.insecure {
-            Arc::new(Anyone { provider: Arc::clone(&provider) })
+            Arc::new(Anyone)
         } else {
             Arc::new(Trusted::load(terms.ca.as_deref(), Arc::clone(&provider))?)
         };
+        let nobody = Arc::new(Nobody::default());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
+            .with_client_cert_resolver(Arc::clone(&nobody) as Arc<dyn ResolvesClientCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name a certificate can have"))?;
+        let by_address = matches!(name, ServerName::IpAddress(_));
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
-        let mut session = Self { wire, tls, heard: false };
+        let mut session = Self { wire, tls, heard: false, by_address, nobody };
         while session.tls.is_handshaking() {
-            let heard = session.heard;
-            session.turn(clock).map_err(|broken| match broken {
-                Broken::Timeout => {
-                    let hint = if heard { "" } else { ": the server said nothing; ask http:// if it speaks no TLS" };
-                    format!("timed out after {} during the TLS handshake{hint}", shown_duration(clock.total()))
+            session.turn(clock).map_err(|broken| {
+                let silent = if session.heard { "" } else { words::SILENT };
+                match broken {
+                    Broken::Timeout => {
+                        format!("timed out after {} during the TLS handshake{silent}", shown_duration(clock.total()))
+                    }
+                    Broken::Error(why) => format!("TLS: {why} during the handshake{silent}"),
+                    Broken::Told(why) => why,
                 }
-                Broken::Error(why) => format!("TLS: {why}"),
             })?;
         }
         Ok(session)
@@ -69,7 +81,7 @@ impl Session {
 
     pub fn send(&mut self, bytes: &[u8], clock: Clock) -> Result<(), Broken> {
         self.tls.writer().write_all(bytes)?;
-        self.flush(clock)
+        self.speak(clock)
     }
 
     pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
@@ -86,23 +98,41 @@ impl Session {
 
     /// Sends what TLS has to say and takes in what the server says, once.
     fn turn(&mut self, clock: Clock) -> Result<(), Broken> {
-        self.flush(clock)?;
-        if !self.tls.wants_read() {
-            return Ok(());
+        self.speak(clock)?;
+        if self.tls.wants_read() { self.hear(clock) } else { Ok(()) }
+    }
+
+    /// Sends what TLS has to say. A server that has refused us takes nothing more, and its alert tells more than the broken pipe.
+    fn speak(&mut self, clock: Clock) -> Result<(), Broken> {
+        match self.flush(clock) {
+            Err(Broken::Error(why)) => match self.hear(clock) {
+                Err(Broken::Told(alert)) => Err(Broken::Told(alert)),
+                _ => Err(Broken::Error(why)),
+            },
+            other => other,
         }
+    }
+
+    /// Takes in what the server says, once.
+    fn hear(&mut self, clock: Clock) -> Result<(), Broken> {
         self.wire.wait(PollFlags::POLLIN, clock)?;
         match self.tls.read_tls(self.wire.socket()) {
             Ok(0) if self.tls.is_handshaking() => {
-                return Err(Broken::Error("the server closed the connection during the handshake".to_owned()));
+                return Err(Broken::Error("the server closed the connection".to_owned()));
             }
-            Ok(_) => self.heard = true,
+            Ok(size) => self.heard |= size > 0,
             Err(error) if retry(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         if let Err(error) = self.tls.process_new_packets() {
             // The alert tells the server why; whether it gets through is all the same.
             let _ = self.tls.write_tls(self.wire.socket());
-            return Err(Broken::Error(words(&error)));
+            let context = Context {
+                version_known: self.tls.protocol_version().is_some(),
+                certificate_asked: self.nobody.asked.load(Ordering::Relaxed),
+                by_address: self.by_address,
+            };
+            return Err(Broken::Told(format!("TLS: {}", words(&error, context))));
         }
         Ok(())
     }
@@ -129,6 +159,23 @@ impl Drop for Session {
 
 fn retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// No client certificate: what is left is to know whether the server asked for one, for its alerts do not say so before TLS 1.3.
+#[derive(Debug, Default)]
+struct Nobody {
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for Nobody {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 /// A bundle or the system's store: its authorities, and its certificates as they are.
@@ -242,9 +289,7 @@ impl ServerCertVerifier for Trusted {
 
 /// `--insecure`: whoever answers.
 #[derive(Debug)]
-struct Anyone {
-    provider: Arc<CryptoProvider>,
-}
+struct Anyone;
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -277,75 +322,27 @@ impl ServerCertVerifier for Anyone {
         Ok(HandshakeSignatureValid::assertion())
     }
 
+    /// Every kind of key that a server may have: what is not verified need not be known.
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let mut all = self.provider.signature_verification_algorithms.supported_schemes();
-        // Nothing is verified, so every kind of key will do that a server may have.
-        all.extend([
-            SignatureScheme::ECDSA_NISTP521_SHA512,
-            SignatureScheme::ED448,
-            SignatureScheme::RSA_PKCS1_SHA1,
-            SignatureScheme::ECDSA_SHA1_Legacy,
-        ]);
-        all
-    }
-}
-
-const UNKNOWN: &str = "nobody we trust has signed the certificate; name its PEM with --ca, or use --insecure";
-
-/// What went wrong, and the option that helps.
-fn words(error: &Error) -> String {
-    use CertificateError as Bad;
-    match error {
-        Error::InvalidMessage(_) => "the server does not speak TLS here; ask http://".to_owned(),
-        Error::InvalidCertificate(bad) => match bad {
-            Bad::UnknownIssuer | Bad::BadSignature => {
-                UNKNOWN.to_owned()
-            }
-            Bad::Expired | Bad::ExpiredContext { .. } => "the certificate has expired".to_owned(),
-            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "the certificate is not valid yet".to_owned(),
-            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
-                "the certificate is for another name, or has none (a subjectAltName, openssl -addext); ask by a name it has, or use --insecure"
-                    .to_owned()
-            }
-            // What `openssl req -x509` makes by itself: signed by itself, and marked as an authority.
-            bad if bad.to_string().contains("CaUsedAsEndEntity") => UNKNOWN.to_owned(),
-            bad if bad.to_string().contains("UnsupportedCertVersion") => {
-                "the certificate is of version 1, which TLS libraries no longer take; make one with extensions (openssl -addext), or use \
-                 --insecure"
-                    .to_owned()
-            }
-            bad if bad.to_string().contains("UnsupportedSignatureAlgorithm") => UNKNOWN.to_owned(),
-            _ => "the certificate is not accepted; name its PEM with --ca, or use --insecure".to_owned(),
-        },
-        Error::AlertReceived(alert) => alerted(*alert),
-        Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => OLD_VERSION.to_owned(),
-        Error::PeerIncompatible(_) => NOTHING_IN_COMMON.to_owned(),
-        other => other.to_string(),
-    }
-}
-
-const NOTHING_IN_COMMON: &str = "the server and reberth have no cipher suite, curve or key type in common; reberth takes TLS 1.3, and 1.2 with \
-     ECDHE and AES-GCM or ChaCha20, over X25519, P-256 or P-384, and keys of RSA, P-256, P-384 or Ed25519 (with --insecure of any kind): use \
-     another certificate or cipher there, or probe with tcp://";
-const OLD_VERSION: &str = "the server offers no TLS version that reberth speaks, which are 1.2 and 1.3: enable 1.2 there, or probe with tcp://";
-
-/// What the server's alert means (RFC 8446, 6.2), and what to do.
-fn alerted(alert: AlertDescription) -> String {
-    match alert {
-        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity | AlertDescription::IllegalParameter => {
-            NOTHING_IN_COMMON.to_owned()
-        }
-        AlertDescription::ProtocolVersion => OLD_VERSION.to_owned(),
-        AlertDescription::NoApplicationProtocol => "the server speaks no http/1.1 here (ALPN), only another protocol such as h2: enable \
-             http/1.1 there, or probe with grpc:// or tcp://"
-            .to_owned(),
-        AlertDescription::CertificateRequired | AlertDescription::BadCertificate | AlertDescription::AccessDenied => {
-            "the server wants a client certificate, and reberth has shown none: ask a port that wants none, or probe with tcp://".to_owned()
-        }
-        AlertDescription::UnrecognisedName => {
-            "the server knows no site of this name (SNI): ask by a name it serves".to_owned()
-        }
-        AlertDescription::InternalError => "the server failed during TLS (alert internal_error): see its log".to_owned(),
-        other => format!("the server broke TLS off with the alert {other:?}: see its log"),
+        use SignatureScheme as Scheme;
+        vec![
+            Scheme::ECDSA_NISTP256_SHA256,
+            Scheme::ECDSA_NISTP384_SHA384,
+            Scheme::ECDSA_NISTP521_SHA512,
+            Scheme::ED25519,
+            Scheme::ED448,
+            Scheme::RSA_PSS_SHA256,
+            Scheme::RSA_PSS_SHA384,
+            Scheme::RSA_PSS_SHA512,
+            // The same with keys that are for PSS alone (RFC 8446, 4.2.3).
+            Scheme::Unknown(0x0809),
+            Scheme::Unknown(0x080a),
+            Scheme::Unknown(0x080b),
+            Scheme::RSA_PKCS1_SHA256,
+            Scheme::RSA_PKCS1_SHA384,
+            Scheme::RSA_PKCS1_SHA512,
+            Scheme::ECDSA_SHA1_Legacy,
+            Scheme::RSA_PKCS1_SHA1,
+        ]
     }
 }

@@ -35,8 +35,11 @@ const LAST_LOOK: Duration = Duration::from_millis(5);
 pub enum Broken {
     /// The time is over.
     Timeout,
-    /// In words.
+    /// In words that say what happened, to be followed by when.
     Error(String),
+    /// In words that stand for themselves, with what helps.
+    #[cfg(feature = "tls")]
+    Told(String),
 }
 
 impl From<Stopped> for Broken {

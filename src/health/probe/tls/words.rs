@@ -1,0 +1,96 @@
+//! Owns what is said when TLS fails: the cause in plain words, and what helps. Must not know how a session is led.
+
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+/// What the session knows beside the error.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context {
+    /// The two sides have agreed on a version, so the other one does speak TLS.
+    pub version_known: bool,
+    /// The server has asked for a client certificate.
+    pub certificate_asked: bool,
+    /// An address was asked, so no name was sent.
+    pub by_address: bool,
+}
+
+/// Behind the failure of a handshake in which the server never said a word.
+pub const SILENT: &str = ": the server said nothing; ask http:// if it speaks no TLS";
+
+const UNKNOWN: &str = "nobody we trust has signed the certificate; name its PEM with --ca, or use --insecure";
+
+const NOTHING_IN_COMMON: &str = "the server and reberth have no cipher suite, curve or key type in common; reberth takes TLS 1.3, and 1.2 with \
+     ECDHE and AES-GCM or ChaCha20, over X25519, P-256 or P-384, and keys of RSA, P-256, P-384 or Ed25519 (with --insecure of any kind): use \
+     another certificate or cipher there, or probe with tcp://";
+
+const OLD_VERSION: &str = "the server offers no TLS version that reberth speaks, which are 1.2 and 1.3: enable 1.2 there, or probe with tcp://";
+
+const CERTIFICATE_WANTED: &str = "the server wants a client certificate, and reberth has shown none: ask a port that wants none, or probe with tcp://";
+
+/// What went wrong, and what helps.
+pub fn words(error: &Error, context: Context) -> String {
+    use PeerIncompatible as Unlike;
+    let text = match error {
+        Error::InvalidMessage(_) if !context.version_known => "the server does not speak TLS here; ask http://",
+        Error::InvalidMessage(_) | Error::PeerMisbehaved(_) | Error::DecryptError => {
+            return format!("what the server sends is broken TLS: {error}");
+        }
+        Error::InvalidCertificate(bad) => certificate(bad),
+        Error::AlertReceived(description) => return alert(*description, context),
+        Error::PeerIncompatible(
+            Unlike::ServerDoesNotSupportTls12Or13
+            | Unlike::ServerTlsVersionIsDisabledByOurConfig
+            | Unlike::SupportedVersionsExtensionRequired,
+        ) => OLD_VERSION,
+        Error::PeerIncompatible(_) => NOTHING_IN_COMMON,
+        other => return other.to_string(),
+    };
+    text.to_owned()
+}
+
+/// What the server's alert means (RFC 8446, 6.2), and what to do.
+fn alert(description: AlertDescription, context: Context) -> String {
+    use AlertDescription as Alert;
+    let text = match description {
+        Alert::CertificateRequired | Alert::BadCertificate => CERTIFICATE_WANTED,
+        // Before TLS 1.3, and of many servers since, it is one of these.
+        Alert::HandshakeFailure | Alert::NoCertificate | Alert::AccessDenied if context.certificate_asked => {
+            CERTIFICATE_WANTED
+        }
+        Alert::HandshakeFailure | Alert::InsufficientSecurity => NOTHING_IN_COMMON,
+        Alert::ProtocolVersion => OLD_VERSION,
+        Alert::NoApplicationProtocol => {
+            "the server speaks no http/1.1 here (ALPN), only another protocol such as h2: enable http/1.1 there, or probe with grpc:// or \
+             tcp://"
+        }
+        Alert::UnrecognisedName if context.by_address => {
+            "the server wants to be asked by a name (SNI), and an address is none: ask https://NAME with a name it serves"
+        }
+        Alert::UnrecognisedName => "the server knows no site of this name (SNI): ask by a name it serves",
+        // Go's servers, and Caddy with them, say this to one who sends no name.
+        Alert::InternalError if context.by_address => {
+            "the server failed during TLS (alert internal_error): see its log; it may want to be asked by a name (SNI), and an address is none"
+        }
+        Alert::InternalError => "the server failed during TLS (alert internal_error): see its log",
+        other => return format!("the server broke TLS off with the alert {other:?}: see its log"),
+    };
+    text.to_owned()
+}
+
+fn certificate(bad: &CertificateError) -> &'static str {
+    use CertificateError as Bad;
+    match bad {
+        Bad::UnknownIssuer | Bad::BadSignature => UNKNOWN,
+        Bad::Expired | Bad::ExpiredContext { .. } => "the certificate has expired",
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => "the certificate is not valid yet",
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+            "the certificate is for another name, or has none (a subjectAltName, openssl -addext); ask by a name it has, or use --insecure"
+        }
+        // What `openssl req -x509` makes by itself: signed by itself, and marked as an authority.
+        bad if bad.to_string().contains("CaUsedAsEndEntity") => UNKNOWN,
+        bad if bad.to_string().contains("UnsupportedCertVersion") => {
+            "the certificate is of version 1, which TLS libraries no longer take; make one with extensions (openssl -addext), or use --insecure"
+        }
+        bad if bad.to_string().contains("UnsupportedSignatureAlgorithm") => UNKNOWN,
+        _ => "the certificate is not accepted; name its PEM with --ca, or use --insecure",
+    }
+}
