@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reberth::config::{Healthcheck, Mode, decide};
-use reberth::health::probe::{Question, Rests, Status, ask};
+use reberth::health::probe::{Question, Status, ask};
 use reberth::health::verdict::Verdict;
 
 static ANSWERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -71,16 +71,15 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     *ANSWERS.lock().unwrap() = answers;
     let terms = terms(*options);
     let begun = Instant::now();
-    let mut rests = Rests::default();
     let question = Question::HttpOverUnix(server().clone(), "/a/b?c".into());
-    let answer = ask(&question, &terms, None, terms.timeout, &mut rests);
-    rests.let_go();
-    // The server never keeps anybody waiting, so whoever waits does it by himself.
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for {answer:?}", begun.elapsed());
+    let answer = ask(&question, &terms, None, terms.timeout);
     let (healthy, reason) = match answer.outcome {
         Ok(reason) => (true, reason),
         Err(reason) => (false, reason),
     };
+    answer.parting.take_leave();
+    // The server never keeps anybody waiting, so whoever waits does it by himself.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: {reason}", begun.elapsed());
     assert!(!healthy || matches!(answer.status, Some(Status::Http(200..400))), "{:?} {reason}", answer.status);
     let verdict = Verdict { healthy, about: answer.shown, status: answer.status, reason, needs_settings: false };
     let line = verdict.line(Duration::ZERO);

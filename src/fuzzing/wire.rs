@@ -33,17 +33,22 @@ pub fn http(data: &[u8]) {
     }
 }
 
-/// What was kept of a body, and whether it has ended; `None`: it is malformed.
-fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, bool)> {
-    let mut body = Body::new(framing);
+/// What was kept of a body, whether that is all of it, and whether more may come; `None`: it is malformed.
+fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, bool, bool)> {
+    let (mut body, mut dropped) = (Body::new(framing), Body::new(framing).dropping());
     for piece in pieces {
         // The reader asks for no more than that either.
-        if !body.ended && body.text.len() < MAX_BODY {
+        if !body.over {
             body.feed(piece).ok()?;
         }
+        // Nobody looking at it does not change where it ends, as far as anybody looks.
+        if body.text.len() < MAX_BODY {
+            assert!(dropped.over || dropped.feed(piece).is_ok());
+            assert_eq!((body.ended, body.over), (dropped.ended, dropped.over), "{framing:?}");
+        }
     }
-    assert!(body.text.len() <= MAX_BODY);
-    Some((body.text, body.ended))
+    assert!(body.text.len() <= MAX_BODY && dropped.text.is_empty() && (body.ended || !body.over));
+    Some((body.text, body.ended, body.over))
 }
 
 /// A URL and, after a NUL, a `Location` that it sends us to.

@@ -17,8 +17,9 @@ pub mod target;
 pub mod verdict;
 
 use decide::{Plan, decide};
+use probe::Question;
 use probe::clock::Clock;
-use probe::{Question, Rests};
+use probe::parting::Parting;
 use verdict::Verdict;
 
 /// A last try with less time than this left would tell nothing.
@@ -33,17 +34,17 @@ pub struct Said {
     pub errors: Vec<String>,
 }
 
-/// `healthcheck`: one verdict, told by `tell` as soon as it is known. What may still come of the answer is read after that.
+/// `healthcheck`: one verdict, told by `tell` as soon as it is known. Leave of the servers is taken after that.
 pub fn run(terms: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
     let begun = Instant::now();
-    let mut rests = Rests::default();
-    let mut verdict = attempt(terms, terms.timeout, &mut rests);
+    let (mut verdict, mut parting) = attempt(terms, terms.timeout);
     if !terms.wait.is_zero() {
         let whole = Clock::start(terms.wait.saturating_sub(begun.elapsed()));
-        while !verdict.healthy && pause(terms, whole, &mut rests) {
+        while !verdict.healthy && pause(terms, whole, &mut parting) {
             // No later try outlives the whole. One that was cut short and used up its time tells less than the one before it.
             let (timeout, tried) = (terms.timeout.min(whole.left()), Instant::now());
-            let last = attempt(terms, timeout, &mut rests);
+            let (last, left) = attempt(terms, timeout);
+            parting = left;
             let starved = timeout < terms.timeout && tried.elapsed() >= timeout;
             if last.healthy || !starved {
                 verdict = last;
@@ -54,32 +55,33 @@ pub fn run(terms: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
     let line = if verdict.healthy && terms.quiet { String::new() } else { verdict.line(begun.elapsed()) };
     let errors = if verdict.needs_settings { terms.unreadable.clone() } else { Vec::new() };
     tell(&Said { line, errors });
-    rests.let_go();
+    parting.take_leave();
     code
 }
 
-/// Pauses until the next try. An interval that does not fit any more is cut so that one last try has its time before the end; false
-/// when there is no time for any.
-fn pause(terms: &Healthcheck, whole: Clock, rests: &mut Rests) -> bool {
-    rests.let_go();
+/// Pauses until the next try, which leaves time to take leave of the last one's servers. An interval that does not fit any more is cut so
+/// that one last try has its time before the end; false when there is no time for any.
+fn pause(terms: &Healthcheck, whole: Clock, parting: &mut Parting) -> bool {
     let left = whole.left();
     if left < SHORTEST_TRY {
         return false;
     }
     let interval = if terms.interval < left { terms.interval } else { left - terms.timeout.min(left / 2) };
-    Clock::start(interval).sleep();
+    let clock = Clock::start(interval);
+    std::mem::take(parting).take_leave_in(interval);
+    clock.sleep();
     whole.left() >= SHORTEST_TRY / 2
 }
 
 /// One try. The state is read anew each time: `run` may come, change its phase, or go.
-fn attempt(terms: &Healthcheck, timeout: Duration, rests: &mut Rests) -> Verdict {
-    match decide(terms, || look(terms)) {
+fn attempt(terms: &Healthcheck, timeout: Duration) -> (Verdict, Parting) {
+    let verdict = match decide(terms, || look(terms)) {
         Plan::Told { healthy, about, reason } => Verdict { healthy, about, reason, ..Verdict::default() },
         Plan::NeedsSettings { reason } => {
             Verdict { about: "settings".to_owned(), reason, needs_settings: true, ..Verdict::default() }
         }
         Plan::Ask { question, note, own } => {
-            let answer = probe::ask(&question, terms, own, timeout, rests);
+            let answer = probe::ask(&question, terms, own, timeout);
             let (healthy, reason) = match answer.outcome {
                 Ok(reason) => (true, reason),
                 Err(reason) if reason.starts_with(probe::REFUSED) => {
@@ -88,9 +90,12 @@ fn attempt(terms: &Healthcheck, timeout: Duration, rests: &mut Rests) -> Verdict
                 Err(reason) => (false, reason),
             };
             let reason = decide::with(reason, note);
-            Verdict { healthy, about: answer.shown, status: answer.status, reason, needs_settings: false }
+            let verdict =
+                Verdict { healthy, about: answer.shown, status: answer.status, reason, needs_settings: false };
+            return (verdict, answer.parting);
         }
-    }
+    };
+    (verdict, Parting::default())
 }
 
 /// Where somebody does listen on the port that loopback refused. Asked only then: it is one question to the kernel more.
@@ -123,9 +128,9 @@ pub fn ask_once(terms: &Healthcheck, state: State) -> Result<(), String> {
         Plan::Told { healthy: true, .. } => Ok(()),
         Plan::Told { reason, .. } | Plan::NeedsSettings { reason } => Err(reason),
         Plan::Ask { question, own, .. } => {
-            let mut rests = Rests::default();
-            let answer = probe::ask(&question, terms, own, terms.timeout, &mut rests);
-            rests.let_go();
+            let answer = probe::ask(&question, terms, own, terms.timeout);
+            // Here the answer is told by the end of the child that asked, so leaving comes first.
+            answer.parting.take_leave();
             answer.outcome.map(drop)
         }
     }

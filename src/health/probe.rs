@@ -10,13 +10,14 @@ pub(crate) mod body;
 pub mod clock;
 pub(crate) mod grpc;
 pub(crate) mod http;
+pub mod parting;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod url;
 mod wire;
 
-pub use body::Rests;
 use clock::Clock;
+use parting::{Left, Parting};
 use url::{Url, bracketed};
 use wire::{Broken, Wire};
 
@@ -86,7 +87,7 @@ impl fmt::Display for Status {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Answer {
     /// The question with the address that answered.
     pub shown: String,
@@ -94,42 +95,48 @@ pub struct Answer {
     pub status: Option<Status>,
     /// Healthy or not, each with its reason.
     pub outcome: Result<String, String>,
+    /// The servers that are still to be taken leave of, once the verdict is told.
+    pub parting: Parting,
 }
 
 impl Answer {
     fn unhealthy(shown: String, reason: String) -> Self {
-        Self { shown, status: None, outcome: Err(reason) }
+        Self { shown, status: None, outcome: Err(reason), parting: Parting::default() }
+    }
+
+    /// Of a server that takes connections, which is all that was asked.
+    fn connected(shown: String, wire: Wire, clock: Clock) -> Self {
+        let parting = Parting::new(vec![Left::silent(wire)], clock);
+        Self { shown, status: None, outcome: Ok("it accepts connections".to_owned()), parting }
     }
 }
 
-/// Asks once. It ends within `timeout`, whatever the server does. `rests` gets what may still come of the answers, to be let go once the
-/// verdict is told. `own`: the `run` whose own tree has to answer, where others share its port.
-pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: Duration, rests: &mut Rests) -> Answer {
+/// Asks once. It ends within `timeout`, whatever the server does. `own`: the `run` whose own tree has to answer, where others share its port.
+pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: Duration) -> Answer {
     let clock = Clock::start(timeout);
     let shown = question.shown();
     match question {
         Question::Tcp(host, port) => match Wire::tcp_to(host, *port, clock, own) {
-            Ok((_, address)) => {
-                Answer { shown: format!("tcp://{address}"), status: None, outcome: Ok("it accepts connections".into()) }
-            }
+            Ok((wire, address)) => Answer::connected(format!("tcp://{address}"), wire, clock),
             Err(reason) => Answer::unhealthy(shown, reason),
         },
         Question::Unix(socket) => match Wire::unix(socket, clock) {
-            Ok(_) => Answer { shown, status: None, outcome: Ok("it accepts connections".into()) },
+            Ok(wire) => Answer::connected(shown, wire, clock),
             Err(reason) => Answer::unhealthy(shown, reason),
         },
-        Question::Http(url) => http::ask(url, (None, own), shown, terms, clock, rests),
+        Question::Http(url) => http::ask(url, (None, own), shown, terms, clock),
         Question::Grpc(host, port, service) => {
             grpc::ask(host, *port, service, |host| shown_grpc(host, *port, service), terms, clock, own)
         }
         Question::HttpOverUnix(socket, path) => {
             let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
-            http::ask(&url, (Some(socket), None), shown, terms, clock, rests)
+            http::ask(&url, (Some(socket), None), shown, terms, clock)
         }
     }
 }
 
-/// A connection that carries HTTP.
+/// A connection that carries a protocol.
+#[derive(Debug)]
 enum Carrier {
     Plain(Wire),
     #[cfg(feature = "tls")]
@@ -150,6 +157,15 @@ impl Carrier {
             Self::Plain(wire) => wire.receive(buffer, clock),
             #[cfg(feature = "tls")]
             Self::Tls(session) => session.receive(buffer, clock),
+        }
+    }
+
+    /// Says that nothing more will come from here, and waits for the other side to say so too.
+    fn close(&mut self, clock: Clock) {
+        match self {
+            Self::Plain(wire) => wire.close(clock),
+            #[cfg(feature = "tls")]
+            Self::Tls(session) => session.close(clock),
         }
     }
 }

@@ -167,6 +167,25 @@ fn both_addresses_of_localhost() {
     check(&[&format!("grpc://127.0.0.1:{}", free_port())]).expect(false, &["no status", "connection refused"]);
 }
 
+/// A server logs a connection that breaks, and not one that says goodbye.
+#[test]
+fn it_says_goodbye() {
+    for (serving, healthy) in [(b"\x08\x01", true), (b"\x08\x02", false)] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
+            read_request(&mut stream);
+            let _ = stream.write_all(&[grpcio(serving, "0"), frame(PING, 0, b"unheard.")].concat());
+            let mut rest = Vec::new();
+            let end = stream.read_to_end(&mut rest).map_err(|error| error.kind());
+            let _ = tell.send((end.map(drop), rest));
+        });
+        check(&[&format!("grpc://127.0.0.1:{port}")]).expect(healthy, &[]);
+        let (end, rest) = told.recv().unwrap();
+        assert_eq!(end, Ok(()));
+        assert!(rest.ends_with(&frame(GOAWAY, 0, &[0; 8])), "{:?}", rest.escape_ascii().to_string());
+    }
+}
+
 #[test]
 fn an_http_server_is_no_grpc_server() {
     // It knows the preface as a request for `*`, and what follows as its body.

@@ -46,10 +46,12 @@ fn the_request_is_kubelets() {
         (
             &[],
             "GET /a?b=c HTTP/1.1",
-            &["Accept: */*", "User-Agent: AGENT", "Host: 127.0.0.1:PORT"],
+            &["Accept: */*", "User-Agent: AGENT", "Host: 127.0.0.1:PORT", "Connection: close"],
             &["Accept-Encoding"],
         ),
         (&["--header", "Accept: text/plain"], "GET", &["Accept: text/plain"], &["*/*"]),
+        (&["--header", "Connection: keep-alive"], "GET", &["Connection: keep-alive"], &["close"]),
+        (&["--header", "Connection:"], "GET", &["Accept: */*"], &["Connection"]),
         (&["--header", "Accept:"], "GET", &["User-Agent: AGENT"], &["Accept"]),
         (&["--header", "Host: example.org"], "GET", &["Host: example.org"], &["127.0.0.1"]),
         (&["--header", "X: 1", "--header", "x: 2"], "GET", &["X: 1", "x: 2"], &[]),

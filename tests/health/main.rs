@@ -13,6 +13,7 @@ mod grpc;
 mod hostile;
 mod http;
 mod install;
+mod parting;
 mod reach;
 mod redirect;
 mod server;

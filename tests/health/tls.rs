@@ -1,7 +1,7 @@
 //! https: whom a probe trusts, and what it says when it does not.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,17 @@ fn issued(params: CertificateParams, by: &CertifiedIssuer<'static, KeyPair>) -> 
 
 /// An https server that answers 200 to everything; its port.
 fn https(identity: &Identity) -> u16 {
+    https_with(identity, answer(200, "", "fine"), |stream| {
+        let _ = stream.read(&mut [0]);
+    })
+}
+
+/// The same with this answer, and what is done after it.
+fn https_with(
+    identity: &Identity,
+    text: String,
+    after: impl Fn(&mut Stream<'_, ServerConnection, TcpStream>) + Send + Sync + 'static,
+) -> u16 {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::try_from(identity.key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(provider)
@@ -58,8 +69,8 @@ fn https(identity: &Identity) -> u16 {
         let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = Stream::new(&mut tls, &mut stream);
         if !read_head(&mut stream).is_empty() {
-            let _ = stream.write_all(answer(200, "", "fine").as_bytes());
-            let _ = stream.read(&mut [0]);
+            let _ = stream.write_all(text.as_bytes());
+            after(&mut stream);
         }
     })
 }
@@ -264,6 +275,30 @@ fn the_rest_of_a_body_is_read_here_too() {
     told.send(()).unwrap();
     assert_eq!(end.recv().unwrap(), Some(0));
     running.finish().expect_code(0);
+}
+
+#[test]
+fn a_tls_client_that_leaves_in_peace() {
+    let (tell, ends) = std::sync::mpsc::channel();
+    let mine = self_signed(names());
+    for text in [
+        // The rest of it comes in a record of its own.
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n".to_owned(),
+        answer(200, "", "whole"),
+        answer(503, "", "whole"),
+    ] {
+        let tell = tell.clone();
+        let healthy = text.contains("200");
+        let port = https_with(&mine, text.clone(), move |stream| {
+            if text.ends_with("\r\n\r\n") {
+                let _ = stream.write_all(b"rest");
+            }
+            // Only a close_notify is an end for rustls.
+            let _ = tell.send(stream.read(&mut [0]).map_err(|error| error.kind()));
+        });
+        check(&["--insecure", &format!("https://localhost:{port}/")]).expect(healthy, &["status "]);
+        assert_eq!(ends.recv().unwrap(), Ok(0));
+    }
 }
 
 /// The signature schemes that a ClientHello offers (RFC 8446, 4.1.2 and 4.2.3).

@@ -1,20 +1,15 @@
-//! Owns the body of an answer: how it is framed, the look into it for `--body-contains`, and how what is left of it is let go. Must not know
-//! what a match means.
-
-use std::time::Duration;
+//! Owns the framing of a body: where it ends, how far `--body-contains` looks into it, and how much of it is dropped when nobody looks.
+//! Must not know what a match means.
 
 use super::Carrier;
 use super::clock::Clock;
 use super::wire::Broken;
 
-/// No more of a body is read. Bytes.
+/// No more of a body is looked at. Bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
-/// kubelet's limit on what it reads of a body (pkg/probe/http/http.go, `maxRespBodyLength`). Bytes.
-const LETS_GO: usize = 10 * 1024;
-
-/// How long the rest of a body is waited for.
-const MOMENT: Duration = Duration::from_millis(100);
+/// No more of a body that nobody looks at is read: what the kubelet reads of one (pkg/probe/http/http.go, `maxRespBodyLength`). Bytes.
+const MAX_DROPPED: usize = 10 * 1024;
 
 /// How long one line of chunked framing may be. Bytes.
 const MAX_CHUNK_LINE: usize = 1024;
@@ -39,54 +34,10 @@ pub enum Search {
     TooLong,
 }
 
-/// What may still come of an answer whose verdict is known. A server whose client goes before the end logs an aborted request, so the rest
-/// is read and dropped, as kubelet and curl do.
-pub struct Rest {
-    pub(super) carrier: Carrier,
-    pub(super) body: Body,
-}
-
-/// The rests of one question: of its answer, and of the redirects on the way to it.
-#[derive(Default)]
-pub struct Rests(pub(super) Vec<(Rest, Clock)>);
-
-impl Rests {
-    /// Reads them to their ends and drops them: at most 10 KiB of each, within 100 ms in all and within the question's own clock. Takes no
-    /// time where the body came with the head.
-    pub fn let_go(&mut self) {
-        let whole = Clock::start(MOMENT);
-        for (mut rest, clock) in self.0.drain(..) {
-            rest.let_go(clock.part(whole.left()));
-        }
-    }
-}
-
-impl Rest {
-    // In line, its buffer would be in the frame of every probe: a fresh page of stack.
-    #[inline(never)]
-    fn let_go(&mut self, clock: Clock) {
-        let mut buffer = [0; 4096];
-        let mut read = self.body.text.len();
-        while !self.body.ended && read < LETS_GO {
-            self.body.text.clear();
-            match self.carrier.receive(&mut buffer, clock) {
-                Ok(size) if size > 0 => {
-                    read += size;
-                    if self.body.feed(buffer.get(..size).unwrap_or_default()).is_err() {
-                        return;
-                    }
-                }
-                _ => return,
-            }
-        }
-    }
-}
-
-/// Looks for `wanted` in the body whose first bytes are `rest`, and stops reading as soon as it knows.
+/// Looks for `wanted` in `body`, which has been fed what came with the head, and stops reading as soon as it knows.
 // In line, its buffer would be in the frame of every probe, asked for a body or not: a fresh page of stack.
 #[inline(never)]
 pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], clock: Clock) -> Result<Search, Broken> {
-    let until_close = body.framing == Framing::UntilClose;
     let mut buffer = [0; 4096];
     let mut searched = 0usize;
     loop {
@@ -103,9 +54,25 @@ pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], cl
             return Ok(Search::Missing);
         }
         match carrier.receive(&mut buffer, clock)? {
-            0 if until_close => body.ended = true,
+            0 if body.framing == Framing::UntilClose => (body.ended, body.over) = (true, true),
             0 => return Err(Broken::Error("the server closed the connection".to_owned())),
             size => body.feed(buffer.get(..size).unwrap_or_default())?,
+        }
+    }
+}
+
+/// Reads the rest of `body` and drops it: to its end, within the clock, [`MAX_DROPPED`] bytes at most. What goes wrong meanwhile is of no
+/// interest any more.
+// Not in line, for the same reason.
+#[inline(never)]
+pub(super) fn drop_rest(carrier: &mut Carrier, body: &mut Body, clock: Clock) {
+    let mut buffer = [0; 4096];
+    while !body.over {
+        let room = MAX_DROPPED.saturating_sub(body.dropped).min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else { return };
+        match carrier.receive(buffer, clock) {
+            Ok(size) if size > 0 && body.feed(buffer.get(..size).unwrap_or_default()).is_ok() => {}
+            _ => return,
         }
     }
 }
@@ -118,7 +85,14 @@ pub(crate) struct Body {
     /// The line of chunked framing that is being read.
     line: Vec<u8>,
     pub text: Vec<u8>,
+    /// The text is whole.
     pub ended: bool,
+    /// Nothing more of it comes, trailers included.
+    pub over: bool,
+    /// Nobody looks at it.
+    dropping: bool,
+    /// How much was fed since then, framing included. Bytes.
+    dropped: usize,
 }
 
 /// What comes next in a chunked body.
@@ -128,30 +102,65 @@ enum Chunk {
     Data(u64),
     /// The line break after the data.
     End,
+    /// What may follow the last chunk: lines to an empty one.
+    Trailers,
 }
 
 impl Body {
+    /// One whose text is kept, [`MAX_BODY`] bytes of it.
     pub fn new(framing: Framing) -> Self {
-        Self { framing, chunk: Chunk::Size, line: Vec::new(), text: Vec::new(), ended: false }
+        Self {
+            framing,
+            chunk: Chunk::Size,
+            line: Vec::new(),
+            text: Vec::new(),
+            ended: false,
+            over: false,
+            dropping: false,
+            dropped: 0,
+        }
     }
 
+    /// From here on nobody looks at it.
+    pub fn dropping(self) -> Self {
+        Self { text: Vec::new(), dropping: true, ..self }
+    }
+
+    /// Whether there is a point in reading on to its end: it is not over, and may end before [`MAX_DROPPED`] bytes.
+    pub(super) fn is_worth_dropping(&self) -> bool {
+        let room = MAX_DROPPED.saturating_sub(self.dropped);
+        !self.over && room > 0 && !matches!(self.framing, Framing::Length(left) if left > room as u64)
+    }
+
+    /// Takes in what came, cut anywhere.
+    ///
+    /// # Errors
+    /// It is malformed: nothing more is to be fed.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        if self.dropping {
+            self.dropped += bytes.len();
+        }
         match self.framing {
-            Framing::None => self.ended = true,
+            Framing::None => self.over = true,
             Framing::UntilClose => self.keep(bytes),
             Framing::Length(length) => {
                 let (mine, left) = split(bytes, length);
                 self.keep(mine);
                 self.framing = Framing::Length(left);
-                self.ended = left == 0;
+                self.over = left == 0;
             }
-            Framing::Chunked => self.feed_chunks(bytes)?,
+            // Nobody minds what comes after all that is looked at.
+            Framing::Chunked => match self.feed_chunks(bytes) {
+                Err(_) if self.ended || self.text.len() >= MAX_BODY => self.over = true,
+                outcome => return outcome,
+            },
         }
+        self.ended = self.over;
         Ok(())
     }
 
     fn feed_chunks(&mut self, mut bytes: &[u8]) -> Result<(), Broken> {
-        while !self.ended && self.text.len() < MAX_BODY {
+        while !self.over {
             if let Chunk::Data(length) = self.chunk {
                 let (mine, left) = split(bytes, length);
                 self.keep(mine);
@@ -171,30 +180,46 @@ impl Body {
                 return Err(bad_chunk());
             }
             bytes = bytes.get(end + 1..).unwrap_or_default();
-            let line = String::from_utf8_lossy(&self.line).into_owned();
-            self.line.clear();
-            let line = line.split(';').next().unwrap_or_default().trim();
-            self.chunk = match self.chunk {
-                Chunk::End if line.is_empty() => Chunk::Size,
-                Chunk::End => return Err(bad_chunk()),
-                _ if line.starts_with('+') => return Err(bad_chunk()),
-                _ => match u64::from_str_radix(line, 16) {
-                    // Trailers may follow; nobody reads them.
-                    Ok(0) => {
-                        self.ended = true;
-                        Chunk::Size
-                    }
-                    Ok(length) => Chunk::Data(length),
-                    _ => return Err(bad_chunk()),
-                },
-            };
+            let line = std::mem::take(&mut self.line);
+            self.take_line(&line)?;
         }
         Ok(())
     }
 
+    /// Takes in one line of chunked framing, without its line feed.
+    fn take_line(&mut self, line: &[u8]) -> Result<(), Broken> {
+        let line = line.trim_ascii_end();
+        self.chunk = match self.chunk {
+            Chunk::End if line.is_empty() => Chunk::Size,
+            Chunk::End => return Err(bad_chunk()),
+            // Nobody reads them; a search has its answer without them.
+            Chunk::Trailers => {
+                self.over = line.is_empty();
+                Chunk::Trailers
+            }
+            _ => {
+                let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
+                let size = std::str::from_utf8(size).map(str::trim).map_err(|_| bad_chunk())?;
+                if size.starts_with('+') {
+                    return Err(bad_chunk());
+                }
+                match u64::from_str_radix(size, 16).map_err(|_| bad_chunk())? {
+                    0 => {
+                        self.ended = true;
+                        Chunk::Trailers
+                    }
+                    length => Chunk::Data(length),
+                }
+            }
+        };
+        Ok(())
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
-        let room = MAX_BODY.saturating_sub(self.text.len());
-        self.text.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        if !self.dropping {
+            let room = MAX_BODY.saturating_sub(self.text.len());
+            self.text.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        }
     }
 }
 
@@ -219,7 +244,7 @@ mod tests {
             let mut body = Body::new(Framing::Chunked);
             body.feed(&whole[..cut]).unwrap();
             body.feed(&whole[cut..]).unwrap();
-            assert!(body.ended);
+            assert!(body.ended && body.over);
             assert_eq!(body.text, b"Wikipedia in\r\n");
         }
     }
@@ -249,5 +274,36 @@ mod tests {
         huge.feed(b"ffffffffffffffff\r\n").unwrap();
         huge.feed(&[b'x'; MAX_BODY * 2]).unwrap();
         assert_eq!(huge.text.len(), MAX_BODY);
+    }
+
+    #[test]
+    fn what_is_worth_reading_to_its_end() {
+        let of = |framing, text: &[u8]| {
+            let mut body = Body::new(framing).dropping();
+            body.feed(text).unwrap();
+            assert!(body.text.is_empty());
+            body.is_worth_dropping()
+        };
+        let limit = MAX_DROPPED as u64;
+        for (framing, text, worth) in [
+            (Framing::None, &b""[..], false),
+            (Framing::None, b"x", false),
+            (Framing::Length(0), b"", false),
+            (Framing::Length(2), b"ok", false),
+            (Framing::Length(2), b"o", true),
+            (Framing::Length(limit), b"", true),
+            (Framing::Length(limit + 1), b"", false),
+            // What came with the head counts.
+            (Framing::Length(limit + 1), b"x", false),
+            (Framing::Length(u64::MAX), b"x", false),
+            (Framing::UntilClose, b"", true),
+            (Framing::UntilClose, &[b'x'; MAX_DROPPED], false),
+            (Framing::Chunked, b"", true),
+            (Framing::Chunked, b"1\r\na\r\n0\r\n", true),
+            (Framing::Chunked, b"1\r\na\r\n0\r\nT: x\r\n", true),
+            (Framing::Chunked, b"1\r\na\r\n0\r\n\r\n", false),
+        ] {
+            assert_eq!(of(framing, text), worth, "{framing:?} {text:?}");
+        }
     }
 }

@@ -12,9 +12,10 @@ use hpack::{Name, literal};
 
 use super::clock::Clock;
 use super::http::header;
+use super::parting::{Left, Parting};
 use super::url::bracketed;
 use super::wire::{Broken, Wire};
-use super::{Answer, Status, shown_duration};
+use super::{Answer, Carrier, Status, shown_duration};
 use crate::config::Healthcheck;
 
 /// Entries of HPACK's static table (RFC 7541, appendix A).
@@ -81,22 +82,22 @@ pub fn ask(
     let shown = shown(&address.ip().to_string());
     let authority = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
     let authority = authority.unwrap_or_else(|| format!("{}:{port}", bracketed(host)));
-    match converse(wire, &authority, service, terms, clock) {
-        Ok(answered) => {
+    match converse(Carrier::Plain(wire), &authority, service, terms, clock) {
+        Ok((answered, left)) => {
             let (status, outcome) = judge(&answered, service);
-            Answer { shown, status, outcome }
+            Answer { shown, status, outcome, parting: Parting::new(vec![left], clock) }
         }
         Err(reason) => Answer::unhealthy(shown, reason),
     }
 }
 
 fn converse(
-    mut wire: Wire,
+    mut carrier: Carrier,
     authority: &str,
     service: &str,
     terms: &Healthcheck,
     clock: Clock,
-) -> Result<Answered, String> {
+) -> Result<(Answered, Left), String> {
     let failed = |broken, doing| match broken {
         Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
         Broken::Error(why) => format!("{why} while {doing}"),
@@ -104,7 +105,7 @@ fn converse(
         Broken::Told(why) => why,
     };
     let request = request(authority, service, terms)?;
-    wire.send(&request, clock).map_err(|broken| failed(broken, "sending the request"))?;
+    carrier.send(&request, clock).map_err(|broken| failed(broken, "sending the request"))?;
     let mut exchange = Exchange::default();
     let mut buffer = [0; 4096];
     loop {
@@ -114,17 +115,20 @@ fn converse(
             (true, true) => "reading the answer",
         };
         let replies = std::mem::take(&mut exchange.replies);
-        match wire.send(&replies, clock) {
+        match carrier.send(&replies, clock) {
             // A server that is gone takes no reply any more. What it said before it went is still to be read, and tells more.
             Ok(()) | Err(Broken::Error(_)) => {}
             Err(broken) => return Err(failed(broken, doing)),
         }
-        let size = wire.receive(&mut buffer, clock).map_err(|broken| failed(broken, doing))?;
+        let size = carrier.receive(&mut buffer, clock).map_err(|broken| failed(broken, doing))?;
         if size == 0 {
             return Err(format!("the server closed the connection while {doing}"));
         }
         if let Some(answered) = exchange.feed(buffer.get(..size).unwrap_or_default())? {
-            return Ok(answered);
+            // What the server still waits for, and that nothing more is asked: NO_ERROR, no stream of its own was looked at.
+            let mut farewell = exchange.replies;
+            exchange::frame(&mut farewell, exchange::GOAWAY, 0, &[0; 8]);
+            return Ok((answered, Left::saying(carrier, farewell)));
         }
     }
 }

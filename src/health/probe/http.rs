@@ -6,8 +6,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::body::{self, Body, Framing, Rest, Rests};
+use super::body::{self, Body};
 use super::clock::Clock;
+use super::parting::{Left, Parting};
 use super::url::{Url, has_scheme};
 use super::wire::{self, Broken, Wire};
 use super::{Answer, Carrier, Status, shown_duration};
@@ -30,31 +31,21 @@ pub(crate) struct Head {
     pub framing: body::Framing,
 }
 
-/// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer. What may still come of the answers is left in
-/// `rests`.
+/// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer.
 pub fn ask(
     url: &Url,
     (socket, own): (Option<&Path>, Option<i32>),
     shown: String,
     terms: &Healthcheck,
     clock: Clock,
-    rests: &mut Rests,
 ) -> Answer {
-    let method = terms.method.clone();
-    let mut asking = Asking {
-        url: url.clone(),
-        method,
-        host: None,
-        shown,
-        status: None,
-        terms,
-        clock,
-        own: own.map(|root| (url.port, root)),
-        rests,
-    };
+    let own = own.map(|root| (url.port, root));
+    let (url, method) = (url.clone(), terms.method.clone());
+    let mut asking = Asking { url, method, host: None, shown, status: None, left: Vec::new(), terms, clock, own };
     asking.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
-    let outcome = asking.follow(url, socket);
-    Answer { shown: asking.shown, status: asking.status.map(Status::Http), outcome }
+    let outcome = asking.follow(socket);
+    let parting = Parting::new(asking.left, clock);
+    Answer { shown: asking.shown, status: asking.status.map(Status::Http), outcome, parting }
 }
 
 struct Asking<'a> {
@@ -64,28 +55,26 @@ struct Asking<'a> {
     host: Option<String>,
     shown: String,
     status: Option<u16>,
+    /// The connections whose answers are not read to their end.
+    left: Vec<Left>,
     terms: &'a Healthcheck,
     clock: Clock,
     /// The shared port, and the `run` whose own tree has to answer there.
     own: Option<(u16, i32)>,
-    rests: &'a mut Rests,
 }
 
 impl Asking<'_> {
-    fn follow(&mut self, first: &Url, socket: Option<&Path>) -> Result<String, String> {
+    fn follow(&mut self, socket: Option<&Path>) -> Result<String, String> {
+        let first = self.url.host.clone();
         for redirects in 0..=MAX_REDIRECTS {
             let asked = self.exchange(socket, redirects == 0);
-            let (carrier, head, begun) = asked.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
+            let (carrier, head, rest) = asked.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
             self.status = Some(head.status);
-            let framing = if self.method == "HEAD" { Framing::None } else { head.framing };
-            let mut rest = Rest { carrier, body: Body::new(framing) };
-            // What is malformed is told where the body is asked for, and is nobody's affair elsewhere.
-            let malformed = rest.body.feed(&begun).err();
             let Some(location) = self.redirect(&head) else {
-                return self.judge(rest, malformed, &head, redirects, "");
+                return self.judge(carrier, &head, &rest, redirects, "");
             };
             // Hostnames as text, as kubelet does it, before anything else of it is looked at.
-            let elsewhere = self.url.host_of(location) != first.host;
+            let elsewhere = self.url.host_of(location) != first;
             let next = match self.url.join(location) {
                 Ok(next) => Some(next),
                 Err(_) if elsewhere => None,
@@ -100,7 +89,7 @@ impl Asking<'_> {
                         |next| next.shown_without_query(),
                     );
                     let note = format!("; not followed, it leads elsewhere: {place}");
-                    return self.judge(rest, malformed, &head, redirects, &note);
+                    return self.judge(carrier, &head, &rest, redirects, &note);
                 }
             };
             // Only a relative reference keeps the user's Host line (net/http/client.go).
@@ -110,8 +99,8 @@ impl Asking<'_> {
             if matches!(head.status, 301..=303) && self.method != "GET" && self.method != "HEAD" {
                 "GET".clone_into(&mut self.method);
             }
+            self.leave(carrier, &head, &rest, false);
             self.url = next;
-            self.keep(rest, malformed);
         }
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
     }
@@ -167,37 +156,34 @@ impl Asking<'_> {
         }
     }
 
-    /// For after the verdict; a body that has ended, or can't be followed, has no rest.
-    fn keep(&mut self, rest: Rest, malformed: Option<Broken>) {
-        if malformed.is_none() {
-            self.rests.0.push((rest, self.clock));
-        }
-    }
-
     fn judge(
         &mut self,
-        mut rest: Rest,
-        malformed: Option<Broken>,
+        mut carrier: Carrier,
         head: &Head,
+        rest: &[u8],
         redirects: usize,
         note: &str,
     ) -> Result<String, String> {
         let status = head.status;
         let followed = self.followed(redirects);
-        if !accepted(self.terms, status) {
-            self.keep(rest, malformed);
-            return Err(format!("the status is not in {}{followed}{note}", status_list(self.terms)));
-        }
-        let Some(wanted) = &self.terms.body_contains else {
-            self.keep(rest, malformed);
-            return Ok(format!("the status is in {}{followed}{note}", status_list(self.terms)));
+        let list = status_list(self.terms);
+        let wanted = match &self.terms.body_contains {
+            Some(wanted) if accepted(self.terms, status) => wanted,
+            _ => {
+                self.leave(carrier, head, rest, true);
+                let list = format!("in {list}{followed}{note}");
+                return if accepted(self.terms, status) {
+                    Ok(format!("the status is {list}"))
+                } else {
+                    Err(format!("the status is not {list}"))
+                };
+            }
         };
-        let found = match malformed {
-            Some(broken) => Err(broken),
-            None => body::contains(&mut rest.carrier, &mut rest.body, wanted.as_bytes(), self.clock),
-        };
+        let mut body = Body::new(self.framing(head));
+        let found = body.feed(rest);
+        let found = found.and_then(|()| body::contains(&mut carrier, &mut body, wanted.as_bytes(), self.clock));
         let found = found.map_err(|broken| self.broken(broken, "reading the body"))?;
-        self.keep(rest, None);
+        self.left.extend(Left::of_answer(carrier, body.dropping()));
         match found {
             body::Search::Found => Ok(format!("the body contains the text{followed}{note}")),
             body::Search::Missing => Err(format!("the body does not contain the text{followed}{note}")),
@@ -205,6 +191,19 @@ impl Asking<'_> {
                 "the first {} KiB of the body do not contain the text{followed}{note}",
                 body::MAX_BODY / 1024
             )),
+        }
+    }
+
+    fn framing(&self, head: &Head) -> body::Framing {
+        if self.method == "HEAD" { body::Framing::None } else { head.framing }
+    }
+
+    /// Nobody looks at the body, of which `rest` came with the head: what is still to come of it is dropped after the verdict, that of a
+    /// redirect too. One that is whole is closed before the next question: a server may take one client at a time.
+    fn leave(&mut self, carrier: Carrier, head: &Head, rest: &[u8], last: bool) {
+        let mut body = Body::new(self.framing(head)).dropping();
+        if body.feed(rest).is_ok() && (last || body.is_worth_dropping()) {
+            self.left.extend(Left::of_answer(carrier, body));
         }
     }
 
@@ -256,7 +255,8 @@ pub fn header<'a>(terms: &'a Healthcheck, name: &str) -> Option<&'a str> {
 }
 
 /// kubelet's request (pkg/probe/http/request.go): the defaults only where the user set none, and gone where the user set them empty.
-/// `Connection: close` as Go sends it with `DisableKeepAlives`: the server need not keep the connection for a next request.
+///
+/// `Connection: close`, as the kubelet and as one who asks once: the server closes first, and keeps the TIME_WAIT.
 fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> Result<String, String> {
     // A line break in a value would end the head early, or smuggle in a second request.
     let given = terms.headers.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
@@ -279,7 +279,8 @@ fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> 
         line("Content-Length", "0");
     }
     for (name, value) in &terms.headers {
-        let dropped = value.is_empty() && ["accept", "user-agent"].iter().any(|drop| name.eq_ignore_ascii_case(drop));
+        let dropped = value.is_empty()
+            && ["accept", "user-agent", "connection"].iter().any(|drop| name.eq_ignore_ascii_case(drop));
         if !dropped && !name.eq_ignore_ascii_case("host") {
             line(name, value);
         }
@@ -348,12 +349,12 @@ fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error
         (httparse::Status::Complete(_), Some(status)) => status,
         _ => return Err(httparse::Error::Status),
     };
-    let find = |name: &str| {
+    let value = |name: &str| {
         let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-        found.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+        found.map(|header| header.value.trim_ascii())
     };
-    let location = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("location"));
-    let location = location.map(|header| encoded(header.value).trim().to_owned()).filter(|text| !text.is_empty());
+    let find = |name: &str| value(name).map(String::from_utf8_lossy);
+    let location = value("location").map(escaped).filter(|location| !location.is_empty());
     let chunked = find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().ends_with("chunked"));
     let framing = match (status, chunked, find("content-length").and_then(|value| value.parse().ok())) {
         (..200 | 204 | 304, _, _) => body::Framing::None,
@@ -364,11 +365,10 @@ fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error
     Ok(Head { status, location, framing })
 }
 
-/// Text as it came, and what is not ASCII percent-encoded, byte by byte: servers send paths in whatever character set they like, and want
-/// these very bytes back (RFC 3986, 2.1).
-fn encoded(value: &[u8]) -> String {
-    let mut text = String::with_capacity(value.len());
-    for byte in value {
+/// A `Location` as the text it means: a path may be in any encoding, so its bytes are sent as they came, percent-encoded as browsers do.
+fn escaped(location: &[u8]) -> String {
+    let mut text = String::with_capacity(location.len());
+    for byte in location {
         if byte.is_ascii() {
             text.push(char::from(*byte));
         } else {
@@ -412,6 +412,12 @@ mod tests {
             ("HTTP/1.1 301 F\r\nbad header\r\nLocation:\r\n\r\n", (301, None, Framing::UntilClose)),
         ] {
             assert_eq!(parsed(text), Ok(want), "{text:?}");
+        }
+        // "é" in UTF-8 and in Latin-1.
+        for (path, want) in [(&b"/\xc3\xa9?\xc3\xa9"[..], "/%C3%A9?%C3%A9"), (b"/\xe9", "/%E9"), (b"/%e9 x", "/%e9 x")]
+        {
+            let text = [b"HTTP/1.1 302 F\r\nLocation: ", path, b"\r\n\r\n"].concat();
+            assert_eq!(parse(&text).unwrap().location.unwrap(), want);
         }
         for text in ["HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 20\r\n\r\n", "HTTP/2 200 OK\r\n\r\n"] {
             assert!(parsed(text).is_err(), "{text:?}");

@@ -29,6 +29,7 @@ mod words;
 use words::{Context, words};
 
 /// A TLS connection.
+#[derive(Debug)]
 pub struct Session {
     wire: Wire,
     tls: ClientConnection,
@@ -93,6 +94,14 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Says goodbye and waits for the other side's, within the clock.
+    pub fn close(&mut self, clock: Clock) {
+        self.tls.send_close_notify();
+        if self.flush(clock).is_ok() {
+            self.wire.close(clock);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Owns the way to a server: addresses, connect, bytes in and out, all within the clock. Must not know HTTP or TLS.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -41,6 +41,9 @@ pub enum Broken {
     #[cfg(feature = "tls")]
     Told(String),
 }
+
+/// What a server may have to say to one who only connects, or leaves. Bytes.
+const MAX_GREETING: usize = 10 * 1024;
 
 impl From<Stopped> for Broken {
     fn from(stopped: Stopped) -> Self {
@@ -160,6 +163,19 @@ impl Wire {
             match self.socket.read(buffer) {
                 Ok(received) => return Ok(received),
                 Err(error) => self.pause(error, PollFlags::POLLIN, clock)?,
+            }
+        }
+    }
+
+    /// Says that nothing more will come from here, and drops what the other side still sends until it closes too.
+    pub fn close(&mut self, clock: Clock) {
+        let mut buffer = [0; 1024];
+        if self.socket.shutdown(Shutdown::Write).is_ok() {
+            // No more than the clock and a peer's greeting allow: a flood is no greeting.
+            for _ in 0..MAX_GREETING / buffer.len() {
+                if !self.receive(&mut buffer, clock).is_ok_and(|size| size > 0) {
+                    return;
+                }
             }
         }
     }

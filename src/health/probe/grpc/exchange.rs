@@ -30,7 +30,7 @@ const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
 /// RFC 9113, 7.
@@ -53,7 +53,7 @@ const ERRORS: [&str; 14] = [
 
 /// Appends a frame. `payload` has at most [`MAX_FRAME`] bytes.
 pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, payload: &[u8]) {
-    let stream = if matches!(kind, SETTINGS | PING) { 0 } else { STREAM };
+    let stream = if matches!(kind, SETTINGS | PING | GOAWAY) { 0 } else { STREAM };
     let [_, length @ ..] = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
     out.extend_from_slice(&length);
     out.extend_from_slice(&[kind, flags]);
