@@ -212,7 +212,8 @@ impl Berth {
         }
         let socket = match self.with_spare(|| notify::socket_of(asked.tid, fd)) {
             Ok(socket) => socket,
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSOCK | libc::ENOENT | libc::EOPNOTSUPP)) => {
+            // The kernel has its own words for these.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSOCK | libc::EBADF | libc::EOPNOTSUPP)) => {
                 return self.let_through(asked.id);
             }
             Err(error) => return self.unreadable(asked.id, &error, heard),

@@ -308,15 +308,9 @@ impl<'a> Session<'a> {
                 "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants                  no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out"
             );
         }
-        let can_put = heard.listener.supports_put();
         let held = claims.filter(|_| !awaited).map(Held::new).transpose().unwrap_or_default();
         let held = held.map(|held| if self.group.is_some() { held.shared() } else { held });
-        let mut berth = Berth::new(heard.listener, self.config.ports.clone(), held);
-        if !can_put {
-            warn!("{}", deaf(&std::io::Error::from_raw_os_error(libc::ENOSYS)));
-            berth.release();
-        }
-        berth
+        Berth::new(heard.listener, self.config.ports.clone(), held)
     }
 
     fn supervise(

@@ -89,6 +89,15 @@ pub fn duplicate_from(fd: RawFd, from: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// The number that the next descriptor of this process will get.
+///
+/// # Errors
+/// EMFILE: there is none.
+pub fn lowest_free() -> io::Result<RawFd> {
+    // Any open one serves, and the standard ones are (see `fill_standard`).
+    Ok(duplicate_from(2, 0)?.as_raw_fd())
+}
+
 /// Sleeps until one of `fds` is readable or `deadline` has come, and tells of each whether it is (`ppoll(2)`, nanoseconds). An
 /// interruption counts as a wake-up: every caller looks again anyway.
 ///

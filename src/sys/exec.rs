@@ -2,18 +2,21 @@
 //! what the app is, nor whether it is supervised.
 #![allow(unsafe_code)]
 
+mod report;
+
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::descriptor;
 use super::notify::{self, Listener};
-use super::process::{last_errno, pid};
+use super::process::{self, End, last_errno, pid};
 use super::signal::Inherited;
+use report::{Report, Told};
 
 /// The PATH of `execvp(3)` in musl, used where the environment has none.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/bin:/usr/bin";
@@ -163,59 +166,6 @@ pub struct ExecFailure {
     pub errno: i32,
 }
 
-/// Where the child stands between clone and exec, and leaves an errno. Shared memory, because emulators turn vfork into fork.
-struct Report {
-    page: *mut c_void,
-    size: usize,
-}
-
-/// Stack of the child between clone and exec; it calls a handful of system calls.
-const CHILD_STACK: usize = 32 * 1024;
-
-/// Bytes above that stack: what the child has to tell, and no more than keeps the stack 16-aligned.
-const ABOVE_STACK: usize = 16;
-
-/// What the child has to tell, in the memory it shares with us.
-#[repr(C)]
-struct Told {
-    /// Of a failed exec; 0 while there is none.
-    errno: AtomicI32,
-    /// The descriptor of [`Listener`] plus one; 0: there is none; negative: the errno of the filter that could not be installed.
-    listener: AtomicI32,
-    /// Not 0: `no_new_privs` had to be set.
-    no_new_privs: AtomicI32,
-}
-
-const _: () = assert!(std::mem::size_of::<Told>() <= ABOVE_STACK);
-
-impl Report {
-    fn new() -> io::Result<Self> {
-        let size = CHILD_STACK;
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh anonymous mapping; no address is asked for.
-        let page = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
-        if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { page, size }) }
-    }
-
-    /// It lies at the high end, above the child's stack, which grows down from it: on one page with what the child touches first.
-    fn told(&self) -> &Told {
-        // SAFETY: the mapping is zeroed, lives as long as `self`, and has room for it there; the place is aligned to ABOVE_STACK.
-        unsafe { &*self.stack_top().cast::<Told>() }
-    }
-
-    fn stack_top(&self) -> *mut c_void {
-        // SAFETY: inside the mapping; its end is page-aligned, so this is 16-aligned as the ABI wants it.
-        unsafe { self.page.cast::<u8>().add(self.size - ABOVE_STACK).cast() }
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping, of which no reference is left.
-        unsafe { libc::munmap(self.page, self.size) };
-    }
-}
-
 /// Everything the child reads; it lives in the parent's stack frame, which waits until the exec.
 struct Child<'a> {
     setup: &'a Setup<'a>,
@@ -274,6 +224,7 @@ impl Started {
 pub fn start(image: &mut Image, setup: &Setup<'_>) -> Result<Started, NotStarted> {
     let report = Report::new().map_err(NotStarted::Clone)?;
     let hears = setup.hear_binds && setup.descriptors.is_empty();
+    let expected = if hears { Some(descriptor::lowest_free().map_err(NotStarted::Deaf)?) } else { None };
     let pid = with_pointers(image, setup, report.told(), |child| {
         // vfork without its trap of two returns on one stack: the child has its own stack, and the parent stands still until the exec.
         // Nothing is copied, which is most of what fork costs.
@@ -284,22 +235,57 @@ pub fn start(image: &mut Image, setup: &Setup<'_>) -> Result<Started, NotStarted
         unsafe { libc::clone(child_main, report.stack_top(), flags, ptr::from_ref(child).cast_mut().cast()) }
     });
     if pid < 0 {
-        return Err(NotStarted::Clone(io::Error::last_os_error()));
+        let error = io::Error::last_os_error();
+        // qemu's user mode makes a fork of it, which cannot share a table.
+        let unshared = hears && error.raw_os_error() == Some(libc::EINVAL);
+        return Err(if unshared { deaf(libc::ENOSYS) } else { NotStarted::Clone(error) });
     }
-    let told = report.told().listener.load(Ordering::Acquire);
-    if told < 0 {
-        // It has exited without an exec, and nobody else may hear of it.
-        super::process::wait_for(pid);
-        return Err(NotStarted::Deaf(io::Error::from_raw_os_error(-told)));
-    }
-    let no_new_privs = report.told().no_new_privs.load(Ordering::Acquire) != 0;
-    let heard = Listener::adopt(told - 1).map(|listener| Heard { listener, no_new_privs });
+    let heard = match expected {
+        Some(expected) => hear(pid, report.told(), expected)?,
+        None => None,
+    };
     Ok(Started { pid, heard, report })
+}
+
+fn deaf(errno: i32) -> NotStarted {
+    NotStarted::Deaf(io::Error::from_raw_os_error(errno))
+}
+
+/// The listener of the child `pid`; `None`: it came no further than to fail before it had one. `expected` is the number that it got, unless
+/// another thread of ours (a test's) was quicker.
+///
+/// # Errors
+/// `Deaf`: the child has not become the app. It is gone, and nobody else hears of it; with it whatever it had opened in our table.
+fn hear(pid: i32, told: &Told, expected: RawFd) -> Result<Option<Heard>, NotStarted> {
+    let number = told.listener.load(Ordering::Acquire);
+    let no_new_privs = told.no_new_privs.load(Ordering::Acquire) != 0;
+    if number > 0
+        && let Some(listener) = Listener::adopt(number - 1)
+    {
+        return Ok(Some(Heard { listener, no_new_privs }));
+    }
+    if told.errno.load(Ordering::Acquire) != 0 {
+        return Ok(None);
+    }
+    // Refused; or killed before it could say so, as some profiles do to who calls what they do not know; or, where an emulator has not
+    // waited for the exec, still on its way with a listener that only it has. In each case nobody would hear the app.
+    let end = process::end(pid);
+    let errno = match number {
+        0 if end == Some(End::Signal(libc::SIGSYS)) => libc::EPERM,
+        0 => libc::ECANCELED,
+        1.. => libc::ENOSYS,
+        _ => -number,
+    };
+    if number >= 0 {
+        // Killed before its word: what it had opened by then is in our table.
+        drop(Listener::adopt(expected));
+    }
+    Err(deaf(errno))
 }
 
 /// Replaces this process by the app; returns only if that failed.
 pub fn replace(image: &mut Image, setup: &Setup<'_>) -> ExecFailure {
-    let told = Told { errno: AtomicI32::new(0), listener: AtomicI32::new(0), no_new_privs: AtomicI32::new(0) };
+    let told = Told::default();
     let above = FIRST_PASSED + RawFd::try_from(setup.descriptors.len()).unwrap_or(0);
     let saved: Vec<(RawFd, OwnedFd)> =
         (FIRST_PASSED..above).filter_map(|fd| Some((fd, descriptor::duplicate_from(fd, above).ok()?))).collect();
@@ -353,6 +339,16 @@ extern "C" fn child_main(child: *mut c_void) -> c_int {
 /// From the fork to the exec. Async-signal-safe calls only, and no allocation: memory is the parent's own. Returns only on failure.
 fn prepare_and_exec(child: &Child<'_>) {
     let setup = child.setup;
+    // First of all: a child that is refused has not taken the terminal.
+    if setup.hear_binds && setup.descriptors.is_empty() {
+        match notify::install() {
+            Ok(installed) => {
+                child.told.listener.store(installed.listener + 1, Ordering::Release);
+                child.told.no_new_privs.store(c_int::from(installed.no_new_privs), Ordering::Release);
+            }
+            Err(errno) => return child.told.listener.store(-errno.max(1), Ordering::Release),
+        }
+    }
     if setup.bound_to_parent {
         // SAFETY: takes an integer.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
@@ -380,15 +376,6 @@ fn prepare_and_exec(child: &Child<'_>) {
         unsafe { libc::chdir(child.directory) };
     }
     write_pid(child.listen_pid);
-    if setup.hear_binds && setup.descriptors.is_empty() {
-        match notify::install() {
-            Ok(installed) => {
-                child.told.listener.store(installed.listener + 1, Ordering::Release);
-                child.told.no_new_privs.store(c_int::from(installed.no_new_privs), Ordering::Release);
-            }
-            Err(errno) => return child.told.listener.store(-errno.max(1), Ordering::Release),
-        }
-    }
     setup.inherited.restore();
     let mut errno = libc::ENOENT;
     for path in child.candidates {

@@ -95,7 +95,8 @@ impl Iterator for Descriptors<'_> {
     }
 }
 
-fn inode(target: &[u8]) -> Option<u64> {
+/// The number in `socket:[N]`, which is what the link of a socket's descriptor says.
+pub(super) fn inode(target: &[u8]) -> Option<u64> {
     let digits = target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// A close-on-exec descriptor that `poll(2)` reports readable once `pid` has ended (`pidfd_open(2)`, Linux 5.3).
 /// Works for every pid that is visible, whoever owns it.
@@ -10,8 +10,36 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// # Errors
 /// `ESRCH`: no such pid. `ENOSYS`, `EPERM`: an old kernel or a seccomp filter; live without.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    open_with(pid, 0)
+}
+
+/// `PIDFD_THREAD` of `linux/pidfd.h`.
+const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+
+/// The same for one thread, whichever of its program's it is (PIDFD_THREAD, Linux 6.9).
+///
+/// # Errors
+/// As [`open`]; EINVAL before Linux 6.9.
+pub fn open_thread(tid: i32) -> io::Result<OwnedFd> {
+    open_with(tid, PIDFD_THREAD)
+}
+
+fn open_with(pid: i32, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: `pidfd_open` takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })
+}
+
+/// A copy of the descriptor `fd` of the program behind `pidfd`, close-on-exec (`pidfd_getfd(2)`, Linux 5.6).
+///
+/// # Errors
+/// EPERM: not ours to look into (`ptrace(2)`), or a seccomp profile. ESRCH (ended), EBADF, EMFILE, ENFILE, ENOSYS.
+pub fn copy(pidfd: &OwnedFd, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: `pidfd_getfd` takes three integers and touches no memory of ours.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+}
+
+/// What a call that returns a descriptor has returned.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     if fd < 0 {
         return Err(io::Error::last_os_error());

@@ -49,11 +49,25 @@ pub fn reap() -> Reaped {
     }
 }
 
-/// Waits for a child of ours that is about to exit, so that no reaper hears of it.
-pub(super) fn wait_for(child: i32) {
+/// Ends a child of ours that never became a program, and takes its report. It dies at once; so this waits for as long as that takes.
+/// `None`: it is none of our children.
+pub fn end(pid: i32) -> Option<End> {
+    // Others are groups, or everyone.
+    if pid <= 0 {
+        return None;
+    }
+    let _ = send(pid, libc::SIGKILL);
     let mut status = 0;
-    // SAFETY: `status` is writable and lives through the call.
-    while unsafe { libc::waitpid(child, &mut status, libc::__WALL) } < 0 && last_errno() == libc::EINTR {}
+    loop {
+        // SAFETY: `status` is writable and lives through the call.
+        let reaped = unsafe { libc::waitpid(pid, &mut status, libc::__WALL) };
+        match reaped {
+            -1 if last_errno() == libc::EINTR => {}
+            -1 => return None,
+            _ if libc::WIFSIGNALED(status) => return Some(End::Signal(libc::WTERMSIG(status))),
+            _ => return Some(End::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(255))),
+        }
+    }
 }
 
 /// Sends `signal` to one process, or with a negative `target` to a group, or with -1 to everyone we may (`kill(2)`).

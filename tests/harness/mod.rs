@@ -13,6 +13,7 @@ pub mod running;
 pub mod terminal;
 pub mod wait;
 
+#[allow(unused_imports)]
 pub use launch::Launch;
 #[allow(unused_imports)]
 pub use running::Running;
