@@ -1,94 +1,260 @@
-//! Owns the options that a program has set on its socket before the bind, carried over to the one it gets instead. Must not know whose
-//! sockets these are.
+//! Owns which options of a socket follow the app when its socket is exchanged for ours. Must not know why it is.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// What is carried over, as (level, name): all that a listening socket's connections inherit, or that its accepts depend on, and that can be
-/// read back as a number.
+use libc::c_int;
+
+/// How an option that was read is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// As the bytes that were read.
+    Same,
+    /// The kernel doubles what it is told (`socket(7)`, SO_RCVBUF).
+    Halved,
+    /// On, but never off: ours has it on for all that is accepted, and a program that has not asked for it loses nothing by it.
+    On,
+    /// A socket on which nothing was set says 536; to set that would be a setting, and 0 takes it back.
+    Segment,
+}
+
+/// `SO_BUF_LOCK` of `asm-generic/socket.h` (Linux 5.14): whether the sizes of the buffers were set, or grow and shrink by themselves.
+const SO_BUF_LOCK: c_int = 72;
+/// `SO_MAX_PACING_RATE` of `asm-generic/socket.h`.
+const SO_MAX_PACING_RATE: c_int = 47;
+/// `TCP_MSS_DEFAULT` of `linux/tcp.h`.
+const DEFAULT_SEGMENT: [u8; 4] = 536_u32.to_ne_bytes();
+
+/// In the order in which they are set: SO_BUF_LOCK after the sizes, whose setting locks them.
+#[rustfmt::skip]
+const OPTIONS: &[(&str, c_int, c_int, Rule)] = &[
+    // socket(7)
+    ("SO_KEEPALIVE", libc::SOL_SOCKET, libc::SO_KEEPALIVE, Rule::Same),
+    ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF, Rule::Halved),
+    ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF, Rule::Halved),
+    ("SO_BUF_LOCK", libc::SOL_SOCKET, SO_BUF_LOCK, Rule::Same),
+    ("SO_LINGER", libc::SOL_SOCKET, libc::SO_LINGER, Rule::Same),
+    ("SO_RCVTIMEO", libc::SOL_SOCKET, libc::SO_RCVTIMEO, Rule::Same),
+    ("SO_SNDTIMEO", libc::SOL_SOCKET, libc::SO_SNDTIMEO, Rule::Same),
+    ("SO_RCVLOWAT", libc::SOL_SOCKET, libc::SO_RCVLOWAT, Rule::Same),
+    ("SO_PRIORITY", libc::SOL_SOCKET, libc::SO_PRIORITY, Rule::Same),
+    ("SO_MARK", libc::SOL_SOCKET, libc::SO_MARK, Rule::Same),
+    ("SO_OOBINLINE", libc::SOL_SOCKET, libc::SO_OOBINLINE, Rule::Same),
+    ("SO_DONTROUTE", libc::SOL_SOCKET, libc::SO_DONTROUTE, Rule::Same),
+    ("SO_BROADCAST", libc::SOL_SOCKET, libc::SO_BROADCAST, Rule::Same),
+    ("SO_BUSY_POLL", libc::SOL_SOCKET, libc::SO_BUSY_POLL, Rule::Same),
+    ("SO_ZEROCOPY", libc::SOL_SOCKET, libc::SO_ZEROCOPY, Rule::Same),
+    ("SO_MAX_PACING_RATE", libc::SOL_SOCKET, SO_MAX_PACING_RATE, Rule::Same),
+    ("SO_TIMESTAMP", libc::SOL_SOCKET, libc::SO_TIMESTAMP, Rule::Same),
+    ("SO_TIMESTAMPNS", libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, Rule::Same),
+    ("SO_RXQ_OVFL", libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Rule::Same),
+    ("SO_BINDTODEVICE", libc::SOL_SOCKET, libc::SO_BINDTODEVICE, Rule::Same),
+    // tcp(7)
+    ("TCP_NODELAY", libc::IPPROTO_TCP, libc::TCP_NODELAY, Rule::On),
+    ("TCP_KEEPIDLE", libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, Rule::Same),
+    ("TCP_KEEPINTVL", libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, Rule::Same),
+    ("TCP_KEEPCNT", libc::IPPROTO_TCP, libc::TCP_KEEPCNT, Rule::Same),
+    ("TCP_USER_TIMEOUT", libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, Rule::Same),
+    ("TCP_SYNCNT", libc::IPPROTO_TCP, libc::TCP_SYNCNT, Rule::Same),
+    ("TCP_LINGER2", libc::IPPROTO_TCP, libc::TCP_LINGER2, Rule::Same),
+    ("TCP_DEFER_ACCEPT", libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, Rule::Same),
+    ("TCP_FASTOPEN", libc::IPPROTO_TCP, libc::TCP_FASTOPEN, Rule::Same),
+    ("TCP_FASTOPEN_NO_COOKIE", libc::IPPROTO_TCP, libc::TCP_FASTOPEN_NO_COOKIE, Rule::Same),
+    ("TCP_MAXSEG", libc::IPPROTO_TCP, libc::TCP_MAXSEG, Rule::Segment),
+    ("TCP_WINDOW_CLAMP", libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, Rule::Same),
+    ("TCP_NOTSENT_LOWAT", libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, Rule::Same),
+    ("TCP_SAVE_SYN", libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, Rule::Same),
+    ("TCP_CONGESTION", libc::IPPROTO_TCP, libc::TCP_CONGESTION, Rule::Same),
+    // udp(7)
+    ("UDP_SEGMENT", libc::SOL_UDP, libc::UDP_SEGMENT, Rule::Same),
+    ("UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, Rule::Same),
+    // ip(7); an IPv6 socket has these too, for the IPv4 clients that it serves.
+    ("IP_TOS", libc::IPPROTO_IP, libc::IP_TOS, Rule::Same),
+    ("IP_TTL", libc::IPPROTO_IP, libc::IP_TTL, Rule::Same),
+    ("IP_MINTTL", libc::IPPROTO_IP, libc::IP_MINTTL, Rule::Same),
+    ("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, Rule::Same),
+    ("IP_TRANSPARENT", libc::IPPROTO_IP, libc::IP_TRANSPARENT, Rule::Same),
+    ("IP_PKTINFO", libc::IPPROTO_IP, libc::IP_PKTINFO, Rule::Same),
+    ("IP_RECVTOS", libc::IPPROTO_IP, libc::IP_RECVTOS, Rule::Same),
+    ("IP_RECVTTL", libc::IPPROTO_IP, libc::IP_RECVTTL, Rule::Same),
+    ("IP_RECVERR", libc::IPPROTO_IP, libc::IP_RECVERR, Rule::Same),
+    ("IP_MULTICAST_TTL", libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, Rule::Same),
+    ("IP_MULTICAST_LOOP", libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, Rule::Same),
+    // ipv6(7)
+    ("IPV6_TCLASS", libc::IPPROTO_IPV6, libc::IPV6_TCLASS, Rule::Same),
+    ("IPV6_UNICAST_HOPS", libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, Rule::Same),
+    ("IPV6_MINHOPCOUNT", libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, Rule::Same),
+    ("IPV6_MTU_DISCOVER", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, Rule::Same),
+    ("IPV6_RECVPKTINFO", libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, Rule::Same),
+    ("IPV6_RECVTCLASS", libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, Rule::Same),
+    ("IPV6_RECVHOPLIMIT", libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, Rule::Same),
+    ("IPV6_RECVERR", libc::IPPROTO_IPV6, libc::IPV6_RECVERR, Rule::Same),
+    ("IPV6_MULTICAST_HOPS", libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, Rule::Same),
+    ("IPV6_MULTICAST_LOOP", libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, Rule::Same),
+];
+
+/// Makes `to`, a socket of ours, like `from` in every option that differs: `from` is a copy of the socket that the program has made for its
+/// bind and loses with it. Returns the names of those that could not be set, because they want a capability; none of it keeps a program
+/// from serving.
 ///
-/// Not: SO_REUSEADDR and SO_REUSEPORT, which are the claim's affair; filters (SO_ATTACH_FILTER), which cannot be read; SO_RCVBUF and SO_SNDBUF,
-/// see below; what belongs to the bind itself (IP_FREEBIND, IP_TRANSPARENT, IPV6_V6ONLY).
-const NUMBERS: [(i32, i32); 20] = [
-    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
-    (libc::SOL_SOCKET, libc::SO_PRIORITY),
-    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
-    (libc::SOL_SOCKET, libc::SO_MARK),
-    (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
-    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
-    (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
-    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
-    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
-    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
-    (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
-    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
-    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
-    (libc::IPPROTO_IP, libc::IP_TOS),
-    (libc::IPPROTO_IP, libc::IP_TTL),
-    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-];
-
-/// Longer texts: SO_LINGER is two numbers, SO_BINDTODEVICE and TCP_CONGESTION are names. (level, name)
-const TEXTS: [(i32, i32); 3] = [
-    (libc::SOL_SOCKET, libc::SO_LINGER),
-    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
-    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
-];
-
-/// Sets on `to` what `from` has set and `to` has not. What cannot be read or set is left; none of it keeps an app from serving.
-pub fn carry_over(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
-    for (level, name) in NUMBERS {
-        // Ours has it on for all accepted sockets, and an app that has not asked for it loses nothing by it.
-        let kept = (level, name) == (libc::IPPROTO_TCP, libc::TCP_NODELAY);
-        if let (Some(theirs), Some(ours)) = (number(from, level, name), number(to, level, name))
-            && theirs != ours
-            && !kept
+/// What one of the two does not know (TCP's options on a UDP socket, a newer kernel's) is left as it is. Not touched are SO_REUSEADDR and
+/// SO_REUSEPORT, which are the claim's affair; IPV6_V6ONLY, which a bound socket cannot change; O_NONBLOCK ([`super::set_nonblocking`]).
+/// What cannot be read from a socket is lost: filters (SO_ATTACH_BPF), keys (TCP_MD5SIG, TCP_AO, TCP_FASTOPEN_KEY), memberships of
+/// multicast groups, IP_OPTIONS and sticky IPv6 headers, the owner for SIGIO, and what an epoll was told of the old socket.
+pub fn carry_over(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Vec<&'static str> {
+    let mut left = Vec::new();
+    for (title, level, name, rule) in OPTIONS {
+        let (mut wanted, mut has) = ([0; LONGEST], [0; LONGEST]);
+        let wanted = get(from, *level, *name, &mut wanted);
+        let has = get(to, *level, *name, &mut has);
+        if let (Some(wanted), Some(has)) = (wanted, has)
+            && wanted != has
+            && !(*rule == Rule::On && wanted.iter().all(|byte| *byte == 0))
+            && !set(to.as_raw_fd(), *level, *name, &value(wanted, *rule))
         {
-            set(to, level, name, &theirs.to_ne_bytes());
+            left.push(*title);
         }
     }
-    for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
-        if let (Some(theirs), Some(ours)) = (number(from, libc::SOL_SOCKET, name), number(to, libc::SOL_SOCKET, name))
-            && theirs != ours
-        {
-            // The kernel doubles what it is told (socket(7)).
-            set(to, libc::SOL_SOCKET, name, &(theirs / 2).to_ne_bytes());
-        }
-    }
-    for (level, name) in TEXTS {
-        let (mut theirs, mut ours) = ([0; 32], [0; 32]);
-        if let (Some(theirs), Some(ours)) = (read(from, level, name, &mut theirs), read(to, level, name, &mut ours))
-            && theirs != ours
-        {
-            set(to, level, name, theirs);
-        }
-    }
+    left
 }
 
 /// The value of IPV6_V6ONLY; `None`: no IPv6 socket.
-pub fn v6_only(fd: BorrowedFd<'_>) -> Option<bool> {
-    number(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).map(|value| value != 0)
+pub fn v6_only(socket: BorrowedFd<'_>) -> Option<bool> {
+    get(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &mut [0; LONGEST])
+        .map(|value| value.iter().any(|byte| *byte != 0))
 }
 
-fn number(fd: BorrowedFd<'_>, level: i32, name: i32) -> Option<i32> {
-    let mut value = [0; 4];
-    read(fd, level, name, &mut value).filter(|value| value.len() == 4)?;
-    Some(i32::from_ne_bytes(value))
+/// Room for the longest of these: a `struct timeval`, the name of a device or of a congestion control (16 bytes each).
+const LONGEST: usize = 32;
+
+/// The value of an option, as long as the kernel says (`getsockopt(2)`).
+fn get<'a>(socket: BorrowedFd<'_>, level: c_int, name: c_int, into: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
+    let mut size = libc::socklen_t::try_from(into.len()).ok()?;
+    // SAFETY: the buffer is writable and as long as `size` says; both outlive the call.
+    let got = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, into.as_mut_ptr().cast(), &raw mut size) };
+    if got == 0 { into.get(..usize::try_from(size).ok()?) } else { None }
 }
 
-fn read<'v>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &'v mut [u8]) -> Option<&'v [u8]> {
-    let mut size = libc::socklen_t::try_from(value.len()).ok()?;
-    // SAFETY: the value is writable and `size` bytes long, as is said; both outlive the call.
-    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut size) };
-    if got == 0 { value.get(..usize::try_from(size).ok()?) } else { None }
+fn set(socket: RawFd, level: c_int, name: c_int, value: &[u8]) -> bool {
+    let Ok(size) = libc::socklen_t::try_from(value.len()) else { return false };
+    // SAFETY: the value is as long as is said, and outlives the call, which reads it.
+    unsafe { libc::setsockopt(socket, level, name, value.as_ptr().cast(), size) == 0 }
 }
 
-fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) {
-    let Ok(size) = libc::socklen_t::try_from(value.len()) else { return };
-    // SAFETY: the value is `size` bytes long and only read.
-    unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), size) };
+/// What to set, so that the option then reads as `read`.
+fn value(read: &[u8], rule: Rule) -> Vec<u8> {
+    match (rule, <[u8; 4]>::try_from(read)) {
+        (Rule::Halved, Ok(number)) => (i32::from_ne_bytes(number) / 2).to_ne_bytes().to_vec(),
+        (Rule::Segment, Ok(DEFAULT_SEGMENT)) => vec![0; 4],
+        _ => read.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::time::Duration;
+
+    use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+
+    use super::*;
+
+    fn socket(domain: Domain, kind: Type) -> OwnedFd {
+        Socket::new(domain, kind, None).unwrap().into()
+    }
+
+    fn listening(domain: Domain) -> OwnedFd {
+        let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+        let address = if domain == Domain::IPV4 { "127.0.0.1:0" } else { "[::1]:0" };
+        socket.bind(&address.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(16).unwrap();
+        socket.into()
+    }
+
+    fn all(socket: &OwnedFd) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        let read = |level, name| match get(socket.as_fd(), level, name, &mut [0; LONGEST]) {
+            // Off, whatever time the kernel still remembers.
+            Some([0, 0, 0, 0, _, _, _, _]) if name == libc::SO_LINGER => None,
+            value => value.map(<[u8]>::to_vec),
+        };
+        OPTIONS.iter().map(|(title, level, name, _)| (*title, read(*level, *name))).collect()
+    }
+
+    #[test]
+    fn a_plain_socket_changes_nothing() {
+        for (domain, kind) in [(Domain::IPV4, Type::STREAM), (Domain::IPV6, Type::STREAM), (Domain::IPV4, Type::DGRAM)]
+        {
+            let (from, to) = (socket(domain, kind), socket(domain, kind));
+            let before = all(&to);
+            assert_eq!(carry_over(from.as_fd(), to.as_fd()), Vec::<&str>::new());
+            assert_eq!(all(&to), before);
+        }
+        let (from, to) = (socket(Domain::IPV6, Type::STREAM), listening(Domain::IPV6));
+        let before = all(&to);
+        assert_eq!(carry_over(from.as_fd(), to.as_fd()), Vec::<&str>::new());
+        assert_eq!(all(&to), before, "what differs on a listening socket was not set by anybody");
+    }
+
+    #[test]
+    fn every_option_follows_and_goes_back() {
+        for domain in [Domain::IPV4, Domain::IPV6] {
+            let (from, to, plain) = (socket(domain, Type::STREAM), listening(domain), socket(domain, Type::STREAM));
+            let options = SockRef::from(&from);
+            let alive = TcpKeepalive::new().with_time(Duration::from_secs(77)).with_interval(Duration::from_secs(7));
+            options.set_tcp_keepalive(&alive.with_retries(3)).unwrap();
+            options.set_recv_buffer_size(20_000).unwrap();
+            options.set_send_buffer_size(30_000).unwrap();
+            options.set_linger(Some(Duration::from_secs(5))).unwrap();
+            options.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+            options.set_tcp_nodelay(true).unwrap();
+            options.set_tcp_user_timeout(Some(Duration::from_secs(9))).unwrap();
+            options.set_tcp_mss(1000).unwrap();
+            options.set_tcp_congestion(b"reno").unwrap();
+            options.bind_device(Some(b"lo")).unwrap();
+            let number = |level, name, value: i32| assert!(set(from.as_raw_fd(), level, name, &value.to_ne_bytes()));
+            number(libc::SOL_SOCKET, libc::SO_PRIORITY, 4);
+            number(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 5);
+            number(libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 8);
+            number(libc::IPPROTO_IP, libc::IP_TOS, 0x10);
+            number(libc::IPPROTO_IP, libc::IP_TTL, 33);
+            if domain == Domain::IPV6 {
+                number(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 0x20);
+                number(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, 44);
+            }
+            let changed = all(&from).iter().zip(all(&plain)).filter(|(a, b)| **a != *b).count();
+            assert!(changed >= 17, "{changed} options are set");
+            assert_eq!(carry_over(from.as_fd(), to.as_fd()), Vec::<&str>::new());
+            assert_eq!(all(&to), all(&from));
+            assert!(SockRef::from(&to).tcp_nodelay().unwrap());
+            // The next program has set nothing: none of the last one's options is left, but the one that only gets on.
+            assert_eq!(carry_over(plain.as_fd(), to.as_fd()), Vec::<&str>::new());
+            SockRef::from(&plain).set_tcp_nodelay(true).unwrap();
+            assert_eq!(all(&to), all(&plain));
+            // The buffers may grow again, and segments are as long as the way allows: two things that the values do not show.
+            let lock = get(to.as_fd(), libc::SOL_SOCKET, SO_BUF_LOCK, &mut [0; LONGEST]).map(<[u8]>::to_vec);
+            assert_eq!(lock, Some(vec![0; 4]));
+            let to = std::net::TcpListener::from(to);
+            let client = std::net::TcpStream::connect(to.local_addr().unwrap()).unwrap();
+            assert!(SockRef::from(&client).tcp_mss().unwrap() > 10_000);
+        }
+    }
+
+    #[test]
+    fn v6_only_is_read() {
+        let socket = socket(Domain::IPV6, Type::STREAM);
+        for only in [true, false] {
+            SockRef::from(&socket).set_only_v6(only).unwrap();
+            assert_eq!(v6_only(socket.as_fd()), Some(only));
+        }
+        assert_eq!(v6_only(self::socket(Domain::IPV4, Type::STREAM).as_fd()), None);
+    }
+
+    #[test]
+    fn who_may_bind_beside_is_not_carried_over() {
+        let (from, to) = (socket(Domain::IPV4, Type::STREAM), listening(Domain::IPV4));
+        SockRef::from(&from).set_reuse_port(true).unwrap();
+        SockRef::from(&from).set_reuse_address(true).unwrap();
+        carry_over(from.as_fd(), to.as_fd());
+        assert!(!SockRef::from(&to).reuse_port().unwrap() && !SockRef::from(&to).reuse_address().unwrap());
+    }
 }
