@@ -1,6 +1,7 @@
-//! Owns the checks of what the kernel and the file system say: netlink messages, files in `/proc`, the head of a program.
+//! Owns the checks of what the kernel and the file system say, and of what the app's memory has: netlink messages, files in `/proc`, the
+//! head of a program, the address of a bind.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::is_one_line;
 use crate::app::launch::interpreter;
@@ -8,6 +9,7 @@ use crate::port::holder::processes::{container, name_in, one_line, started};
 use crate::port::holder::sockets;
 use crate::state::parse_stat;
 use crate::sys::netlink::messages;
+use crate::sys::notify::{parse_address, parse_flags};
 
 /// One datagram of `NETLINK_SOCK_DIAG`.
 pub fn netlink(data: &[u8]) {
@@ -28,6 +30,9 @@ pub fn proc_files(data: &[u8]) {
         assert!(id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id:?}");
     }
     let _ = started(text);
+    assert!(
+        parse_flags(data).is_none() || data.starts_with(b"flags:") || data.windows(7).any(|part| part == b"\nflags:")
+    );
     let _ = parse_stat(data);
     let command = one_line(text);
     assert!(!command.contains(char::is_control) && command.chars().count() <= 4096, "{command:?}");
@@ -40,6 +45,20 @@ pub fn proc_files(data: &[u8]) {
         let mapped = matches!(row.local, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
         assert!(!mapped || reach.1.is_none(), "{row:?}");
     }
+}
+
+/// What an app's bind points to.
+pub fn address(data: &[u8]) {
+    let parsed = parse_address(data);
+    // Nothing behind the largest address counts.
+    assert_eq!(parsed, parse_address(data.get(..28).unwrap_or(data)));
+    let Some(parsed) = parsed else { return };
+    assert!(data.len() >= if parsed.is_ipv4() { 16 } else { 24 }, "{parsed} of {} bytes", data.len());
+    let bytes = match &parsed {
+        SocketAddr::V4(v4) => [&v4.port().to_be_bytes()[..], &v4.ip().octets()].concat(),
+        SocketAddr::V6(v6) => [&v6.port().to_be_bytes()[..], &v6.flowinfo().to_ne_bytes(), &v6.ip().octets()].concat(),
+    };
+    assert!(data.get(2..).is_some_and(|rest| rest.starts_with(&bytes)), "{parsed} is not what stands there");
 }
 
 /// The first bytes of a program that could not be executed.

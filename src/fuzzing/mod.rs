@@ -8,7 +8,7 @@ mod machine;
 mod text;
 mod wire;
 
-pub use kernel::{head, netlink, proc_files};
+pub use kernel::{address, head, netlink, proc_files};
 pub use machine::supervisor;
 pub use text::{arguments, settings, templates, values};
 pub use wire::{grpc, http, state, url};
@@ -17,13 +17,14 @@ pub use wire::{grpc, http, state, url};
 pub type Check = fn(&[u8]);
 
 /// Every check under the name of its fuzz target and its folder of seeds.
-pub const CHECKS: [(&str, Check); 12] = [
+pub const CHECKS: [(&str, Check); 13] = [
     ("arguments", arguments),
     ("settings", settings),
     ("values", values),
     ("templates", templates),
     ("state", state),
     ("netlink", netlink),
+    ("address", address),
     ("proc", proc_files),
     ("head", head),
     ("http", http),

@@ -28,6 +28,8 @@ use libc::{seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
 use nix::errno::Errno;
 
 pub use address::parse_address;
+#[cfg(any(test, fuzzing))]
+pub(crate) use caller::parse_flags;
 pub use caller::{Kind, Socket, can_copy, copy_of, inode_of, read_memory, socket_of};
 pub(in crate::sys) use filter::install;
 pub use options::{carry_over, v6_only};
