@@ -155,6 +155,10 @@ impl Asking<'_> {
         {
             return Err("its meeting point is none");
         }
+        // The mode is one for all who have it, and another instance may be faster to accept: whoever then waits in accept(2) is deaf.
+        if !meeting.nonblocking().is_ok_and(|mode| mode) {
+            return Err("its meeting point would block");
+        }
         Ok(())
     }
 

@@ -1,0 +1,83 @@
+//! The ports without an app.
+
+use std::time::Duration;
+
+use crate::harness::wait::holds_within;
+use crate::harness::{Launch, Running, look, until};
+use crate::{ask, group, healthcheck, serving, stop};
+
+fn keep(group: &str, port: u16) -> Running {
+    let launch = Launch::new(env!("CARGO_BIN_EXE_reberth"));
+    let state = launch.dir.path().to_owned();
+    let words = ["keep", "--port", &format!("0.0.0.0:{port}"), "--share", group].map(str::to_owned);
+    let mut running = launch.env("REBERTH_STATE_DIR", state).args(words).start();
+    running.stderr_until("claimed");
+    running
+}
+
+#[test]
+fn clients_wait_while_the_app_is_away() {
+    let (group, port) = group();
+    let mut keeper = keep(&group, port);
+    until("it is healthy while it holds the port", || healthcheck(&keeper, &[]).0);
+    let waits = std::thread::spawn(move || ask(port));
+    let mut one = serving(&group, port, "one", &[]);
+    assert_eq!(waits.join().unwrap().as_deref(), Some("one 127.0.0.1"));
+    // It crashes, and comes again.
+    one.write("exit\n");
+    one.finish().expect_code(3);
+    let waits = std::thread::spawn(move || ask(port));
+    let two = serving(&group, port, "two", &[]);
+    assert_eq!(waits.join().unwrap().as_deref(), Some("two 127.0.0.1"));
+    // The keeper goes, and the app does not care.
+    keeper.signal(15);
+    let outcome = keeper.finish().expect_code(0);
+    assert!(outcome.stderr.contains("let go"), "{}", outcome.report());
+    assert_eq!(ask(port).as_deref(), Some("two 127.0.0.1"));
+    stop(two);
+    assert_eq!(ask(port), None);
+}
+
+#[test]
+fn an_idle_keeper_sleeps() {
+    let (group, port) = group();
+    let mut keeper = keep(&group, port);
+    until("it is there", || healthcheck(&keeper, &[]).0);
+    let pid = keeper.init;
+    let switches = || look::status(pid, "voluntary_ctxt_switches").unwrap();
+    let before = switches();
+    // Clients in the queue wake nobody either.
+    let _queued = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    assert!(
+        !holds_within(Duration::from_millis(1500), || switches() != before),
+        "woken: {} then {}",
+        before,
+        switches()
+    );
+    keeper.signal(15);
+    keeper.finish().expect_code(0);
+}
+
+#[test]
+fn two_keepers_share_and_each_may_go() {
+    let (group, port) = group();
+    let mut one = keep(&group, port);
+    let mut two = keep(&group, port);
+    two.stderr_until("is shared with another instance");
+    one.signal(9);
+    one.finish();
+    let app = serving(&group, port, "app", &[]);
+    assert_eq!(ask(port).as_deref(), Some("app 127.0.0.1"));
+    two.signal(2);
+    two.finish().expect_code(0);
+    stop(app);
+}
+
+#[test]
+fn a_port_that_a_stranger_has_is_waited_for_and_given_up() {
+    let (group, port) = group();
+    let _stranger = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let words = ["keep", "--port", &port.to_string(), "--share", &group, "--wait", "300ms"].map(str::to_owned);
+    let outcome = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(words).start().finish().expect_code(124);
+    assert!(outcome.stderr.contains("is held by"), "{}", outcome.report());
+}
