@@ -143,8 +143,9 @@ fn read(asked: &Asked) -> String {
         }
         Call::Listen { fd } => return format!("listen {fd}"),
     };
-    let address = address(asked).map_err(|error| error.kind());
-    let socket = socket_of(asked.tid, fd).map(|socket| socket.kind).map_err(|error| error.kind());
+    let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(0);
+    let address = address(asked).map_err(errno);
+    let socket = socket_of(asked.tid, fd).map(|socket| socket.kind).map_err(errno);
     format!("bind {address:?} {socket:?}")
 }
 
