@@ -241,10 +241,17 @@ impl Init<'_> {
                 continue;
             }
             // Nobody is there to get it: the app is gone, and its number may be anybody's next.
-            if let Some(end) = self.end.filter(|end| end.unsure_until.is_some()) {
-                finish = self.gone(now, end.how, false, ending).or(finish);
+            let unsure = self.end.filter(|end| end.unsure_until.is_some());
+            if ending.again || unsure.is_some() {
+                let ignored = |signal| self.signals.was_ignored(signal);
+                let called_off = self.supervisor.call_off(received.signal, ignored);
+                if let Some(end) = unsure.filter(|_| called_off) {
+                    finish = self.gone(now, end.how, false, ending).or(finish);
+                }
             }
-            finish = self.on(now, Event::Signal(received.signal)).or(finish);
+            if self.end.is_none_or(|end| end.unsure_until.is_none()) {
+                finish = self.on(now, Event::Signal(received.signal)).or(finish);
+            }
         }
         if self.supervisor.stop_asked() {
             self.give_up_waiting();

@@ -539,11 +539,8 @@ impl Hear for Waiting<'_> {
             if received.signal == libc::SIGCHLD {
                 reap_orphans();
             }
-            let meaning = if self.config.parent_death_signal == Some(received.signal) {
-                Alone::Ends(received.signal)
-            } else {
-                supervisor::alone(&self.config.signal_map, received.signal, |signal| self.signals.was_ignored(signal))
-            };
+            let (map, death) = (&self.config.signal_map, self.config.parent_death_signal);
+            let meaning = supervisor::alone(map, received.signal, death, |signal| self.signals.was_ignored(signal));
             let name = signal::name(received.signal);
             match meaning {
                 Alone::Ends(by) if !own => {

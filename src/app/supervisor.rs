@@ -119,11 +119,13 @@ pub enum Alone {
     Nothing,
 }
 
-/// Decides that. `ignored`: whether a signal was ignored by whoever started reberth, as HUP is below nohup(1).
-pub fn alone(map: &SignalMap, received: i32, ignored: impl Fn(i32) -> bool) -> Alone {
+/// Decides that. `parent_death`: what tells that reberth's parent is dead, which ends a wait whatever signal it is. `ignored`: whether a
+/// signal was ignored by whoever started reberth, as HUP is below nohup(1).
+pub fn alone(map: &SignalMap, received: i32, parent_death: Option<i32>, ignored: impl Fn(i32) -> bool) -> Alone {
+    let orphaned = parent_death == Some(received) && received != libc::SIGCHLD;
     match map.apply(received) {
         None => Alone::Nothing,
-        Some(signal) if asks_to_stop(signal) => Alone::Ends(signal),
+        Some(signal) if asks_to_stop(signal) || orphaned => Alone::Ends(signal),
         Some(signal) if suspends(signal) || signal == libc::SIGSTOP => Alone::Suspends,
         Some(signal) if signal::ends_by_default(signal) && !ignored(signal) => Alone::Ends(signal),
         Some(_) => Alone::Nothing,
@@ -162,6 +164,16 @@ impl Supervisor {
     /// True once somebody asked the app to stop; from then on its end is no accident.
     pub fn stop_asked(&self) -> bool {
         self.stop_signal.is_some() || self.forced.is_some()
+    }
+
+    /// A signal that came while the app is gone and about to be launched again: nobody is there to get it, so it acts as in any wait. True: it
+    /// ends this one.
+    pub fn call_off(&mut self, received: i32, ignored: impl Fn(i32) -> bool) -> bool {
+        let meaning = alone(&self.policy.signal_map, received, None, ignored);
+        if let Alone::Ends(signal) = meaning {
+            self.stop_signal.get_or_insert(signal);
+        }
+        matches!(meaning, Alone::Ends(_))
     }
 
     /// The first signal that asked the app to stop, as the map says.

@@ -36,7 +36,7 @@ const NAMES: [(&str, i32); 34] = [
     ("IO", libc::SIGIO),
     ("PWR", libc::SIGPWR),
     ("SYS", libc::SIGSYS),
-    // Older names of the same numbers: found when read, never chosen when written.
+    // Older names of the same numbers.
     ("IOT", libc::SIGABRT),
     ("POLL", libc::SIGIO),
     ("CLD", libc::SIGCHLD),
@@ -72,14 +72,11 @@ fn digits(text: &str) -> Option<i32> {
     Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 
-/// The name as users write it, without `SIG`; a real-time signal as `RTMIN+n`; anything else its number.
+/// The name as the log has it, without `SIG`, as users write it; the number of one that has no name.
 pub fn name(number: i32) -> String {
-    match NAMES.iter().find(|(_, known)| *known == number) {
-        Some((name, _)) => (*name).into(),
-        None if number == RTMIN => "RTMIN".into(),
-        None if (RTMIN..=RTMAX).contains(&number) => format!("RTMIN+{}", number - RTMIN),
-        None => number.to_string(),
-    }
+    let name = crate::sys::signal::name(number);
+    let short = name.strip_prefix("SIG").or_else(|| name.strip_prefix("signal "));
+    short.unwrap_or(&name).to_owned()
 }
 
 /// `FROM=TO,...`. A FROM that can never be forwarded is refused: the map would silently do nothing.
@@ -143,6 +140,11 @@ mod tests {
         }
         for number in 1..=64 {
             assert_eq!(signal(&name(number)), Ok(number));
+            // What the log says can be typed. 32 and 33 are the C libraries' own and have no name.
+            let logged = crate::sys::signal::name(number);
+            assert!(
+                signal(&logged) == Ok(number) || logged == format!("signal {number}") && [32, 33].contains(&number)
+            );
         }
         assert_eq!(
             (name(15), name(6), name(37), name(33)),

@@ -91,20 +91,34 @@ pub fn set_plain() {
     let _ = set_mask(Mask::NONE);
 }
 
-/// Lets TERM, INT and HUP end this process also where it is PID 1, for which the kernel has no default actions. For commands that wait and
-/// look after nobody; their code is then 1.
+/// Lets every signal that would end another program end this one too where it is PID 1, for which the kernel has no default actions: TERM,
+/// and whatever else an image names as its STOPSIGNAL. For commands that wait and look after nobody; their code is then 1. What is ignored
+/// stays so, and a fault of our own is the kernel's to end.
 pub fn end_as_pid_1() {
     extern "C" fn leave(_: libc::c_int) {
         // SAFETY: `_exit` is async-signal-safe.
         unsafe { libc::_exit(1) }
     }
-    if super::process::pid() == 1 {
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-            // SAFETY: the handler only calls `_exit`.
-            unsafe { libc::signal(signal, leave as *const () as libc::sighandler_t) };
-        }
+    const FAULTS: [i32; 7] =
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
+    if super::process::pid() != 1 {
+        return;
+    }
+    let all = (1..=RTMAX).filter(|signal| ends_by_default(*signal) && !FAULTS.contains(signal) && !is_ignored(*signal));
+    for signal in all {
+        // The kernel's own structure (handler, flags, restorer, mask), since the C libraries keep 32 to 34 for themselves. The restorer is
+        // never returned to, but x86-64 does not call a handler without one.
+        let leave = leave as *const () as usize;
+        let action: [usize; 4] = [leave, SA_RESTORER, leave, 0];
+        let nothing = std::ptr::null_mut::<u8>();
+        // SAFETY: the structure is the kernel's on both of our machines, 64 bits a field, and outlives the call; the handler only calls
+        // `_exit`. KILL and STOP are refused, harmlessly.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), nothing, MASK_SIZE) };
     }
 }
+
+/// `arch/x86/include/uapi/asm/signal.h`, and the same on arm64.
+const SA_RESTORER: usize = 0x0400_0000;
 
 /// Ignores SIGPIPE and blocks every signal again, as before [`Inherited::restore`].
 pub(super) fn set_alone() {

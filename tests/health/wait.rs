@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::harness::place::free_port;
+use crate::harness::wait::holds_within;
 use crate::server::{Server, answer, hostile, pace};
 use crate::{check, healthcheck};
 
@@ -66,17 +67,25 @@ fn a_signal_ends_it() {
     assert_eq!(running.finish().signal, Some(libc::SIGTERM));
 }
 
-/// PID 1 of an init container: without an action of its own for TERM the kernel would drop it.
+/// PID 1 of an init container: the kernel drops every signal that it has no action of its own for, and the image says which one stops it
+/// (nginx: QUIT, haproxy: USR1, systemd: RTMIN+3).
 #[test]
-fn term_ends_the_wait_for_pid_1_too() {
-    let (tell, told) = std::sync::mpsc::channel();
-    let server = Server::new(move |_| {
-        let _ = tell.send(());
-        answer(503, "", "")
-    });
-    let launch = healthcheck().args(["--wait", "60s", "--interval", "30s", &server.url("/")]);
-    let mut running = launch.first_in_namespace().start();
-    told.recv().unwrap();
-    running.signal(libc::SIGTERM);
-    running.finish_within(Duration::from_secs(10)).expect_code(1);
+fn a_stop_ends_the_wait_for_pid_1_too() {
+    for signal in [libc::SIGTERM, libc::SIGQUIT, libc::SIGUSR1, libc::SIGPWR, 34, 37, 64] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let server = Server::new(move |_| {
+            let _ = tell.send(());
+            answer(503, "", "")
+        });
+        let launch = healthcheck().args(["--wait", "60s", "--interval", "30s", &server.url("/")]);
+        let mut running = launch.first_in_namespace().start();
+        told.recv().unwrap();
+        // As anywhere else, these mean nothing.
+        running.signal(libc::SIGWINCH);
+        running.signal(libc::SIGCHLD);
+        running.signal(libc::SIGPIPE);
+        assert!(!holds_within(Duration::from_millis(50), || running.has_ended()), "{}", running.report());
+        running.signal(signal);
+        running.finish_within(Duration::from_secs(10)).expect_code(1);
+    }
 }

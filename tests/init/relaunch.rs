@@ -9,8 +9,13 @@ use crate::{both, run_app};
 
 /// Starts an app that binds `port` when it is told to, and dies with code 98 where it cannot.
 fn start(port: u16, relaunches: &str) -> Running {
-    let steps = format!("ready line listen=0.0.0.0:{port} pause");
-    run_app(&["--port", &port.to_string(), "--relaunch", relaunches], &steps).stdin(Stdio::Pipe).start()
+    start_with(port, &["--relaunch", relaunches], "ready")
+}
+
+/// The same with these flags, and these steps before it is told.
+fn start_with(port: u16, flags: &[&str], steps: &str) -> Running {
+    let steps = format!("{steps} line listen=0.0.0.0:{port} pause");
+    run_app(&[&["--port", &port.to_string()], flags].concat(), &steps).stdin(Stdio::Pipe).start()
 }
 
 /// In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
@@ -159,16 +164,24 @@ fn not_after_term() {
     running.finish_within(Duration::from_secs(5)).expect_code(98);
 }
 
+/// Images stop their apps by other signals than TERM, and nobody else is there to take them.
 #[test]
-fn term_while_waiting_for_a_relaunch_is_143() {
-    let port = place::free_port();
-    let mut running = start(port, "3");
-    running.ready();
-    let _thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
-    running.write("\n");
-    running.stderr_until("relaunch");
-    running.signal(15);
-    running.finish_within(Duration::from_secs(5)).expect_code(143);
+fn a_stop_while_waiting_for_a_relaunch_is_its_signal() {
+    for (signal, map, code) in [
+        (libc::SIGTERM, "none", 143),
+        (libc::SIGUSR1, "none", 138),
+        (37, "none", 165),
+        (libc::SIGWINCH, "WINCH=INT", 130),
+    ] {
+        let port = place::free_port();
+        let mut running = start_with(port, &["--relaunch", "3", "--signal-map", map], "ready");
+        running.ready();
+        let _thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        running.write("\n");
+        running.stderr_until("relaunch");
+        running.signal(signal);
+        running.finish_within(Duration::from_secs(5)).expect_code(code);
+    }
 }
 
 #[test]
@@ -182,21 +195,35 @@ fn not_with_handover() {
 }
 
 #[test]
-fn term_while_the_rest_of_the_tree_ends_is_no_relaunch() {
+fn a_stop_while_the_rest_of_the_tree_ends_is_no_relaunch() {
     // The app has lost its port and left a child that takes its time; the container is stopped just then.
-    let port = place::free_port();
-    let steps = "ignore=15 fork ready=left: pause end line ready line exit=98";
-    let launch = run_app(&["--port", &port.to_string(), "--grace", "1s"], steps).stdin(Stdio::Pipe);
-    let mut running = launch.start();
-    running.ready_as("left:");
-    running.write("\n");
-    let app = running.ready();
-    let thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
-    running.write("\n");
-    until("the app is gone", || look::stat(app).is_none());
-    running.signal(15);
-    running.finish_within(Duration::from_secs(5)).expect_code(143);
-    drop(thief);
+    for (signal, map, code) in [
+        (libc::SIGTERM, "none", Some(143)),
+        (libc::SIGUSR1, "none", Some(138)),
+        (37, "none", Some(165)),
+        (libc::SIGWINCH, "WINCH=QUIT", Some(131)),
+        (libc::SIGWINCH, "none", None),
+        (libc::SIGUSR1, "USR1=none", None),
+    ] {
+        let port = place::free_port();
+        let flags = ["--signal-map", map, "--grace", "1s"];
+        let mut running = start_with(port, &flags, "ignore=15 fork ready=left: pause end line ready");
+        let left = running.ready_as("left:");
+        running.write("\n");
+        let app = running.ready();
+        let thief = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        running.write("\n");
+        until("the app is gone", || look::stat(app).is_none());
+        running.signal(signal);
+        if let Some(code) = code {
+            running.finish_within(Duration::from_secs(5)).expect_code(code);
+            continue;
+        }
+        // It says nothing, so the app is launched again.
+        running.stderr_until("launching again");
+        drop(thief);
+        assert_ne!(running.ready_as("left:"), left);
+    }
 }
 
 #[test]

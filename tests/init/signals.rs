@@ -190,6 +190,32 @@ fn term_and_int_end_the_wait_for_the_port_at_once() {
     });
 }
 
+/// Whatever it is, it ends the wait: nobody is left to wait for. The map comes first all the same.
+#[test]
+fn the_signal_of_a_dead_parent_is_mapped_too() {
+    for (death, map, code) in [
+        ("WINCH", "none", Some(156)),
+        ("WINCH", "WINCH=INT", Some(130)),
+        ("TERM", "TERM=QUIT", Some(131)),
+        ("USR1", "USR1=WINCH", Some(156)),
+        ("TERM", "TERM=none", None),
+    ] {
+        let port = place::free_port();
+        let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        let port = port.to_string();
+        let flags = ["--port", &port, "--wait", "forever", "--log", "debug"];
+        let flags = [&flags[..], &["--parent-death-signal", death, "--signal-map", map]].concat();
+        let mut running = run_app(&flags, "say=started").start();
+        running.stderr_until("is busy, waiting");
+        let number = [("WINCH", 28), ("TERM", 15), ("USR1", 10)].iter().find(|(name, _)| *name == death).unwrap().1;
+        running.signal(number);
+        match code {
+            Some(code) => drop(running.finish_within(Duration::from_secs(5)).expect_code(code)),
+            None => running.stderr_until("ignored: there is no app yet"),
+        }
+    }
+}
+
 #[test]
 fn a_hangup_ends_the_wait_unless_nohup_has_it_ignored() {
     both(|mode| {

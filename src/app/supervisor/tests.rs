@@ -245,14 +245,31 @@ fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
         (libc::SIGTSTP, Alone::Suspends),
         (libc::SIGTTIN, Alone::Suspends),
     ] {
-        assert_eq!(alone(&map, received, |signal| signal == HUP), want, "{received}");
+        assert_eq!(alone(&map, received, None, |signal| signal == HUP), want, "{received}");
     }
-    assert_eq!(alone(&SignalMap::default(), libc::SIGWINCH, |_| false), Alone::Nothing);
+    assert_eq!(alone(&SignalMap::default(), libc::SIGWINCH, None, |_| false), Alone::Nothing);
     assert_eq!(
-        alone(&SignalMap::default(), TERM, |_| true),
+        alone(&SignalMap::default(), TERM, None, |_| true),
         Alone::Ends(TERM),
         "a script's & ignores INT, and is ended all the same"
     );
+}
+
+#[test]
+fn a_dead_parent_ends_a_wait_by_whatever_signal_tells_of_it() {
+    let map = SignalMap(vec![(libc::SIGUSR1, Some(libc::SIGWINCH)), (TERM, None), (libc::SIGPWR, Some(libc::SIGQUIT))]);
+    for (death, want) in [
+        (libc::SIGWINCH, Alone::Ends(libc::SIGWINCH)),
+        (libc::SIGTSTP, Alone::Ends(libc::SIGTSTP)),
+        (libc::SIGUSR1, Alone::Ends(libc::SIGWINCH)),
+        (libc::SIGPWR, Alone::Ends(libc::SIGQUIT)),
+        (TERM, Alone::Nothing),
+        // Every child that ends sends this one.
+        (libc::SIGCHLD, Alone::Nothing),
+    ] {
+        assert_eq!(alone(&map, death, Some(death), |_| true), want, "{death}");
+        assert_eq!(alone(&map, HUP, Some(death), |_| true), Alone::Nothing, "{death}");
+    }
 }
 
 #[test]
