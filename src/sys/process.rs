@@ -88,18 +88,27 @@ pub fn become_subreaper() -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for `signal` when our parent dies (`PR_SET_PDEATHSIG`).
+/// Asks for `signal` when our parent dies (`PR_SET_PDEATHSIG`). One that has died since our start sends nothing any more: what it would have
+/// sent is due now.
 ///
 /// # Errors
 /// EINVAL for a number that is no signal.
 pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
-    let parent = parent();
     // SAFETY: integers only.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // A parent that died before the call sends nothing any more: what it would have sent is due now.
-    if self::parent() != parent { send(pid(), signal) } else { Ok(()) }
+    if parent() == super::signal::parent_at_start() { Ok(()) } else { send_from_nobody(signal) }
+}
+
+/// Sends ourselves a signal that names no sender: one of our own making would be taken for a write of ours that failed.
+fn send_from_nobody(signal: i32) -> io::Result<()> {
+    // SAFETY: all-zero is a valid siginfo_t, and says pid 0.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    (info.si_signo, info.si_code) = (signal, libc::SI_QUEUE);
+    // SAFETY: `info` outlives the call, which only reads it.
+    let sent = unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, pid(), signal, &raw const info) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Our parent's pid; 0 where it is in another PID namespace.

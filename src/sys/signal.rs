@@ -4,7 +4,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 /// A set of signals as the kernel sees it: bit n-1 is signal n, 1 to 64 (`sigprocmask(2)`).
 ///
@@ -20,9 +20,10 @@ impl Mask {
 /// Bytes in the kernel's signal set.
 const MASK_SIZE: usize = mem::size_of::<u64>();
 
-/// What is changed before `main` runs, seen by [`save_originals`] before that.
+/// What is changed before `main` runs, or may be later, seen by [`save_originals`] before that.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 static MASK_AT_START: AtomicU64 = AtomicU64::new(0);
+static PARENT_AT_START: AtomicI32 = AtomicI32::new(0);
 
 /// Runs from `.init_array`, before the Rust runtime sets SIGPIPE to ignored and installs its first handler, at which musl unblocks
 /// 33 and 34 for itself: afterwards nobody can tell what the app would have got.
@@ -33,6 +34,7 @@ extern "C" fn save_originals() {
     // SAFETY: a null new set only queries; the old one is 8 bytes, as the size says, and lives through the call.
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, nothing, &mut mask, MASK_SIZE) };
     MASK_AT_START.store(mask, Ordering::Relaxed);
+    PARENT_AT_START.store(super::process::parent(), Ordering::Relaxed);
     super::descriptor::fill_standard();
 }
 
@@ -41,6 +43,11 @@ extern "C" fn save_originals() {
 #[used]
 #[unsafe(link_section = ".init_array")]
 static SAVE_ORIGINALS: extern "C" fn() = save_originals;
+
+/// Who our parent was when we began; 0 where it is in another PID namespace.
+pub(super) fn parent_at_start() -> i32 {
+    PARENT_AT_START.load(Ordering::Relaxed)
+}
 
 /// True if `signal` is ignored in this process (`sigaction(2)`); false where the kernel does not say.
 pub fn is_ignored(signal: i32) -> bool {

@@ -201,6 +201,34 @@ fn the_parent_death_signal_reaches_reberth_and_is_forwarded() {
     running.expect("signal 10");
 }
 
+/// The kernel tells of a parent's death only from the moment on in which it was asked to. One that has died before is noticed all the same.
+#[test]
+fn a_parent_that_dies_while_reberth_starts_is_not_missed() {
+    for waits in [false, true] {
+        let port = place::free_port();
+        let held = waits.then(|| std::net::TcpListener::bind(("0.0.0.0", port)).unwrap());
+        let port = port.to_string();
+        let flags = ["--parent-death-signal", "USR1", "--port", &port, "--wait", "forever"];
+        let flags = if waits { &flags[..] } else { &flags[..2] };
+        let inner = run_app(flags, "pause");
+        // The environment takes reberth some time to read; its parent ends as soon as it has begun.
+        let script = "import os, sys\n\
+                      environ = dict(os.environ, **{f'V{n}': '' for n in range(60000)})\n\
+                      child = os.posix_spawn(sys.argv[1], sys.argv[1:], environ)\n\
+                      print('child', child, flush=True)\n\
+                      while 'SigBlk:\\tf' not in open(f'/proc/{child}/status').read(): pass\n\
+                      os._exit(0)";
+        let mut outer = Launch::new("python3").args(["-c", script]).args(inner.words.clone());
+        outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
+        let mut running = outer.start();
+        let child: i32 = running.line_after("child ").parse().unwrap();
+        until("reberth has ended", || !look::alive(child));
+        let said = if waits { "SIGUSR1 received while waiting" } else { "the app was ended by SIGUSR1" };
+        assert!(running.stderr().contains(said), "{}", running.report());
+        drop(held);
+    }
+}
+
 /// `environ` may hold what is no NAME=VALUE; it is the app's all the same.
 #[test]
 fn an_entry_without_an_equals_sign_reaches_the_app() {
