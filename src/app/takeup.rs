@@ -23,8 +23,8 @@ pub enum TakeUp {
 
 /// Looks at the descriptors and threads of `pids` (`proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`).
 pub fn look(pids: &[i32], inode: u64) -> TakeUp {
-    if !Path::new("/proc/self").exists() {
-        // Without /proc each of them would look like one that has ended.
+    if !crate::sys::process::proc_is_ours() {
+        // Without /proc each of them would look like one that has ended, and in another namespace's like somebody else.
         return TakeUp::Unseen;
     }
     let mut seen = TakeUp::Closed;

@@ -49,28 +49,26 @@ impl Tree {
     /// PID 1 reaches everybody in its namespace with one call that no fork escapes, strangers too: they end with it anyway. Off PID 1 the
     /// tree is read from /proc, or without one the app's process group has to do.
     pub fn signal(&self, signal: i32) {
-        let continued = |left: Vec<i32>| {
-            for pid in left.into_iter().filter(|pid| signal != libc::SIGKILL && process::is_stopped(*pid)) {
-                let _ = process::send(pid, libc::SIGCONT);
+        let left = if process::pid() == 1 {
+            let _ = process::send(-1, signal);
+            // Nothing stops those that are killed: there is no need to look at them.
+            if signal == libc::SIGKILL { Ok(Vec::new()) } else { process::everybody().ok_or(-1) }
+        } else if process::can_list() {
+            let left = process::signal_descendants(&self.strangers, signal);
+            if !left.is_empty() {
+                info!("ending what the app left behind: {} to pid {}", signal::name(signal), join(&left));
             }
+            Ok(left)
+        } else {
+            let _ = process::send(-self.app, signal);
+            Err(-self.app)
         };
-        let unseen = |target: i32| {
-            let _ = process::send(target, signal);
-            // Who is stopped cannot be seen without /proc.
-            if signal != libc::SIGKILL && !process::can_list() {
-                let _ = process::send(target, libc::SIGCONT);
-            }
-        };
-        if process::pid() == 1 {
-            unseen(-1);
-            return continued(process::everybody());
+        match left {
+            _ if signal == libc::SIGKILL => {}
+            Ok(left) => process::continue_stopped(&left),
+            // Who is stopped cannot be seen.
+            Err(unseen) => drop(process::send(unseen, libc::SIGCONT)),
         }
-        let left = process::signal_descendants(&self.strangers, signal);
-        if left.is_empty() {
-            return unseen(-self.app);
-        }
-        info!("ending what the app left behind: {} to pid {}", signal::name(signal), join(&left));
-        continued(left);
     }
 }
 
@@ -82,4 +80,28 @@ fn join(pids: &[i32]) -> String {
         text.push_str(&format!(" and {} more", pids.len() - SHOWN));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a test may start a program
+    fn the_app_stands_once_among_its_pids() {
+        let mut app = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = |child: &std::process::Child| i32::try_from(child.id()).unwrap();
+        let mut tree = Tree::new(pid(&app), vec![pid(&other)]);
+        let count = |tree: &Tree, of: &std::process::Child| tree.pids().iter().filter(|one| **one == pid(of)).count();
+        assert_eq!((count(&tree, &app), count(&tree, &other)), (1, 0));
+        tree.reaped(pid(&other));
+        assert_eq!((count(&tree, &app), count(&tree, &other)), (1, 1));
+        // Without a /proc that says so the app is all that is known.
+        for child in [&mut app, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!((count(&tree, &app), count(&tree, &other)), (1, 0));
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::netlink::{self, Row};
+use crate::sys::process;
 
 /// What a holder's socket is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -379,9 +380,9 @@ pub fn had_by(pids: &[i32], all: Vec<Listener>) -> Vec<Listener> {
     all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect()
 }
 
-/// False where /proc is missing: then the kernel tells of sockets and nobody can tell whose they are.
+/// False where /proc is missing, or another PID namespace's: then the kernel tells of sockets and nobody can tell whose they are.
 pub fn can_see_programs() -> bool {
-    std::path::Path::new("/proc/self/fd").exists()
+    process::proc_is_ours()
 }
 
 /// The users of those `pids` whose descriptors are not ours to see: an app that has become another user, seen from a container without

@@ -124,67 +124,83 @@ pub(super) fn end_with(parent: i32) -> bool {
     self::parent() == parent
 }
 
+/// True where /proc is there and shows our own PID namespace. One of another namespace (`unshare --pid` without --mount-proc) means others by
+/// the same numbers.
+pub fn proc_is_ours() -> bool {
+    // `self` is who we are there, and `task` lists our one thread (`proc_pid_task(5)`).
+    std::path::Path::new(&format!("/proc/self/task/{}", pid())).exists()
+}
+
 /// Every process below us but `strangers` and what is below those, children before grandchildren; empty where /proc does not say.
 /// A look, not a lock: what forks meanwhile is missed, so callers look again after each end.
 pub fn descendants(strangers: &[i32]) -> Vec<i32> {
-    tree(strangers).into_iter().map(|(child, _)| child).collect()
+    below_but(pid(), strangers)
 }
 
 /// Every process below `root`, whoever that is.
 pub fn below(root: i32) -> Vec<i32> {
-    grow(root, &[]).into_iter().map(|(child, _)| child).collect()
+    below_but(root, &[])
 }
 
-/// [`descendants`], each with its parent.
-fn tree(strangers: &[i32]) -> Vec<(i32, i32)> {
-    grow(pid(), strangers)
-}
-
-fn grow(root: i32, strangers: &[i32]) -> Vec<(i32, i32)> {
-    let mut found: Vec<(i32, i32)> = children_of(root).into_iter().map(|child| (child, root)).collect();
-    found.retain(|(child, _)| !strangers.contains(child));
+fn below_but(root: i32, strangers: &[i32]) -> Vec<i32> {
+    if !proc_is_ours() {
+        return Vec::new();
+    }
+    let mut found = children_of(root);
+    found.retain(|child| !strangers.contains(child));
     let mut next = 0;
-    while let Some((parent, _)) = found.get(next).copied() {
+    while let Some(parent) = found.get(next).copied() {
         next += 1;
         for child in children_of(parent) {
-            if found.iter().all(|(known, _)| *known != child) {
-                found.push((child, parent));
+            if !found.contains(&child) {
+                found.push(child);
             }
         }
     }
     found
 }
 
-/// Sends `signal` to every process that [`descendants`] finds, and tells to which. One that is not our own child may be reaped meanwhile and
-/// its number be somebody else's, so it is sent through a pidfd that was checked to be of the tree (`pidfd_send_signal(2)`, Linux 5.1;
-/// without it by number).
+/// Sends `signal` to every process that [`descendants`] finds, and tells to which.
 pub fn signal_descendants(strangers: &[i32], signal: i32) -> Vec<i32> {
-    let all = tree(strangers);
-    for (target, parent) in &all {
-        let Ok(held) = super::pidfd::open(*target) else {
-            let _ = send(*target, signal);
-            continue;
-        };
-        // Whoever the pidfd holds has this number until it is reaped: if a process of our tree has it now, it is that one, or the pidfd's is
-        // gone and gets nothing.
-        let still = stat(*target).is_some_and(|stat| stat.parent == *parent || stat.parent == pid());
-        if still && super::pidfd::send(&held, signal).is_err_and(|error| error.raw_os_error() != Some(libc::ESRCH)) {
-            let _ = send(*target, signal);
-        }
+    let all = descendants(strangers);
+    let ours = |parent: i32| parent == pid() || all.contains(&parent);
+    for target in &all {
+        // One that is hidden from us (hidepid) is believed to be the one that was listed.
+        send_if(*target, signal, || stat(*target).is_none_or(|stat| ours(stat.parent)));
     }
-    all.into_iter().map(|(target, _)| target).collect()
+    all
 }
 
-/// Every process that /proc shows, our own excepted; empty without /proc.
-pub fn everybody() -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+/// Sends CONT to those of `pids` that a signal has stopped (`T` in `proc_pid_stat(5)`; a debugger's stop is `t`).
+pub fn continue_stopped(pids: &[i32]) {
+    let is_stopped = |target: i32| stat(target).is_some_and(|stat| stat.state == b'T');
+    for target in pids.iter().copied().filter(|target| is_stopped(*target)) {
+        send_if(target, libc::SIGCONT, || is_stopped(target));
+    }
+}
+
+/// Sends `signal` to the process with this number if it is the one that is `meant`. One that is not our own child may be reaped at any time
+/// and its number be somebody else's, so it is held by a pidfd before the look, and gets the signal through that (`pidfd_send_signal(2)`,
+/// Linux 5.1): whoever has the number by then gets nothing. Where there are no pidfds it is sent by number.
+fn send_if(target: i32, signal: i32, meant: impl FnOnce() -> bool) {
+    let held = super::pidfd::open(target);
+    if held.as_ref().is_err_and(is_gone) || !meant() {
+        return;
+    }
+    if held.and_then(|held| super::pidfd::send(&held, signal)).is_err_and(|error| !is_gone(&error)) {
+        let _ = send(target, signal);
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Every process of our PID namespace but ourselves; `None` where /proc does not say.
+pub fn everybody() -> Option<Vec<i32>> {
+    let entries = std::fs::read_dir("/proc").ok().filter(|_| proc_is_ours())?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|other| *other != pid()).collect()
-}
-
-/// True if a signal has stopped this process, and it can be continued by one (`T` in `proc_pid_stat(5)`; a debugger's stop is `t`).
-pub fn is_stopped(target: i32) -> bool {
-    stat(target).is_some_and(|stat| stat.state == b'T')
+    Some(pids.filter(|other| *other != pid()).collect())
 }
 
 struct Stat {
@@ -202,7 +218,7 @@ fn stat(target: i32) -> Option<Stat> {
     Some(Stat { state, parent: words.next()?.parse().ok()? })
 }
 
-/// False where /proc is missing, or its kernel lists no children (CONFIG_PROC_CHILDREN): then [`descendants`] says nothing.
+/// False where /proc is missing or not ours, or its kernel lists no children (CONFIG_PROC_CHILDREN): then [`descendants`] says nothing.
 pub fn can_list() -> bool {
     std::fs::File::open(format!("/proc/self/task/{}/children", pid())).is_ok()
 }
@@ -214,7 +230,7 @@ pub fn inherited_children() -> Vec<i32> {
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is writable and lives through the call. WNOWAIT leaves whoever has ended to the reaper.
     let asked = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
-    if asked == 0 { children_of(pid()) } else { Vec::new() }
+    if asked == 0 && proc_is_ours() { children_of(pid()) } else { Vec::new() }
 }
 
 /// The children of one process: of all its threads, since a child belongs to the thread that forked it (`proc_pid_task_tid_children(5)`).

@@ -1,11 +1,12 @@
 //! Orphans, and what is left of the app's tree when the app is gone.
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use crate::harness::launch::Stdio;
 use crate::harness::wait::holds_within;
 use crate::harness::{Launch, look, place, running, until};
-use crate::{app, both, run_app};
+use crate::{app, both, run, run_app};
 
 #[test]
 fn ten_thousand_orphans_leave_no_zombie_with_pid_1() {
@@ -214,6 +215,29 @@ fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
         assert!(outcome.stderr.contains("was still serving port"), "{}", outcome.report());
         assert!(!outcome.stderr.contains("background"), "{}", outcome.report());
     });
+}
+
+/// `unshare --pid` without a /proc of its own: what the numbers there mean is another namespace's affair.
+#[test]
+fn the_proc_of_another_namespace_is_not_believed() {
+    // SAFETY: geteuid has no preconditions.
+    let user: &[&str] = if unsafe { libc::geteuid() } == 0 { &[] } else { &["--user", "--map-root-user"] };
+    let namespace = [&["unshare"], user, &["--pid", "--fork", "--kill-child"]].concat();
+    // As process 2 of the namespace, whose children outside are the kernel's threads; and as its first, where they are anybody's.
+    for before in [&["sh", "-c", "\"$@\"; exit $?", "sh"][..], &[]] {
+        let steps = "block fork ready=left: until=15:left exit=0 end line exit=7";
+        // Where the numbers of the tree go on: far from those.
+        let numbers = "echo 30000 >/proc/sys/kernel/ns_last_pid; exec \"$@\"";
+        let command = ["sh", "-c", numbers, "sh"].into_iter().map(Into::into).chain(app::words(steps));
+        let mut launch = run(&["--grace", "15s"], command.collect::<Vec<OsString>>()).stdin(Stdio::Pipe);
+        let words = [&namespace[..], before].concat().into_iter().map(Into::into);
+        launch.words = words.chain(launch.words).collect();
+        let mut running = launch.start();
+        running.ready_as("left:");
+        running.write("\n");
+        running.line_after("left signal 15");
+        running.finish_within(Duration::from_secs(5)).expect_code(7);
+    }
 }
 
 #[test]
