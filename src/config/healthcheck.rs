@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::reader::{Reader, from};
+use super::reader::{Reader, from, no_carriage_return};
 use super::run::{Profile, any_port, fallback, plain_port, profile};
 use super::value::{boolean, duration, positive, shown, word};
 use super::{Fallback as Falls, Healthcheck, Mode, Probe, Who, http};
@@ -79,7 +79,7 @@ fn probe(text: &str) -> Result<Probe, String> {
 /// The positional TARGET. It has no variable of its own: `REBERTH_HEALTH` is what `run` was told.
 fn target(reader: &mut Reader<'_>, cli: &cli::Healthcheck) -> Option<Target> {
     let word = cli.target.as_ref()?;
-    match word.to_str().map(str::parse) {
+    match word.to_str().map(|text| no_carriage_return(text).and_then(|()| text.parse())) {
         Some(Ok(target)) => Some(target),
         Some(Err(reason)) => reader.bad(format!("TARGET {}: {reason}", shown(&word.to_string_lossy()))),
         None => reader.bad(format!("TARGET {}: is not UTF-8", shown(&word.to_string_lossy()))),
@@ -160,7 +160,7 @@ pub fn who(cli: &cli::Who, environ: &Environ, usage: Vec<String>) -> Result<Mode
     let mut ports: Vec<Spec> = Vec::new();
     for word in &cli.ports {
         let text = word.to_string_lossy();
-        match spec::list(&text) {
+        match no_carriage_return(text.as_ref()).and_then(|()| spec::list(&text)) {
             // The same port asked for twice is looked at once.
             Ok(specs) => specs.into_iter().for_each(|spec| {
                 if !ports.contains(&spec) {
@@ -181,7 +181,12 @@ pub fn who(cli: &cli::Who, environ: &Environ, usage: Vec<String>) -> Result<Mode
 pub fn install(cli: &cli::Install, usage: Vec<String>) -> Result<Mode, Error> {
     match cli.dest.as_ref().filter(|dest| !dest.is_empty()) {
         _ if !usage.is_empty() => Err(Error::Settings(usage)),
-        Some(dest) => Ok(Mode::Install(dest.into())),
+        Some(dest) => match no_carriage_return(dest) {
+            Ok(()) => Ok(Mode::Install(dest.into())),
+            Err(reason) => {
+                Err(Error::Settings(vec![format!("install: DEST {}: {reason}", shown(&dest.to_string_lossy()))]))
+            }
+        },
         None => Err(Error::Settings(vec![
             "install: DEST is missing: reberth install DEST, a file or a folder that exists; see 'reberth install --help'".into(),
         ])),

@@ -7,8 +7,13 @@ use std::path::PathBuf;
 use super::value::shown;
 use crate::env::Environ;
 
-/// What an env file with Windows line ends does to a path: every other value with one is refused by its own grammar.
-const CARRIAGE_RETURN: &str = "a path ends in a carriage return here: save the file it stands in with Unix line ends";
+/// Refuses what an env file with Windows line ends does to a value: a path or a text with one would be taken, and never be found.
+pub fn no_carriage_return<T: AsRef<OsStr> + ?Sized>(value: &T) -> Result<(), String> {
+    match value.as_ref().as_encoded_bytes() {
+        [.., b'\r'] => Err("ends in a carriage return: save the file it comes from with Unix line ends".into()),
+        _ => Ok(()),
+    }
+}
 
 /// Reads settings one by one and collects what is wrong with them.
 pub struct Reader<'a> {
@@ -42,6 +47,9 @@ impl<'a> Reader<'a> {
         sources: Sources<'_>,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
+        // Header lines may end as they do on the wire.
+        let parse =
+            |text: &str| if name == "header" { Ok(()) } else { no_carriage_return(text) }.and_then(|()| parse(text));
         if let Some(flag) = sources.flag {
             return match flag.to_str() {
                 Some(text) => self.checked(|| flag_label(name, flag), parse(text)),
@@ -66,13 +74,8 @@ impl<'a> Reader<'a> {
     pub fn path(&mut self, name: &str, sources: Sources<'_>) -> Option<PathBuf> {
         match sources.flag {
             Some(flag) if flag.is_empty() => self.bad(format!("{}: must be a path", flag_label(name, flag))),
-            Some(flag) if flag.as_encoded_bytes().last() == Some(&b'\r') => {
-                self.bad(format!("{}: {CARRIAGE_RETURN}", flag_label(name, flag)))
-            }
-            Some(flag) => Some(flag.into()),
-            None => self.read(name, sources, |text| {
-                if text.ends_with('\r') { Err(CARRIAGE_RETURN.into()) } else { Ok(text.into()) }
-            }),
+            Some(flag) => self.checked(|| flag_label(name, flag), no_carriage_return(flag).map(|()| flag.into())),
+            None => self.read(name, sources, |text| Ok(text.into())),
         }
     }
 

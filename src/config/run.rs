@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::reader::{Reader, Sources, from};
+use super::reader::{Reader, Sources, from, no_carriage_return};
 use super::value::{boolean, duration, is, number, pairs, positive, word};
 use super::{
     Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
@@ -148,7 +148,8 @@ fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, warnings: &
 
 /// `PORT`, in the grammar of `--port`; the error names it.
 pub fn plain_port(text: &str) -> Result<Vec<Spec>, String> {
-    spec::list(text).map_err(|reason| format!("PORT={}: {reason}", super::value::shown(text)))
+    let ports = no_carriage_return(text).and_then(|()| spec::list(text));
+    ports.map_err(|reason| format!("PORT={}: {reason}", super::value::shown(text)))
 }
 
 fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile: Profile) -> Run {

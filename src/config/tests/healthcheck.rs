@@ -5,27 +5,29 @@ use std::time::Duration;
 use super::{decision, errors, healthcheck};
 use crate::config::*;
 
+type Row = (&'static str, &'static str, &'static str, fn(&mut Healthcheck));
+/// A good and a bad value for every setting of `healthcheck`, and what the good one does to the result.
+pub const GOOD: [Row; 13] = [
+    ("probe", "liveness", "alive", |check| check.probe = Probe::Liveness),
+    ("timeout", "2s", "0", |check| check.timeout = Duration::from_secs(2)),
+    ("wait", "1m", "60", |check| check.wait = Duration::from_secs(60)),
+    ("interval", "1s", "0s", |check| check.interval = Duration::from_secs(1)),
+    ("status", "204,300-301", "2xx", |check| {
+        (check.status, check.status_explicit) = (vec![(204, 204), (300, 301)], true);
+    }),
+    ("header", "A: b", "A", |check| check.headers = vec![("A".into(), "b".into())]),
+    ("method", "HEAD", "H EAD", |check| check.method = "HEAD".into()),
+    ("body-contains", "ok then", "", |check| check.body_contains = Some("ok then".into())),
+    ("ca", "/ca.pem", "", |check| check.ca = Some("/ca.pem".into())),
+    ("insecure", "on", "maybe", |check| check.insecure = true),
+    ("user-agent", "me/1", "a\nb", |check| check.user_agent = "me/1".into()),
+    ("quiet", "1", "2", |check| check.quiet = true),
+    ("state-dir", "/s", "", |check| check.state_dir = Some("/s".into())),
+];
+
 #[test]
 fn every_setting_of_healthcheck_in_both_spellings() {
-    type Row = (&'static str, &'static str, &'static str, fn(&mut Healthcheck));
-    let rows: [Row; 13] = [
-        ("probe", "liveness", "alive", |check| check.probe = Probe::Liveness),
-        ("timeout", "2s", "0", |check| check.timeout = Duration::from_secs(2)),
-        ("wait", "1m", "60", |check| check.wait = Duration::from_secs(60)),
-        ("interval", "1s", "0s", |check| check.interval = Duration::from_secs(1)),
-        ("status", "204,300-301", "2xx", |check| {
-            (check.status, check.status_explicit) = (vec![(204, 204), (300, 301)], true);
-        }),
-        ("header", "A: b", "A", |check| check.headers = vec![("A".into(), "b".into())]),
-        ("method", "HEAD", "H EAD", |check| check.method = "HEAD".into()),
-        ("body-contains", "ok then", "", |check| check.body_contains = Some("ok then".into())),
-        ("ca", "/ca.pem", "", |check| check.ca = Some("/ca.pem".into())),
-        ("insecure", "on", "maybe", |check| check.insecure = true),
-        ("user-agent", "me/1", "a\nb", |check| check.user_agent = "me/1".into()),
-        ("quiet", "1", "2", |check| check.quiet = true),
-        ("state-dir", "/s", "", |check| check.state_dir = Some("/s".into())),
-    ];
-    for (flag, good, bad, change) in rows {
+    for (flag, good, bad, change) in GOOD {
         let setting = table::of_flag(flag, true).unwrap();
         let long = format!("--{flag}={good}");
         let mut want = healthcheck(&[], &[]);
@@ -43,7 +45,7 @@ fn every_setting_of_healthcheck_in_both_spellings() {
             );
         }
     }
-    assert!(table::HEALTHCHECK.iter().all(|setting| rows.iter().any(|row| row.0 == setting.flag)));
+    assert!(table::HEALTHCHECK.iter().all(|setting| GOOD.iter().any(|row| row.0 == setting.flag)));
 }
 
 #[test]

@@ -80,6 +80,48 @@ fn every_setting_of_run_in_both_spellings() {
     }
 }
 
+/// An env file with Windows line ends: a carriage return is refused, or does not count; never is it part of the value.
+#[test]
+fn no_setting_takes_a_carriage_return_with_it() {
+    let mut all: Vec<(&str, &str, &str)> = RUN.iter().map(|row| (row.0, row.1, "run")).collect();
+    all.extend([("profile", "dev", "run"), ("log-file", "/l", "run"), ("log", "warn", "run")]);
+    all.extend([("log-format", "json", "run"), ("start-timeout", "off", "run"), ("health", "/h", "run")]);
+    all.extend([("health", "unix:/s", "run"), ("health", "http://h/p", "run"), ("liveness", "grpc:a.B", "run")]);
+    all.extend(super::healthcheck::GOOD.iter().map(|row| (row.0, row.1, "healthcheck")));
+    for (flag, good, command) in all {
+        let setting = table::of_flag(flag, command == "healthcheck").unwrap();
+        let end: &[&str] = if command == "run" { &["--", "app"] } else { &[] };
+        let by_variable = |value: &str| decision(&[&[command], end].concat(), &[(setting.variable, value)]);
+        let by_flag = |value: &str| decision(&[&[command, &format!("--{flag}={value}")], end].concat(), &[]);
+        let bad = format!("{good}\r");
+        for (plain, got) in [(by_variable(good), by_variable(&bad)), (by_flag(good), by_flag(&bad))] {
+            let refused = got.mode.is_err();
+            assert!(plain.mode.is_ok(), "{flag} {good}: {plain:?}");
+            assert!(refused || (got.mode, got.log) == (plain.mode, plain.log), "{flag} {bad:?} is taken");
+        }
+    }
+    for flag in ["port-file", "log-file", "state-dir"] {
+        let setting = table::of_flag(flag, false).unwrap();
+        let lines = errors(&["run", "x"], &[(setting.variable, "/a b\r")]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with(&format!("{}=\"/a b\\r\": ", setting.variable)), "{lines:?}");
+        assert!(lines[0].contains("carriage return"), "{lines:?}");
+    }
+    assert!(errors(&["install", "/a\r"], &[])[0].contains("carriage return"));
+    for (words, vars) in [
+        (&["run", "x"][..], ("PORT", "80\r")),
+        (&["healthcheck", "unix:/s\r"], ("X", "")),
+        (&["healthcheck", "--ca", "/c\r"], ("X", "")),
+        (&["healthcheck"], ("REBERTH_HEALTH_BODY_CONTAINS", "ok\r")),
+        (&["who", "80\r"], ("X", "")),
+    ] {
+        let lines = errors(words, &[vars]);
+        assert!(lines.len() == 1 && lines[0].contains("carriage return"), "{words:?} {vars:?}: {lines:?}");
+    }
+    // Anywhere else in a path it is the user's own.
+    assert_eq!(run(&[], &[("REBERTH_PORT_FILE", "/a\r/b")]).port_file, Some("/a\r/b".into()));
+}
+
 #[test]
 fn values_with_a_hyphen_and_several_mistakes_are_all_told() {
     let lines = errors(&["run", "--wait", "-5s", "--grace", "10", "--port", "-1", "x"], &[]);
