@@ -73,7 +73,9 @@ fn live(
         Ok(signals) => signals,
         Err(error) => {
             let cure = match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
+                Some(libc::EMFILE) => "raise the limit of open files (ulimit -n)",
+                Some(libc::ENFILE) => "the host has no more of them (sysctl fs.file-max): free some",
+                Some(libc::ENOMEM) => "the kernel is out of memory: raise the container's memory limit, or free some",
                 Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => {
                     "the seccomp profile or sandbox refuses signalfd4(2): allow it, as Docker's default profile does"
                 }

@@ -202,6 +202,7 @@ fn one(name: &str, value: &str) {
                 }
             }
             "refuse" => refuse(value),
+            "deny" => deny(value),
             "forks" => forks(number(value)),
             _ => report(name, value),
         }
@@ -256,19 +257,37 @@ fn execute(words: &[String]) -> ! {
     leave(119)
 }
 
+fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+/// `CALL:ERRNO`: from here on, after an exec too, this is what the system call of this number says, as under a sandbox or an old kernel.
+fn deny(value: &str) {
+    let (call, error) = value.split_once(':').unwrap_or((value, "1"));
+    filter(&mut [
+        step(0x20, 0, 0, 0),
+        step(0x15, 0, 1, number(call).cast_unsigned()),
+        step(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | number(error).cast_unsigned()),
+        step(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
 /// `FAMILY:ERRNO`: from here on, after an exec too, this is what socket(2) says to the address family, as under a sandbox.
 fn refuse(value: &str) {
     let (family, error) = value.split_once(':').unwrap_or((value, "1"));
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut steps = [
+    filter(&mut [
         step(0x20, 0, 0, 0),
         step(0x15, 0, 3, u32::try_from(libc::SYS_socket).unwrap_or_default()),
         step(0x20, 0, 0, 16),
         step(0x15, 0, 1, number(family).cast_unsigned()),
         step(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | number(error).cast_unsigned()),
         step(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
+    ]);
+}
+
+fn filter(steps: &mut [libc::sock_filter]) {
+    let len = u16::try_from(steps.len()).unwrap_or_default();
+    let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
     // SAFETY: the program outlives the calls, which copy it.
     let refused = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::launch::{self, Stdio};
 use crate::harness::wait::holds_within;
 use crate::harness::{look, place};
-use crate::{both, run, run_app};
+use crate::{both, denied, run, run_app};
 
 #[test]
 fn standard_error_that_has_gone_harms_nobody() {
@@ -310,4 +310,23 @@ fn a_reader_that_stalls_costs_lines_and_never_stops_pid_1() {
         running.signal(libc::SIGTERM);
         running.finish_within(Duration::from_secs(5)).expect_code(5);
     });
+}
+
+/// Each reason has its own cure, and none of them is another one's.
+#[test]
+fn signals_that_cannot_be_read_are_told_with_their_cure() {
+    for (errno, says, not) in [
+        (libc::EPERM, "seccomp", "ulimit"),
+        (libc::EACCES, "seccomp", "ulimit"),
+        (libc::ENOSYS, "seccomp", "ulimit"),
+        (libc::EMFILE, "ulimit -n", "seccomp"),
+        (libc::ENFILE, "fs.file-max", "ulimit"),
+        (libc::ENOMEM, "memory", "ulimit"),
+    ] {
+        let launch = denied(&[(libc::SYS_signalfd4, errno)], run_app(&["--log", "off"], "say=started"));
+        let outcome = launch.start().finish().expect_code(125);
+        assert_eq!(outcome.stdout, "", "{}", outcome.report());
+        assert!(outcome.stderr.contains(says) && !outcome.stderr.contains(not), "{}", outcome.report());
+        assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.report());
+    }
 }

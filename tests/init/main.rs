@@ -34,6 +34,14 @@ fn run_app(flags: &[&str], steps: &str) -> Launch {
     run(flags, app::words(steps))
 }
 
+/// The same launch where these system calls fail with these errors, as under a sandbox or an old kernel.
+fn denied(calls: &[(i64, i32)], mut launch: Launch) -> Launch {
+    let steps: Vec<String> = calls.iter().map(|(call, errno)| format!("deny={call}:{errno}")).collect();
+    let words = app::words(&format!("{} exec", steps.join(" ")));
+    launch.words = words.into_iter().chain(launch.words).collect();
+    launch
+}
+
 /// Once as PID 1 of a namespace, once as an ordinary process.
 fn both(test: impl Fn(&dyn Fn(Launch) -> Launch)) {
     test(&|launch| launch);
