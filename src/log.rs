@@ -6,13 +6,12 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -22,7 +21,7 @@ use tracing::{Event, Metadata, Subscriber};
 use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
 use crate::error::{Error, words};
-use crate::sys::descriptor;
+use crate::sys::output::Output;
 
 const TARGET: &str = "reberth";
 
@@ -69,10 +68,10 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
     }
 }
 
-/// The descriptors it keeps: the log file's, and one of its own for stderr where that takes one.
+/// The descriptors it keeps: the log file's, and those of its own for stderr where that takes some.
 pub fn descriptors<'a>() -> Vec<BorrowedFd<'a>> {
-    let kept = SINK.get().map(|sink| [sink.file.as_ref(), sink.stderr.own()]);
-    kept.into_iter().flatten().flatten().map(AsFd::as_fd).collect()
+    let Some(sink) = SINK.get() else { return Vec::new() };
+    sink.file.iter().map(AsFd::as_fd).chain(sink.stderr.descriptors()).collect()
 }
 
 /// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
@@ -83,7 +82,7 @@ fn open(path: &std::path::Path) -> io::Result<File> {
 /// Where lines go.
 struct Sink {
     file: Option<File>,
-    stderr: Stderr,
+    stderr: Output,
     format: Format,
     color: bool,
     /// Lines that stderr did not take since the last one it took.
@@ -97,7 +96,7 @@ impl Sink {
         let color = log.color && log.format == Format::Text && io::stderr().is_terminal();
         Self {
             file,
-            stderr: Stderr::default(),
+            stderr: Output::default(),
             format: log.format,
             color,
             dropped: AtomicU64::new(0),
@@ -125,7 +124,7 @@ impl Sink {
             text.push_str(&self.colored(&render(self.format, now(), "WARN", &note, Vec::new())));
         }
         text.push_str(&self.colored(line));
-        match self.stderr.put(text.as_bytes()) {
+        match self.stderr.put(io::stderr().as_fd(), text.as_bytes()) {
             written if written == text.len() => {
                 self.dropped.store(0, Ordering::Relaxed);
                 self.torn.store(false, Ordering::Relaxed);
@@ -154,67 +153,6 @@ impl Sink {
             _ => line.into(),
         }
     }
-}
-
-/// Standard error, written to without ever waiting. Its open file is shared with the app, so it cannot be made non-blocking; and poll(2)
-/// alone is no promise: the app may fill a pipe between the look and the write, and a terminal lets its writer wait for a whole line's room
-/// whatever poll has said. A PID 1 that waits for a stalled reader is deaf to all signals.
-#[derive(Debug, Default)]
-struct Stderr {
-    /// An open file of our own, where the kernel could not be told for a single write; `None` inside: there is none to be had.
-    own: OnceLock<Option<File>>,
-}
-
-impl Stderr {
-    fn own(&self) -> Option<&File> {
-        self.own.get()?.as_ref()
-    }
-
-    /// Writes what stderr takes without waiting; how many bytes that were. A pipe with room for one page takes PIPE_BUF bytes at once
-    /// (pipe(7)), so a longer line goes in such pieces with a look before each.
-    fn put(&self, bytes: &[u8]) -> usize {
-        let stderr = io::stderr();
-        let mut written = 0;
-        for piece in bytes.chunks(libc::PIPE_BUF) {
-            let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-            let looked = poll(&mut ready, PollTimeout::ZERO);
-            let [ready] = ready;
-            // POLLERR is a pipe without a reader: a write would only bring SIGPIPE. POLLNVAL is a closed descriptor.
-            if looked != Ok(1) || ready.revents() != Some(PollFlags::POLLOUT) {
-                break;
-            }
-            let taken = self.write(stderr.as_fd(), piece).unwrap_or(0);
-            written += taken;
-            if taken < piece.len() {
-                break;
-            }
-        }
-        written
-    }
-
-    fn write(&self, stderr: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
-        if let Some(own) = self.own() {
-            return (&mut &*own).write(piece);
-        }
-        match descriptor::write_nowait(stderr, piece) {
-            // Files on some file systems, terminals, pipes before Linux 6.4; and filters that do not know the call.
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EPIPE | libc::EIO)) => {}
-            answer => return answer,
-        }
-        if descriptor::may_wait(stderr)
-            && let Some(own) = self.own.get_or_init(|| open_again(stderr).ok())
-        {
-            return (&mut &*own).write(piece);
-        }
-        // A file, which never waits for a reader; or a pipe that is another user's, of an old kernel: the look before has to do.
-        Ok(nix::unistd::write(stderr, piece)?)
-    }
-}
-
-/// What `fd` is, once more: an open file of our own, whose flags are not the app's.
-fn open_again(fd: BorrowedFd<'_>) -> io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    OpenOptions::new().write(true).custom_flags(flags).open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Writes each event as one line. There are no spans here, so a subscriber is a filter and a formatter; tracing-subscriber's registry
@@ -399,7 +337,7 @@ mod tests {
     fn color_only_where_it_is_welcome() {
         let sink = |color| Sink {
             file: None,
-            stderr: Stderr::default(),
+            stderr: Output::default(),
             format: Format::Text,
             color,
             dropped: 0.into(),
@@ -408,38 +346,5 @@ mod tests {
         let line = "T WARN reberth: x y\n";
         assert_eq!(sink(false).colored(line), line);
         assert_eq!(sink(true).colored(line), "\x1b[2mT\x1b[0m \x1b[33mWARN\x1b[0m reberth: x y\n");
-    }
-
-    /// The look before it may have said "there is room" a moment ago: the app was faster. The write ends are blocking, so that this test ends
-    /// at all is the proof.
-    #[test]
-    fn a_write_to_what_is_full_by_now_does_not_wait() {
-        use std::io::Read;
-        let full = |fd: BorrowedFd<'_>, write: &dyn Fn(&[u8]) -> io::Result<usize>| {
-            let mut taken = 0;
-            let last = loop {
-                match write(&[b'x'; 1000]) {
-                    Ok(written) => taken += written,
-                    Err(error) => break error,
-                }
-            };
-            assert_eq!(last.kind(), io::ErrorKind::WouldBlock, "{fd:?} after {taken} bytes");
-            taken
-        };
-        let (mut reader, writer) = io::pipe().unwrap();
-        let stderr = Stderr::default();
-        let taken = full(writer.as_fd(), &|bytes| stderr.write(writer.as_fd(), bytes));
-        assert!(taken >= 60_000, "{taken}");
-        reader.read_exact(&mut vec![0; taken]).unwrap();
-        // Where the kernel cannot be told for a single write.
-        let own = open_again(writer.as_fd()).unwrap();
-        assert!(full(own.as_fd(), &|bytes| (&own).write(bytes)) >= 60_000);
-        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        full(one.as_fd(), &|bytes| Stderr::default().write(one.as_fd(), bytes));
-        let (reader, writer) = io::pipe().unwrap();
-        drop(reader);
-        assert_eq!(Stderr::default().write(writer.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        let file = File::create(std::env::temp_dir().join(format!("reberth-log-{}", std::process::id()))).unwrap();
-        assert_eq!(Stderr::default().write(file.as_fd(), b"whole line\n").unwrap(), 11);
     }
 }

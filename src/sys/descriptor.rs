@@ -148,27 +148,6 @@ fn select_readable(fds: &[PollFd<'_>], left: Option<TimeSpec>) -> Vec<bool> {
 /// A timeout that every kernel takes: longer ones are slept in parts, since all callers loop.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// One write that takes what there is room for and never waits: `RWF_NOWAIT` (`pwritev2(2)`; sockets, and pipes since Linux 6.4).
-///
-/// # Errors
-/// EAGAIN (no room), EPIPE; EOPNOTSUPP where what is behind the descriptor cannot be told for one write, ENOSYS or EPERM where the call is
-/// not to be had.
-pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: the one part lies in `bytes`, which outlives the call and is only read. Position -1 is the file's own.
-    let written =
-        unsafe { libc::syscall(libc::SYS_pwritev2, fd.as_raw_fd(), &part, 1, -1_isize, -1_isize, RWF_NOWAIT) };
-    usize::try_from(written).map_err(|_| io::Error::last_os_error())
-}
-
-/// `include/uapi/linux/fs.h`.
-const RWF_NOWAIT: libc::c_int = 8;
-
-/// Whether a write to it may wait for somebody: all but files and block devices.
-pub fn may_wait(fd: BorrowedFd<'_>) -> bool {
-    nix::sys::stat::fstat(fd).is_ok_and(|stat| !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK))
-}
-
 /// A pipe, both ends close-on-exec: (read, write).
 ///
 /// # Errors

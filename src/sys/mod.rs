@@ -9,6 +9,7 @@ pub mod lookup;
 pub mod memory;
 pub mod netlink;
 pub mod notify;
+pub mod output;
 pub mod passing;
 pub mod pidfd;
 pub mod process;

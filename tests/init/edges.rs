@@ -46,32 +46,6 @@ fn a_full_standard_error_harms_nobody() {
 }
 
 #[test]
-fn a_standard_error_that_blocks_does_not_hold_up_signals() {
-    // A pipe that nobody reads and that is full: the log may be lost, the signal may not.
-    let (reader, writer) = std::io::pipe().unwrap();
-    fill(&writer);
-    let launch = run_app(&["--log", "trace"], "block ready until=15 exit=3").stderr(Stdio::Given(writer.into()));
-    let mut running = launch.start();
-    running.ready();
-    running.signal(15);
-    running.finish_within(Duration::from_secs(5)).expect_code(3);
-    drop(reader);
-}
-
-fn fill(writer: &std::io::PipeWriter) {
-    use std::os::fd::AsRawFd;
-    let fd = writer.as_raw_fd();
-    let block = [b'x'; 4096];
-    // SAFETY: the block is as long as we say; the descriptor is open.
-    unsafe {
-        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
-        while libc::write(fd, block.as_ptr().cast(), block.len()) > 0 {}
-        while libc::write(fd, block.as_ptr().cast(), 1) > 0 {}
-        libc::fcntl(fd, libc::F_SETFL, 0);
-    }
-}
-
-#[test]
 fn nothing_of_the_log_is_on_standard_output() {
     let outcome = run_app(&["--port", "0", "--log", "trace"], "say=only exit=0").start().finish().expect_code(0);
     assert_eq!(outcome.stdout, "only\n", "{}", outcome.report());
@@ -285,30 +259,6 @@ fn a_limit_lowered_to_nothing_leaves_an_init_that_hears_and_does_not_spin() {
         running.signal(libc::SIGPWR);
         running.expect("signal 15");
         running.finish().expect_code(4);
-    });
-}
-
-/// The app writes to the same pipe, and whoever reads it has stalled: a look that said "there is room" is no promise. reberth must hear TERM.
-#[test]
-fn a_reader_that_stalls_costs_lines_and_never_stops_pid_1() {
-    both(|mode| {
-        let (mut reader, writer) = std::io::pipe().unwrap();
-        // The app fills the pipe, whatever room comes up, until it is stopped; it never waits itself.
-        let script = "import fcntl, os, signal, sys\nsignal.signal(signal.SIGTERM, lambda *a: os._exit(5))\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n\
-                      own = os.open('/proc/self/fd/2', os.O_WRONLY | os.O_NONBLOCK)\nprint('filling', flush=True)\n\
-                      while True:\n try: os.write(own, b'x' * 4096)\n except BlockingIOError: pass";
-        let launch =
-            run(&["--port", "0", "--log", "trace"], ["python3", "-c", script]).stderr(Stdio::Given(writer.into()));
-        let mut running = mode(launch).start();
-        running.expect("filling");
-        // Room comes up again and again while reberth has lines to write, and the app is faster.
-        for round in 0..200 {
-            running.signal(if round % 2 == 0 { libc::SIGUSR1 } else { libc::SIGWINCH });
-            let mut page = [0; 4096];
-            std::io::Read::read_exact(&mut reader, &mut page).unwrap();
-        }
-        running.signal(libc::SIGTERM);
-        running.finish_within(Duration::from_secs(5)).expect_code(5);
     });
 }
 

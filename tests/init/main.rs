@@ -14,6 +14,7 @@ mod exit;
 mod grace;
 mod handover;
 mod inherit;
+mod log;
 mod ports;
 mod relaunch;
 mod signals;
