@@ -118,31 +118,31 @@ pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
 }
 
 fn select_readable(fds: &[PollFd<'_>], left: Option<TimeSpec>) -> Vec<bool> {
-    // A set has no room for larger numbers. Ours are small: what we open, we open before the app.
-    let fits = |fd: RawFd| usize::try_from(fd).is_ok_and(|fd| fd < libc::FD_SETSIZE);
-    // SAFETY: all-zero is the empty set.
-    let mut set: libc::fd_set = unsafe { std::mem::zeroed() };
-    let mut last = -1;
-    for fd in fds.iter().map(|fd| fd.as_fd().as_raw_fd()).filter(|fd| fits(*fd)) {
-        // SAFETY: the number lies within the set, which is ours.
-        unsafe { libc::FD_SET(fd, &mut set) };
-        last = last.max(fd);
+    let numbers = || fds.iter().map(|fd| fd.as_fd().as_raw_fd().cast_unsigned() as usize);
+    let last = numbers().max().unwrap_or(0);
+    // Not the C library's set, which ends at 1024: who inherited many descriptors has large numbers, and the kernel takes a set of any size.
+    let mut set = vec![0_u64; last / 64 + 1];
+    for fd in numbers() {
+        if let Some(word) = set.get_mut(fd / 64) {
+            *word |= 1 << (fd % 64);
+        }
     }
     // A second at the most: not every kernel must be trusted to take this, and a wake-up a second is no spin.
     let second = TimeSpec::from_duration(Duration::from_secs(1));
-    let left = left.map_or(second, |left| left.min(second));
-    let nothing = std::ptr::null_mut();
-    // SAFETY: the set and the time outlive the call; the other sets and the mask are not given.
-    let ready = unsafe { libc::pselect(last + 1, &mut set, nothing, nothing, left.as_ref(), std::ptr::null()) };
+    let mut left = *left.map_or(second, |left| left.min(second)).as_ref();
+    let nothing = std::ptr::null_mut::<u8>();
+    // SAFETY: the set has room for `last`, and it and the time, which the kernel may write to, outlive the call; the other sets and the mask
+    // are not given.
+    let ready = unsafe {
+        libc::syscall(libc::SYS_pselect6, last + 1, set.as_mut_ptr(), nothing, nothing, &raw mut left, nothing)
+    };
     if ready < 0 && nix::Error::last() != nix::Error::EINTR {
         // Neither call works here. Without this pause, which no signal ends, the caller would spin.
         // SAFETY: the time outlives the call; the rest is not wanted.
         unsafe { libc::nanosleep(TimeSpec::from_duration(Duration::from_millis(50)).as_ref(), std::ptr::null_mut()) };
-        return vec![false; fds.len()];
     }
-    // SAFETY: as above.
-    let is_set = |fd: RawFd| ready > 0 && fits(fd) && unsafe { libc::FD_ISSET(fd, &set) };
-    fds.iter().map(|fd| is_set(fd.as_fd().as_raw_fd())).collect()
+    let is_set = |fd: usize| ready > 0 && set.get(fd / 64).is_some_and(|word| word >> (fd % 64) & 1 == 1);
+    numbers().map(is_set).collect()
 }
 
 /// A timeout that every kernel takes: longer ones are slept in parts, since all callers loop.

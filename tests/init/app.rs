@@ -203,6 +203,10 @@ fn one(name: &str, value: &str) {
             }
             "refuse" => refuse(value),
             "deny" => deny(value),
+            // So many descriptors more, which an exec leaves open.
+            "dup" => (0..number(value)).for_each(|_| {
+                libc::dup(0);
+            }),
             "forks" => forks(number(value)),
             _ => report(name, value),
         }
