@@ -328,3 +328,92 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_ne_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One message as the kernel sends it: the header, and for a row what [`row`] reads.
+    fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn listener(sequence: u32, port: u16, padding: usize) -> Vec<u8> {
+        let mut body = vec![0; MESSAGE - HEADER];
+        body[..2].copy_from_slice(&[u8::try_from(libc::AF_INET).unwrap(), 10]);
+        body[4..6].copy_from_slice(&port.to_be_bytes());
+        // An attribute that nobody asks for, as large as wanted.
+        let length = u16::try_from(4 + padding).unwrap();
+        body.extend([length.to_ne_bytes(), 0xfff_u16.to_ne_bytes()].concat());
+        body.extend(vec![0; padding]);
+        message(SOCK_DIAG_BY_FAMILY, sequence, &body)
+    }
+
+    fn done(sequence: u32, code: i32) -> Vec<u8> {
+        message(if code == 0 { NLMSG_DONE } else { NLMSG_ERROR }, sequence, &code.to_ne_bytes())
+    }
+
+    /// The kernel's end, which keeps the borders of messages as netlink does, and ours.
+    fn pair() -> (Socket, Socket) {
+        Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap()
+    }
+
+    fn ports(rows: &[Row]) -> Vec<u16> {
+        rows.iter().map(|row| row.local_port).collect()
+    }
+
+    #[test]
+    fn an_event_that_did_not_fit_is_one_that_was_lost() {
+        let (kernel, ours) = pair();
+        let destroyed = Destroyed(ours);
+        for (padding, lost, heard) in
+            [(0, false, vec![80, 82]), (1000, false, vec![80, 81, 82]), (4000, true, vec![80, 82])]
+        {
+            kernel.send(&listener(0, 80, 0)).unwrap();
+            if padding > 0 {
+                kernel.send(&listener(0, 81, padding)).unwrap();
+            }
+            kernel.send(&listener(0, 82, 0)).unwrap();
+            let received = destroyed.drain().unwrap();
+            assert_eq!((received.lost, ports(&received.rows)), (lost, heard), "{padding}");
+            assert!(!destroyed.drain().unwrap().lost);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_told_from_what_an_earlier_request_left() {
+        let (kernel, ours) = pair();
+        // The first answer ends in an error, and more of it comes behind.
+        kernel.send(&[listener(1, 80, 0), done(1, -libc::ENOENT)].concat()).unwrap();
+        kernel.send(&[listener(1, 81, 0), done(1, 0)].concat()).unwrap();
+        kernel.send(&listener(2, 90, 0)).unwrap();
+        kernel.send(&[listener(1, 82, 0), listener(2, 91, 0), done(2, 0)].concat()).unwrap();
+        let mut rows = Vec::new();
+        let failed = collect(&ours, 1, &mut rows).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::ENOENT));
+        rows.clear();
+        collect(&ours, 2, &mut rows).unwrap();
+        assert_eq!(ports(&rows), [90, 91]);
+    }
+
+    #[test]
+    fn a_dump_with_a_hole_in_it_is_no_dump() {
+        let (kernel, ours) = pair();
+        kernel.send(&listener(1, 80, 40_000)).unwrap();
+        kernel.send(&done(1, 0)).unwrap();
+        assert_eq!(collect(&ours, 1, &mut Vec::new()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn each_request_has_a_number_of_its_own() {
+        let numbers = [request_of_both(LISTEN, 80), request(2, 6, LISTEN, 80, 2), request(10, 6, LISTEN, 80, 3)];
+        let numbers = numbers.map(|bytes| u32_at(&bytes, 8).unwrap());
+        assert_eq!(numbers, [COMPAT_SEQUENCE, 2, 3]);
+    }
+}
