@@ -43,9 +43,11 @@ struct Line {
     since: Option<String>,
     seconds_left: Option<u64>,
     hidden: Option<String>,
-    /// How many sockets this line is for; the table tells, the JSON has had its keys fixed.
+    /// How many sockets this line is for, and whether with SO_REUSEPORT; the table tells, the JSON has had its keys fixed.
     #[serde(skip)]
     sockets: usize,
+    #[serde(skip)]
+    reuse_port: bool,
 }
 
 impl From<Holder> for Line {
@@ -63,6 +65,7 @@ impl From<Holder> for Line {
             seconds_left,
             hidden: holder.hidden,
             sockets: holder.sockets,
+            reuse_port: holder.reuse_port == Some(true),
         }
     }
 }
@@ -206,6 +209,9 @@ fn cells(port: &Port, line: &Line) -> [String; 9] {
     if line.sockets > 1 {
         state.push_str(&format!(" x{}", line.sockets));
     }
+    if line.reuse_port {
+        state.push_str(" SO_REUSEPORT");
+    }
     if let Some(left) = line.seconds_left {
         state.push_str(&format!(" {left}s"));
     }
@@ -241,6 +247,7 @@ mod tests {
             seconds_left: Some(42),
             hidden: None,
             sockets: 3,
+            reuse_port: false,
         };
         let held =
             Port { port: 80, protocol: "tcp", state: "held", holders: vec![line], advice: vec!["wait".to_owned()] };
@@ -257,6 +264,14 @@ mod tests {
             "\n"
         );
         assert_eq!(json(&report()).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_table_names_who_shares_and_the_json_keeps_its_keys() {
+        let mut shared = report();
+        shared.ports[0].holders[0].reuse_port = true;
+        assert!(table(&shared).contains("TIME_WAIT x3 SO_REUSEPORT 42s"), "{}", table(&shared));
+        assert_eq!(json(&shared).unwrap(), json(&report()).unwrap());
     }
 
     #[test]

@@ -175,6 +175,13 @@ pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
     } else if look.holders.iter().any(|holder| holder.state.has_no_peer()) {
         advice.push("stop the holder where it is visible (its container, its user, the host), or wait longer for it (--wait 120s, --wait forever)".to_owned());
     }
+    if look.holders.iter().any(|holder| holder.reuse_port == Some(true)) {
+        advice.push(
+            "the holder has set SO_REUSEPORT: a program of its user that sets it too would share the port with it unnoticed, and each would \
+             get a part of the clients; reberth waits until the port is free"
+                .to_owned(),
+        );
+    }
     advice.push("or take another port: --fallback next, --fallback any, or --port".to_owned());
     if has(State::Listening) && spec.protocol == Protocol::Tcp {
         advice.push(

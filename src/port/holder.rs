@@ -11,6 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::port::attempt::binds_with_reuse_port;
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::netlink::{self, Row};
 use crate::sys::process;
@@ -87,9 +88,9 @@ pub struct Holder {
     pub left: Option<Duration>,
     /// Why there is no pid, in words.
     pub hidden: Option<String>,
-    /// It listens with SO_REUSEPORT: others of its user may share the port with it, and would not notice. Seen for our own user's sockets, and
-    /// where several listen on one address.
-    pub reuse_port: bool,
+    /// It has set SO_REUSEPORT: others of its user may share the port with it, and nobody would notice. Seen where its socket is ours to look
+    /// at (`processes::shares`), and else of a listener of our own user.
+    pub reuse_port: Option<bool>,
 }
 
 impl Holder {
@@ -168,26 +169,24 @@ pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) ->
     };
     match listeners.map_or_else(others, Ok) {
         Ok((rows, incomplete)) => {
-            let shared = depth == Depth::Programs && spec.protocol == Protocol::Tcp && is_shared(spec, &rows);
             let mut look = Look { incomplete, ..name(rows, spec.protocol, depth, go_on) };
-            let listening = look.holders.iter_mut().filter(|holder| holder.state == State::Listening);
-            listening.for_each(|holder| holder.reuse_port = shared);
+            if depth == Depth::Programs {
+                ask_by_binding(spec, &mut look.holders);
+            }
             look
         }
         Err(_) => Look { incomplete: Some("neither netlink nor /proc/net can be read here"), ..Look::default() },
     }
 }
 
-/// Whether those who listen have set SO_REUSEPORT. The kernel does not say (inet_diag has no such attribute), but only then can two sockets
-/// listen on one address, or one of ours with the option be bound where one without cannot (`inet_csk_bind_conflict`; of the same user only).
-fn is_shared(spec: &Spec, rows: &[Row]) -> bool {
-    let listeners: Vec<&Row> = rows.iter().filter(|row| row.state == 10).collect();
-    let twins = listeners.iter().enumerate().any(|(at, row)| {
-        let rest = listeners.get(at + 1..).unwrap_or_default();
-        rest.iter()
-            .any(|other| (row.local, row.v6_only, row.local_port) == (other.local, other.v6_only, other.local_port))
-    });
-    twins || (!listeners.is_empty() && crate::port::attempt::binds_with_reuse_port(spec))
+/// Who listens and cannot be looked at has set SO_REUSEPORT if a socket with it can be bound beside: the kernel allows that for sockets of the
+/// same user that have all set it (`inet_csk_bind_conflict`), and nobody who does not listen gets a client.
+fn ask_by_binding(spec: &Spec, holders: &mut [Holder]) {
+    let unknown = |holder: &Holder| holder.state == State::Listening && holder.reuse_port.is_none();
+    let others = holders.iter().any(|holder| holder.reuse_port == Some(false));
+    if !others && holders.iter().any(unknown) && binds_with_reuse_port(spec) {
+        holders.iter_mut().filter(|holder| unknown(holder)).for_each(|holder| holder.reuse_port = Some(true));
+    }
 }
 
 fn rows(spec: &Spec, states: u32) -> io::Result<(Vec<Row>, Option<&'static str>)> {
@@ -270,7 +269,7 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
                 since: None,
                 left: None,
                 hidden: words::hidden(pid, &row, state, search, own),
-                reuse_port: false,
+                reuse_port: None,
             };
             let holder = groups.entry((state, row.local_port, pid, uid, apart)).or_insert_with(new);
             let left = timed(state, &row);
@@ -280,6 +279,13 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
                 holder.left.and_then(|before| left.map(|left| before.max(left)))
             };
             holder.sockets += 1;
+            // One of them is enough: it is the same program's doing.
+            if state.has_no_peer()
+                && holder.reuse_port != Some(true)
+                && let Some(pid) = pid
+            {
+                holder.reuse_port = processes::shares(pid, row.inode).or(holder.reuse_port);
+            }
         }
     }
     groups.into_values().collect()

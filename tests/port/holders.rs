@@ -180,28 +180,69 @@ fn who_lists_everybody() {
     });
 }
 
+/// A listening socket with or without SO_REUSEPORT.
+fn sharing(address: &str, shares: bool) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(shares).unwrap();
+    let address: std::net::SocketAddr = format!("{address}:{PORT}").parse().unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.listen(8).unwrap();
+    socket
+}
+
 #[test]
 fn a_holder_that_shares_its_port_is_named_as_such() {
     inside("holders::a_holder_that_shares_its_port_is_named_as_such", || {
-        let socket = |shares| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            socket.set_reuse_address(true).unwrap();
-            socket.set_reuse_port(shares).unwrap();
-            let address: std::net::SocketAddr = ([0, 0, 0, 0], PORT).into();
-            socket.bind(&address.into()).map(|()| socket)
-        };
-        let text = || look(&spec("", PORT), Depth::Programs).to_string();
-        let alone = socket(false).unwrap();
-        alone.listen(8).unwrap();
-        assert!(!text().contains("SO_REUSEPORT"), "{}", text());
+        let shown = |depth| look(&spec("", PORT), depth).to_string();
+        let alone = sharing("0.0.0.0", false);
+        assert!(!shown(Depth::Programs).contains("SO_REUSEPORT"), "{}", shown(Depth::Programs));
         drop(alone);
-        let one = socket(true).unwrap();
-        one.listen(8).unwrap();
-        assert!(text().contains("listening on 0.0.0.0:20000 with SO_REUSEPORT"), "{}", text());
-        let two = socket(true).unwrap();
-        two.listen(8).unwrap();
-        assert!(text().contains("with SO_REUSEPORT"), "{}", text());
-        // And a claim does not join them.
-        assert!(claim(&[spec("", PORT)], &at_once()).is_err());
+        let one = sharing("0.0.0.0", true);
+        let text = shown(Depth::Programs);
+        assert!(text.contains("listening on 0.0.0.0:20000 with SO_REUSEPORT"), "{text}");
+        let _two = sharing("0.0.0.0", true);
+        assert!(shown(Depth::Programs).contains("with SO_REUSEPORT"));
+        // A claim does not join them, and its lines say what an app could do unnoticed.
+        let text = lines(claim(&[spec("", PORT)], &at_once()));
+        assert!(text.contains("with SO_REUSEPORT") && text.contains("would share"), "{text}");
+        drop(one);
+    });
+}
+
+#[test]
+fn of_several_holders_the_one_that_shares_is_told_apart() {
+    inside("holders::of_several_holders_the_one_that_shares_is_told_apart", || {
+        let _shares = sharing("127.0.0.1", true);
+        let _does_not = sharing("127.0.0.2", false);
+        let text = look(&spec("", PORT), Depth::Programs).to_string();
+        assert!(text.contains("listening on 127.0.0.1:20000 with SO_REUSEPORT"), "{text}");
+        assert!(
+            text.contains("listening on 127.0.0.2:20000;") || text.ends_with("listening on 127.0.0.2:20000"),
+            "{text}"
+        );
+        // UDP is what QUIC and DNS servers share.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        let address: std::net::SocketAddr = ([127, 0, 0, 1], PORT).into();
+        socket.bind(&address.into()).unwrap();
+        let text = look(&udp_spec(PORT), Depth::Programs).to_string();
+        assert!(text.contains("bound to 127.0.0.1:20000 with SO_REUSEPORT"), "{text}");
+    });
+}
+
+/// Nobody's socket can be looked at that nobody is seen to have; but one of the same user lets a second one be bound beside it.
+#[test]
+fn a_hidden_holder_that_shares_its_port_is_named_as_such() {
+    inside("holders::a_hidden_holder_that_shares_its_port_is_named_as_such", || {
+        for shares in [true, false] {
+            let listener = sharing("0.0.0.0", shares);
+            let (one, _other) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+            send(&one, &listener);
+            drop(listener);
+            let text = look(&spec("", PORT), Depth::Programs).to_string();
+            assert!(text.starts_with("no visible pid"), "{text}");
+            assert_eq!(text.contains("with SO_REUSEPORT"), shares, "{text}");
+        }
     });
 }

@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use socket2::SockRef;
+
 use crate::sys::listing::Listing;
+use crate::sys::{descriptor, pidfd};
 
 /// Who has which socket open, as far as we may see.
 #[derive(Debug, Default)]
@@ -103,6 +106,17 @@ pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> io::Result<(H
         }
     }
     Ok((found, true))
+}
+
+/// Whether `pid` has set SO_REUSEPORT on its socket with this inode, which no list of the kernel's tells: the socket itself is asked. `None`:
+/// it is not ours to look at.
+pub fn shares(pid: i32, inode: u64) -> Option<bool> {
+    let listing = Listing::of(pid).ok()?;
+    let fd = listing.descriptors().take(EARLY).find(|fd| listing.socket(*fd).ok().flatten() == Some(inode))?;
+    let copy = pidfd::open(pid).and_then(|held| pidfd::copy(&held, fd)).ok()?;
+    // The number may be another socket's by now.
+    let same = descriptor::inode(&copy) == Some(inode);
+    SockRef::from(&copy).reuse_port().ok().filter(|_| same)
 }
 
 /// What is worth saying about a program.

@@ -67,13 +67,11 @@ impl fmt::Display for Holder {
 impl Holder {
     fn doing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let many = if self.sockets == 1 { "a connection".to_owned() } else { format!("{} connections", self.sockets) };
+        let shares = if self.reuse_port == Some(true) { " with SO_REUSEPORT" } else { "" };
         match (self.state, self.protocol) {
-            (State::Listening, _) => {
-                write!(f, "listening on {}", self.at())?;
-                if self.reuse_port { f.write_str(" with SO_REUSEPORT") } else { Ok(()) }
-            }
-            (State::Bound, Protocol::Tcp) => write!(f, "bound to {}, not listening", self.at()),
-            (State::Bound, Protocol::Udp) => write!(f, "bound to {}", self.at()),
+            (State::Listening, _) => write!(f, "listening on {}{shares}", self.at()),
+            (State::Bound, Protocol::Tcp) => write!(f, "bound to {}{shares}, not listening", self.at()),
+            (State::Bound, Protocol::Udp) => write!(f, "bound to {}{shares}", self.at()),
             (State::Client, _) => write!(f, "a client connection: {many} to elsewhere that the kernel gave this port"),
             (State::TimeWait, _) => {
                 let left = self.seconds_left().unwrap_or_default();
