@@ -190,6 +190,9 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
             libc::EACCES => Error::NotExecutable(format!(
                 "{shown}: permission denied on the way to it; check the directories' x bits"
             )),
+            libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => Error::NotExecutable(format!(
+                "{shown}: not found, and not everywhere it may be could be looked: {reason}; check what is mounted along PATH"
+            )),
             _ if word.is_empty() => Error::NotFound("the command is empty; name a program after --".to_owned()),
             _ if word.as_bytes().contains(&b'/') => Error::NotFound(format!("{shown}: no such file")),
             _ => Error::NotFound(format!("{shown}: not found in PATH; check the image, or give the full path")),

@@ -4,7 +4,7 @@
 
 mod report;
 
-use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
+use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -72,7 +72,7 @@ impl Image {
             }
             entries.push(c_string(entry)?);
         }
-        entries.extend(nameless());
+        entries.extend(super::environ::nameless());
         Ok(Self { candidates, arguments, environment: entries, listen_pid })
     }
 
@@ -80,30 +80,6 @@ impl Image {
     pub fn candidates(&self) -> impl Iterator<Item = &OsStr> {
         self.candidates.iter().map(|path| OsStr::from_bytes(path.as_bytes()))
     }
-}
-
-/// The entries of our own environment that are no `NAME=VALUE`, which `std::env` leaves out. They are legal (`environ(7)`), and the app gets
-/// them as they came.
-fn nameless() -> Vec<CString> {
-    unsafe extern "C" {
-        static environ: *const *const c_char;
-    }
-    let mut found = Vec::new();
-    // SAFETY: the C library's own array, which nothing in this program changes.
-    let mut at = unsafe { environ };
-    if at.is_null() {
-        return found;
-    }
-    // SAFETY: the array ends with NULL, and every entry before it is a C string that lives as long as the process.
-    while let Some(entry) = unsafe { (*at).as_ref() }.map(|entry| unsafe { CStr::from_ptr(entry) }) {
-        // `=` at the front belongs to the name for std.
-        if !entry.to_bytes().iter().skip(1).any(|byte| *byte == b'=') {
-            found.push(entry.to_owned());
-        }
-        // SAFETY: not past the NULL, which ends the loop.
-        at = unsafe { at.add(1) };
-    }
-    found
 }
 
 /// Whether a file has capabilities of its own, which an exec would give (`xattr(7)`, `security.capability`).
@@ -381,17 +357,30 @@ fn prepare_and_exec(child: &Child<'_>) {
     for path in child.candidates {
         // SAFETY: NUL-terminated strings and NULL-terminated arrays built by `with_pointers`, alive until the exec.
         unsafe { libc::execve(*path, child.arguments, child.environment) };
-        match last_errno() {
-            // As execvpe in glibc (posix/execvpe.c): a directory on a network that is away ends no search.
-            libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
-            libc::EACCES => errno = libc::EACCES,
-            other => {
-                errno = other;
-                break;
-            }
+        let failed = last_errno();
+        errno = weightier(errno, failed);
+        if ends_the_search(failed) {
+            break;
         }
     }
     child.told.errno.store(errno, Ordering::Release);
+}
+
+/// Whether an exec that failed so is the last one: the file is there, and it is its own fault. As `execvpe` in glibc (posix/execvpe.c): what may
+/// not be reached, or lies on a network that is away, ends no search.
+fn ends_the_search(errno: i32) -> bool {
+    !matches!(errno, libc::EACCES | libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT)
+}
+
+/// Which of two failures of one search is told: what ended it; a file or a directory that may not be used; one that could not be reached; and
+/// only then that there is none.
+fn weightier(known: i32, new: i32) -> i32 {
+    let missing = |errno: i32| matches!(errno, libc::ENOENT | libc::ENOTDIR);
+    match new {
+        _ if ends_the_search(new) || missing(known) && !missing(new) => new,
+        libc::EACCES => new,
+        _ => known,
+    }
 }
 
 /// Moves `descriptors` to 3, 4, …; `dup3` leaves close-on-exec off. All of them lie above their targets, so none overwrites another.
@@ -425,3 +414,6 @@ fn write_pid(at: *mut u8) {
     // SAFETY: `at` points to PID_ROOM's ten bytes and their NUL; `text` is at most ten digits and a NUL.
     unsafe { ptr::copy_nonoverlapping(text.as_ptr(), at, text.len()) };
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 pub mod arena;
 pub mod descriptor;
+pub mod environ;
 pub mod exec;
 pub mod listing;
 pub mod lookup;

@@ -255,8 +255,12 @@ fn forks(seconds: i32) {
 fn execute(words: &[String]) -> ! {
     let words: Vec<std::ffi::CString> = words.iter().flat_map(|w| std::ffi::CString::new(w.as_str())).collect();
     let pointers: Vec<_> = words.iter().map(|w| w.as_ptr()).chain([std::ptr::null()]).collect();
-    // SAFETY: a list of C strings that ends in null, as execv wants it; the environment is this program's own.
-    unsafe { libc::execv(pointers[0], pointers.as_ptr()) };
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    // SAFETY: a list of C strings that ends in null, as execveat wants it; the environment is this program's own. Not by execve, which may be
+    // denied to what comes after.
+    unsafe { libc::syscall(libc::SYS_execveat, libc::AT_FDCWD, pointers[0], pointers.as_ptr(), environ, 0) };
     say("cannot execute");
     leave(119)
 }

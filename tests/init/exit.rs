@@ -1,7 +1,7 @@
 //! Which code `run` ends with.
 
 use crate::harness::look;
-use crate::{both, run, run_app};
+use crate::{both, denied, run, run_app};
 
 /// Every signal whose default action ends a process (signal(7)).
 fn deadly() -> impl Iterator<Item = i32> {
@@ -162,4 +162,17 @@ fn nothing_is_left_when_run_has_ended() {
     let tag = running.tag.clone();
     let _ended = running.finish().expect_code(0);
     assert_eq!(look::tagged(&tag), Vec::<i32>::new());
+}
+
+/// A directory of PATH on a network that is away: neither "not found" nor a missing loader.
+#[test]
+fn a_program_that_cannot_be_reached_is_told_as_that() {
+    for errno in [libc::ESTALE, libc::ENODEV, libc::ETIMEDOUT] {
+        let reason = std::io::Error::from_raw_os_error(errno).to_string();
+        for (word, part) in [("true", "cannot be executed"), ("not-there-at-all", "could be looked")] {
+            let launch = denied(&[(libc::SYS_execve, errno)], run(&[], [word]));
+            let outcome = launch.start().finish().expect_code(126).expect_stderr(&reason).expect_stderr(part);
+            assert!(!outcome.stderr.contains("interpreter"), "{}", outcome.report());
+        }
+    }
 }

@@ -1,0 +1,28 @@
+//! Owns what `std::env` leaves out of our own environment. Must not know what any of it means.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char};
+
+/// The entries of our own environment that are no `NAME=VALUE`, which `std::env` leaves out. They are legal (`environ(7)`), and the app gets
+/// them as they came.
+pub fn nameless() -> Vec<CString> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    let mut found = Vec::new();
+    // SAFETY: the C library's own array, which nothing in this program changes.
+    let mut at = unsafe { environ };
+    if at.is_null() {
+        return found;
+    }
+    // SAFETY: the array ends with NULL, and every entry before it is a C string that lives as long as the process.
+    while let Some(entry) = unsafe { (*at).as_ref() }.map(|entry| unsafe { CStr::from_ptr(entry) }) {
+        // `=` at the front belongs to the name for std.
+        if !entry.to_bytes().iter().skip(1).any(|byte| *byte == b'=') {
+            found.push(entry.to_owned());
+        }
+        // SAFETY: not past the NULL, which ends the loop.
+        at = unsafe { at.add(1) };
+    }
+    found
+}
