@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::prewarm::{Taken, announce};
 use super::run::{self, Claimed};
 use super::sharing::Sharing;
+use super::supervisor::{self, Alone};
 use crate::config::Run;
 use crate::error::{Error, words};
 use crate::exit::Code;
@@ -82,16 +83,15 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
             run::reap_orphans();
             continue;
         }
-        match config.signal_map.apply(received.signal) {
-            Some(stop) if super::supervisor::asks_to_stop(stop) => {
+        let own = i32::try_from(received.sender) == Ok(process::pid());
+        let (map, death) = (&config.signal_map, config.parent_death_signal);
+        match supervisor::alone(map, received.signal, death, |signal| signals.was_ignored(signal)) {
+            Alone::Ends(stop) if supervisor::asks_to_stop(stop) => {
                 info!("{} received: the ports are let go", signal::name(received.signal));
                 return ControlFlow::Break(Code::OK);
             }
-            Some(stop) if signal::ends_by_default(stop) && !signals.was_ignored(stop) => {
-                if i32::try_from(received.sender) != Ok(process::pid()) {
-                    return ControlFlow::Break(Code::signalled(stop));
-                }
-            }
+            Alone::Ends(stop) if !own => return ControlFlow::Break(Code::signalled(stop)),
+            Alone::Suspends if process::pid() != 1 => signal::suspend(),
             _ => debug!("{} ignored", signal::name(received.signal)),
         }
     }
