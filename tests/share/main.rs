@@ -26,7 +26,9 @@ listener = bound()
 def serve():
     while True:
         try: c, peer = listener.accept()
-        except OSError: return
+        except OSError:
+            # Somebody has shut it down; a server that means it goes on.
+            import time; time.sleep(.01); continue
         try:
             c.recv(1024); body = (name + ' ' + peer[0]).encode()
             c.sendall(b'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body) + body)

@@ -26,6 +26,10 @@ pub struct Wire {
     socket: Socket,
 }
 
+/// Between two connections of which another instance has accepted the first.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(25);
+
 /// Between two looks whether a connection has been accepted.
 const FIRST_LOOK: Duration = Duration::from_micros(200);
 const LAST_LOOK: Duration = Duration::from_millis(5);
@@ -86,23 +90,33 @@ impl Wire {
     /// The same; with `own`, the `run` that shares its port with others, only a connection that its own tree has accepted will do. Whoever else
     /// accepts gets the end of it, and another is made until the clock is over.
     pub fn tcp_to(host: &str, port: u16, clock: Clock, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
+        let Some(root) = own else { return Self::tcp(host, port, clock) };
+        let time = super::shown_duration(clock.total());
+        let others =
+            format!("only other instances that share the port (--share) answered within {time}, never the own app");
+        let mut pause = FIRST_PAUSE;
+        let mut first = true;
         loop {
-            let (wire, address) = Self::tcp(host, port, clock)?;
-            let Some(root) = own else { return Ok((wire, address)) };
+            // At the end of the clock no connection is made any more; that is not what is wrong.
+            let (wire, address) = match Self::tcp(host, port, clock) {
+                Ok(connected) => connected,
+                Err(reason) => return Err(if first { reason } else { others }),
+            };
             match wire.accepted_by(address, root, clock) {
                 Whose::Own | Whose::Unseen => return Ok((wire, address)),
-                Whose::Anothers if !clock.left().is_zero() => {}
-                whose => {
-                    let time = super::shown_duration(clock.total());
-                    return Err(if whose == Whose::Nobodys {
-                        format!("connected, and no instance that shares the port (--share) has accepted within {time}")
-                    } else {
-                        format!(
-                            "only other instances that share the port (--share) answered within {time}, never the own app"
-                        )
-                    });
+                Whose::Nobodys if first => {
+                    return Err(format!(
+                        "connected, and no instance that shares the port (--share) has accepted within {time}"
+                    ));
                 }
+                Whose::Anothers if !clock.left().is_zero() => {}
+                Whose::Nobodys | Whose::Anothers => return Err(others),
             }
+            // Not at once: each try costs the other instance a client that says nothing.
+            drop(wire);
+            clock.part(pause).sleep();
+            pause = (pause * 2).min(LAST_PAUSE);
+            first = false;
         }
     }
 
