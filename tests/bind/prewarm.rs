@@ -107,17 +107,23 @@ fn a_signal_does_not_lose_the_bind() {
     let port = free_port();
     let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let script = format!(
-        "signal.signal(signal.SIGUSR1, lambda *a: say('usr1')); signal.siginterrupt(signal.SIGUSR1, False)\nsay('started')\ns = S(V4, '0.0.0.0', {port}); say('up', len(os.listdir('/proc/self/fd')))\ngreet(s)"
+        "signal.signal(signal.SIGUSR1, lambda *a: None); signal.siginterrupt(signal.SIGUSR1, False)\nsay('ready', os.getpid())\n\
+         s = S(V4, '0.0.0.0', {port}); say('up', len(os.listdir('/proc/self/fd')))\ngreet(s)"
     );
     let mut running = python(&["--prewarm", "--port", &port.to_string()], &script).start();
-    running.expect("started");
+    let app: i32 = running.line_after("ready ").parse().unwrap();
     waiting(&mut running, port);
-    for _ in 0..5 {
-        running.signal(10);
-        running.expect("usr1");
+    for _ in 0..20 {
+        until("it waits in its bind", || {
+            let call = std::fs::read_to_string(format!("/proc/{app}/syscall")).unwrap_or_default();
+            call.starts_with(&format!("{} ", libc::SYS_bind))
+        });
+        crate::harness::running::kill(app, 10);
     }
     drop(holder);
+    // Three standard ones, the socket, and the one of the look itself.
     running.expect("up 5");
+    assert_eq!(greeted("127.0.0.1", port).as_deref(), Some("127.0.0.1"));
     stop(running);
 }
 
