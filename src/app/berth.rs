@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::tree::Tree;
 use crate::error::words;
@@ -19,6 +20,8 @@ use crate::sys::notify::{self, Asked, Call, Kind, Pending, Socket};
 
 /// So many calls are answered before signals are looked at again.
 const AT_ONCE: usize = 64;
+/// How long a bind that waits is left to the signal that is to interrupt it.
+const LEAVE: Duration = Duration::from_millis(250);
 /// So many sockets whose IPV6_V6ONLY was heard are remembered: between a socket's option and its bind lies next to nothing.
 const REMEMBERED: usize = 256;
 /// The longest address that bind(2) takes, `struct sockaddr_storage`. Bytes.
@@ -37,13 +40,31 @@ pub struct Berth {
 
 enum Stage {
     /// The port is not ours yet: binds of it wait.
-    Awaited(Vec<Waiting>),
+    Awaited(Vec<Bind>),
     Holding(Held),
+    /// The app is to stop: binds that wait are left to the signal that interrupts them, until then.
+    Leaving(Vec<u64>, Instant),
     /// The app's ports are its own affair.
     Released,
 }
 
 /// A bind that waits for the claim.
+enum Bind {
+    Read(Waiting),
+    /// What it binds cannot be read, for this reason. Once the port is ours it is let go for it.
+    Blind(u64, io::Error),
+}
+
+impl Bind {
+    fn id(&self) -> u64 {
+        match self {
+            Self::Read(one) => one.asked.id,
+            Self::Blind(id, _) => *id,
+        }
+    }
+}
+
+/// A bind, all of it known.
 struct Waiting {
     asked: Asked,
     fd: i32,
@@ -95,7 +116,15 @@ impl Berth {
 
     /// Nothing is held, and every call is let through.
     pub fn is_released(&self) -> bool {
-        matches!(self.stage, Stage::Released)
+        matches!(self.stage, Stage::Leaving(..) | Stage::Released)
+    }
+
+    /// When [`Berth::hear`] is due, whoever calls or not.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Leaving(_, until) => Some(*until),
+            _ => None,
+        }
     }
 
     /// The descriptor to poll along; `None`: nobody is left who could call.
@@ -104,8 +133,13 @@ impl Berth {
     }
 
     /// Answers the calls that wait.
-    pub fn hear(&mut self, tree: &Tree) -> Vec<Heard> {
+    pub fn hear(&mut self, now: Instant, tree: &Tree) -> Vec<Heard> {
         let mut heard = Vec::new();
+        if self.deadline().is_some_and(|until| until <= now)
+            && let Stage::Leaving(left, _) = std::mem::replace(&mut self.stage, Stage::Released)
+        {
+            left.iter().for_each(|id| self.let_through(*id));
+        }
         for _ in 0..AT_ONCE {
             let Some(listener) = &self.listener else { break };
             match listener.pending() {
@@ -129,8 +163,11 @@ impl Berth {
     pub fn claimed(&mut self, held: Held, tree: &Tree) -> Vec<Heard> {
         let mut heard = Vec::new();
         if let Stage::Awaited(waiting) = std::mem::replace(&mut self.stage, Stage::Holding(held)) {
-            for one in waiting {
-                self.give(&one, tree, &mut heard);
+            for bind in waiting {
+                match bind {
+                    Bind::Read(one) => self.give(&one, tree, &mut heard),
+                    Bind::Blind(id, error) => self.unreadable(id, error, &mut heard),
+                }
             }
         }
         heard
@@ -139,7 +176,19 @@ impl Berth {
     /// Lets go of all that is held: the app keeps what it has been given, and whatever it binds from here on is its own affair.
     pub fn release(&mut self) {
         if let Stage::Awaited(waiting) = std::mem::replace(&mut self.stage, Stage::Released) {
-            waiting.iter().for_each(|one| self.let_through(one.asked.id));
+            waiting.iter().for_each(|bind| self.let_through(bind.id()));
+        }
+    }
+
+    /// The same for an app that is being told to stop. A bind that waits is interrupted by the signal, so that the app's handler runs as it would
+    /// in any call; an answer at the same moment would be faster, and say that the port is in use.
+    pub fn leave(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.stage, Stage::Released) {
+            Stage::Awaited(waiting) if !waiting.is_empty() => {
+                self.stage = Stage::Leaving(waiting.iter().map(Bind::id).collect(), now + LEAVE);
+            }
+            Stage::Leaving(left, until) => self.stage = Stage::Leaving(left, until),
+            _ => {}
         }
     }
 
@@ -154,7 +203,7 @@ impl Berth {
     }
 
     fn answer(&mut self, asked: Asked, tree: &Tree, heard: &mut Vec<Heard>) {
-        if matches!(self.stage, Stage::Released) {
+        if self.is_released() {
             return self.let_through(asked.id);
         }
         match asked.call {
@@ -203,7 +252,7 @@ impl Berth {
             Ok(size) => buffer.get(..size).unwrap_or_default(),
             // What it points to is no memory; the kernel will tell it so.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => return self.let_through(asked.id),
-            Err(error) => return self.unreadable(asked.id, &error, heard),
+            Err(error) => return self.unreadable(asked.id, error, heard),
         };
         // Most binds are of other ports and other families, and need no look at their socket.
         let port = notify::parse_address(bytes).map(|place| place.port());
@@ -216,7 +265,7 @@ impl Berth {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSOCK | libc::EBADF | libc::EOPNOTSUPP)) => {
                 return self.let_through(asked.id);
             }
-            Err(error) => return self.unreadable(asked.id, &error, heard),
+            Err(error) => return self.unreadable(asked.id, error, heard),
         };
         let v6_only = socket.kind == Kind::Tcp6 && self.is_v6_only(&asked, fd, &socket);
         let About::Port(port, want) = about(bytes, &socket, v6_only) else { return self.let_through(asked.id) };
@@ -225,8 +274,8 @@ impl Berth {
             Stage::Awaited(waiting) => {
                 // One that a signal has interrupted comes again with another number, and its old one is void.
                 let listener = self.listener.as_ref();
-                waiting.retain(|old| listener.is_some_and(|listener| listener.is_valid(old.asked.id)));
-                waiting.push(one);
+                waiting.retain(|old| listener.is_some_and(|listener| listener.is_valid(old.id())));
+                waiting.push(Bind::Read(one));
             }
             _ => self.give(&one, tree, heard),
         }
@@ -289,9 +338,9 @@ impl Berth {
             }
             // It was killed, or a signal interrupted it: then it asks again.
             Ok((Err(error), _)) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Ok((Err(error), _)) => self.unreadable(id, &error, heard),
+            Ok((Err(error), _)) => self.unreadable(id, error, heard),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => self.unreadable(id, &error, heard),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => self.unreadable(id, error, heard),
                 Some(errno) => self.answer_with(id, errno),
                 None => self.let_through(id),
             },
@@ -305,14 +354,17 @@ impl Berth {
     }
 
     /// What the app asks for cannot be known or given. It binds by itself, and finds the port free.
-    fn unreadable(&mut self, id: u64, error: &io::Error, heard: &mut Vec<Heard>) {
+    fn unreadable(&mut self, id: u64, error: io::Error, heard: &mut Vec<Heard>) {
         // Of one that is gone nothing can be read, and that says nothing.
         if !self.is_valid(id) {
             return;
         }
+        if let Stage::Awaited(waiting) = &mut self.stage {
+            return waiting.push(Bind::Blind(id, error));
+        }
         self.release();
         self.let_through(id);
-        let why = words(error);
+        let why = words(&error);
         heard.push(Heard::Deaf(match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => format!(
                 "what the app binds cannot be read ({why}): it runs as another user than reberth, or is not dumpable; start the container \

@@ -108,7 +108,7 @@ impl Init<'_> {
             self.end_race(now);
             // An app that is to stop may close its listener to refuse clients: nothing of ours may keep it open.
             if self.supervisor.is_stopping() || self.end.is_some() {
-                self.let_go();
+                self.let_go(now);
             }
             if let Some(code) = finish {
                 ending.code = code;
@@ -136,6 +136,7 @@ impl Init<'_> {
             self.end.and_then(|end| end.unsure_until),
             self.prewarm.as_ref().map(Prewarm::deadline),
             self.sharing.as_ref().and_then(Sharing::deadline),
+            self.berth.as_ref().and_then(Berth::deadline),
         ];
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let sources = std::iter::once(self.signals.as_fd())
@@ -149,7 +150,7 @@ impl Init<'_> {
 
     /// Answers the binds and listens of the app that wait.
     fn answer_calls(&mut self, now: Instant) -> Option<Code> {
-        let heard = self.berth.as_mut()?.hear(&self.tree);
+        let heard = self.berth.as_mut()?.hear(now, &self.tree);
         self.take(now, heard)
     }
 
@@ -224,10 +225,10 @@ impl Init<'_> {
     }
 
     /// Nothing of ours stands on the app's ports any more.
-    fn let_go(&mut self) {
+    fn let_go(&mut self, now: Instant) {
         (self.prewarm, self.sharing) = (None, None);
-        if let Some(berth) = self.berth.as_mut().filter(|berth| !berth.is_released()) {
-            berth.release();
+        if let Some(berth) = &mut self.berth {
+            berth.leave(now);
         }
     }
 

@@ -197,3 +197,27 @@ fn a_holder_that_is_replaced_is_waited_for() {
     running.signal(15);
     running.finish().expect_code(143);
 }
+
+/// What it binds cannot be read, and it waits all the same: once the port is free it is let go for it.
+#[test]
+fn an_app_that_cannot_be_read_waits_too() {
+    let port = free_port();
+    let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let script = format!(
+        "import ctypes\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\nsay('started'); s = S(V4, '0.0.0.0', {port}); say('up'); greet(s)"
+    );
+    let mut launch = python(&["--prewarm", "--port", &port.to_string()], &script);
+    if nix::unistd::geteuid().is_root() {
+        launch = launch.uid(65534);
+        launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+    }
+    let mut running = launch.start();
+    running.expect("started");
+    waiting(&mut running, port);
+    drop(holder);
+    running.expect("up");
+    running.stderr_until("cannot be read");
+    running.stderr_until("is ready on port");
+    assert_eq!(greeted("127.0.0.1", port).as_deref(), Some("127.0.0.1"));
+    stop(running);
+}
