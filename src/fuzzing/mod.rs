@@ -11,13 +11,13 @@ mod wire;
 pub use kernel::{address, head, netlink, proc_files};
 pub use machine::supervisor;
 pub use text::{arguments, settings, templates, values};
-pub use wire::{grpc, http, state, url};
+pub use wire::{grpc, http, share, state, url};
 
 /// A check over arbitrary bytes.
 pub type Check = fn(&[u8]);
 
 /// Every check under the name of its fuzz target and its folder of seeds.
-pub const CHECKS: [(&str, Check); 13] = [
+pub const CHECKS: [(&str, Check); 14] = [
     ("arguments", arguments),
     ("settings", settings),
     ("values", values),
@@ -25,6 +25,7 @@ pub const CHECKS: [(&str, Check); 13] = [
     ("state", state),
     ("netlink", netlink),
     ("address", address),
+    ("share", share),
     ("proc", proc_files),
     ("head", head),
     ("http", http),

@@ -118,3 +118,12 @@ pub fn state(data: &[u8]) {
         let _ = target.parse::<Target>();
     }
 }
+
+/// What another instance says: read back it is the same, and nothing else is a message.
+pub fn share(data: &[u8]) {
+    use crate::share::message::{Message, SIZE};
+    if let Ok(message) = Message::parse(data) {
+        assert_eq!(data.len(), SIZE);
+        assert_eq!(message.bytes(), data, "{message:?}");
+    }
+}
