@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
@@ -28,6 +29,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -825,6 +827,46 @@ static void boot_app(int boot_ms, const char *place)
 	serve(fd);
 }
 
+/* The app of the calls' test: each bind(2) and each getppid(2), timed. `bind NS`, `getppid NS_FOR_A_HUNDRED` */
+static void calls_app(int count, int port)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int one = 1;
+
+	for (int i = 0; i < count; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		int64_t begin;
+
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+		begin = now();
+		if (bind(fd, (struct sockaddr *)&to, sizeof to))
+			_exit(1);
+		printf("bind %ld\n", (long)(now() - begin));
+		close(fd);
+	}
+	for (int i = 0; i < count; i++) {
+		int64_t begin = now();
+
+		for (int call = 0; call < 100; call++)
+			syscall(SYS_getppid);
+		printf("getppid %ld\n", (long)(now() - begin));
+	}
+	fflush(stdout);
+	_exit(0);
+}
+
+/* Puts a filter on itself that allows everything, as a container has a profile, and becomes argv. */
+static void profiled(char **argv)
+{
+	struct sock_filter all[] = { { 0x06, 0, 0, 0x7fff0000 } };
+	struct sock_fprog program = { 1, all };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program))
+		die("no filter");
+	execv(argv[0], argv);
+	die("%s", argv[0]);
+}
+
 /* True once the program has said that it has the port. */
 static int says_claimed(int log)
 {
@@ -909,6 +951,10 @@ int main(int argc, char **argv)
 		orphan_app(first);
 	if (!strcmp(mode, "boot-app") && argc > 3)
 		boot_app(first, argv[3]);
+	if (!strcmp(mode, "calls-app") && argc > 3)
+		calls_app(first, number(argv[3]));
+	if (!strcmp(mode, "profiled") && argc > 3)
+		profiled(argv + 3);
 	if (!strcmp(mode, "bare-waiter"))
 		bare_waiter(first);
 	if (!strcmp(mode, "pause-app"))
