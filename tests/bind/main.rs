@@ -22,7 +22,7 @@ fn both(test: impl Fn(&dyn Fn(Launch) -> Launch)) {
 /// `reberth run` of a Python script, which hears lines and says lines. `S(family, address, port, **how)` makes, binds and listens.
 fn python(flags: &[&str], script: &str) -> Launch {
     let head = "import os, signal, socket, sys, threading, errno, time
-def say(*words): print(*words, flush=True)
+def say(*words): os.write(1, (' '.join(map(str, words)) + '\\n').encode())
 def made(fam=socket.AF_INET, v6only=None, reuse=True, block=True):
     s = socket.socket(fam)
     if reuse: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
