@@ -145,6 +145,11 @@ fn held_by(spec: &Spec, holder: &Holder) -> String {
 /// What the user can do about a held port, a sentence each.
 pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
     let mut advice = Vec::new();
+    for group in crate::share::groups(spec) {
+        advice.push(format!(
+            "it is shared by the instances of {group} (--share): one with --share {group} (REBERTH_SHARE) joins them, and waits for nobody"
+        ));
+    }
     let has = |state: State| look.holders.iter().any(|holder| holder.state == state);
     if has(State::Client) {
         advice.push(format!(

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use message::Secret;
 
-use crate::port::spec::{Protocol, Spec};
+use crate::port::spec::Spec;
 
 /// How long one side of an exchange waits for the other, in all.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,12 +26,46 @@ pub struct Group {
     pub secret: Option<Secret>,
 }
 
+/// The groups that have a meeting point for this port in our network, by `/proc/net/unix` (`unix(7)`: abstract names begin with `@` there).
+pub fn groups(spec: &Spec) -> Vec<String> {
+    groups_in(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default(), spec)
+}
+
+fn groups_in(text: &str, spec: &Spec) -> Vec<String> {
+    let end = format!("/{}/{}", spec.protocol.name(), spec.port);
+    let name = |line: &str| {
+        let (_, place) = line.rsplit_once(" @reberth/share/")?;
+        // What an asker's own connection is called is the same name; a group is told once.
+        Some(place.trim_end_matches('@').strip_suffix(&end)?.to_owned()).filter(|name| !name.is_empty())
+    };
+    let mut names: Vec<String> = text.lines().filter_map(name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// The abstract name at which those of a group who have this port are met: one for each port, so that instances with unlike ports find each
 /// other.
 pub fn place(name: &str, spec: &Spec) -> Vec<u8> {
-    let protocol = match spec.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    format!("reberth/share/{name}/{protocol}/{}", spec.port).into_bytes()
+    format!("reberth/share/{name}/{}/{}", spec.protocol.name(), spec.port).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_read_from_the_list_of_unix_sockets() {
+        let text = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+                    0000: 00000002 00000000 00010000 0005 01 11 @reberth/share/api/tcp/8080\n\
+                    0000: 00000003 00000000 00000000 0005 03 12 @reberth/share/api/tcp/8080\n\
+                    0000: 00000002 00000000 00010000 0005 01 13 @reberth/share/web/tcp/8081\n\
+                    0000: 00000002 00000000 00010000 0001 01 14 /run/x/tcp/8080\n\
+                    0000: 00000003 00000000 00000000 0001 03 15\n";
+        let of = |spec: &str| groups_in(text, &spec.parse().unwrap());
+        assert_eq!(of("8080"), ["api"]);
+        assert_eq!(of("8081"), ["web"]);
+        assert_eq!(of("8080/udp"), [""; 0]);
+        assert_eq!(of("80"), [""; 0]);
+    }
 }

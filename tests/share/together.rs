@@ -159,3 +159,16 @@ fn of_several_ports_each_is_found_by_itself() {
     three.stderr_until(&format!("port 127.0.0.1:{other} is shared"));
     [one, two, three].into_iter().for_each(stop);
 }
+
+#[test]
+fn who_tells_that_a_port_is_shared() {
+    let (group, port) = group();
+    let (one, two) = (serving(&group, port, "one", &[]), serving(&group, port, "two", &[]));
+    let who = crate::harness::Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["who", &port.to_string()]);
+    let outcome = who.start().finish().expect_code(1);
+    assert!(outcome.stdout.contains(&format!("shared by the instances of {group} (--share)")), "{}", outcome.report());
+    // Both apps, and both of those who look after them.
+    assert!(outcome.stdout.lines().filter(|line| line.contains("listening")).count() >= 4, "{}", outcome.report());
+    stop(one);
+    stop(two);
+}
