@@ -40,7 +40,7 @@ fn hold(
     publisher: &mut Publisher,
     port_file: Option<&std::path::Path>,
 ) -> Result<Code, Error> {
-    let group = config.share.as_ref().map(super::sharing::group).transpose()?;
+    let group = config.share.as_ref().map(|share| super::sharing::group(share, true)).transpose()?;
     let Some(group) = group else { return Err(Error::cannot("keep: a name is missing: set --share NAME")) };
     let mut claims = match run::claim(config, signals, publisher, Some(&group))? {
         Claimed::Ports(claims) => claims,

@@ -94,7 +94,11 @@ impl<'a> Session<'a> {
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             launches: 0,
             deaf: false,
-            group: config.share.as_ref().map(sharing::group).transpose()?,
+            group: config
+                .share
+                .as_ref()
+                .map(|share| sharing::group(share, config.handover == Handover::Listen))
+                .transpose()?,
             announced: None,
         })
     }

@@ -25,11 +25,11 @@ use crate::sys::process;
 /// Whoever asks in vain may do so a thousand times a second; the log has a line about it this often.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The group of the settings, its secret read.
+/// The group of the settings, its secret read. `datagrams`: ports of UDP are shared too.
 ///
 /// # Errors
 /// A secret file that cannot be read, or is empty.
-pub fn group(share: &Share) -> Result<Group, Error> {
+pub fn group(share: &Share, datagrams: bool) -> Result<Group, Error> {
     let secret = share.secret_file.as_deref().map(secret).transpose()?;
     if secret.is_none() && nix::unistd::geteuid().is_root() {
         warn!(
@@ -38,7 +38,7 @@ pub fn group(share: &Share) -> Result<Group, Error> {
             share.name
         );
     }
-    Ok(Group { name: share.name.clone(), secret })
+    Ok(Group { name: share.name.clone(), secret, datagrams })
 }
 
 /// The longest secret that is read. Bytes.
@@ -115,7 +115,8 @@ impl Sharing {
     /// EMFILE, ENFILE.
     pub fn begin(group: Group, claims: &mut [Claim]) -> io::Result<Self> {
         let mut ports = Vec::new();
-        for claim in claims {
+        let shared = |claim: &&mut Claim| group.datagrams || claim.spec.protocol == Protocol::Tcp;
+        for claim in claims.iter_mut().filter(shared) {
             let spec = claim.spec.with_port(claim.port);
             let socket = claim.socket.try_clone()?;
             let meeting = match claim.meeting.take() {

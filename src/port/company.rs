@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
-use super::{advice, spec::Spec};
+use super::{advice, spec::Protocol, spec::Spec};
 use crate::share::Group;
 use crate::share::asking::{Answer, ask};
 use crate::share::message::{Container, container_words};
@@ -38,6 +38,9 @@ impl Company {
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Option<OwnedFd> {
         let begun = Instant::now();
+        if spec.protocol == Protocol::Udp && !self.group.datagrams {
+            return None;
+        }
         if self.not_before.is_some_and(|at| begun < at) {
             return None;
         }

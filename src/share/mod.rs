@@ -24,6 +24,8 @@ pub struct Group {
     pub name: String,
     /// `None`: the same user is proof enough.
     pub secret: Option<Secret>,
+    /// Whether ports of UDP are shared: not where the app binds them by itself, which no socket of ours lets it do.
+    pub datagrams: bool,
 }
 
 /// The groups that have a meeting point for this port in our network, by `/proc/net/unix` (`unix(7)`: abstract names begin with `@` there).

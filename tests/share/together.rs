@@ -148,6 +148,27 @@ fn sockets_by_descriptor_are_shared_too() {
     stop(two);
 }
 
+/// What no bind of ours can answer stays the app's: a copy of the claim's socket would keep the app itself from it.
+#[test]
+fn an_app_that_shares_its_port_binds_udp_by_itself() {
+    let (group, port) = group();
+    let script = "import socket, sys\nu = socket.socket(type=socket.SOCK_DGRAM)\nu.bind(('127.0.0.1', int(sys.argv[1])))\n\
+                  print('bound', flush=True)\nimport signal; signal.pause()";
+    let start = || {
+        let mut launch = instance(&group, port, "x", &["--port", &format!("127.0.0.1:{port}/udp")]);
+        launch.words.truncate(launch.words.iter().position(|word| word == "-c").unwrap() + 1);
+        launch.words.extend([script.into(), port.to_string().into()]);
+        launch.start()
+    };
+    let mut one = start();
+    one.expect("bound");
+    let mut two = start();
+    two.stderr_until("is busy, waiting");
+    stop(one);
+    two.expect("bound");
+    stop(two);
+}
+
 #[test]
 fn of_several_ports_each_is_found_by_itself() {
     let (group, port) = group();
