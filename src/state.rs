@@ -32,6 +32,9 @@ pub const DEFAULT_DIRS: [&str; 3] = ["/run", "/dev/shm", "/tmp"];
 /// The form of the file. A reader believes no other.
 const FORMAT: u32 = 1;
 
+/// More addresses of one port are not told: one is enough to be asked, and a file that grew with them would not be believed.
+pub const MAX_PLACES: usize = 16;
+
 /// Where `run` stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,7 +82,7 @@ pub struct PortState {
     pub port: u16,
     #[serde(with = "ProtocolWord")]
     pub protocol: Protocol,
-    /// Where the app listens on it, once seen.
+    /// Where the app listens on it, once seen; empty: not seen yet. Each once, at most [`MAX_PLACES`]; see [`State::listens_at`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listens: Vec<IpAddr>,
 }
@@ -130,14 +133,22 @@ impl State {
         self.ports = taken.iter().map(|(spec, port)| PortState::new(spec, *port)).collect();
     }
 
-    /// The app has been seen listening on the port of `spec` at these addresses.
-    pub fn listens_at(&mut self, spec: &Spec, places: Vec<IpAddr>) {
+    /// The app has been seen listening on the port of `spec` at these addresses: in place of what was seen before, and to be published by
+    /// the caller. An IPv4 address of an IPv6 socket (`::ffff:127.0.0.1`) is that IPv4 address. No more than [`MAX_PLACES`] are kept, and
+    /// then those that a probe would ask first: whatever is on loopback, and then in the order seen.
+    pub fn listens_at(&mut self, spec: &Spec, places: &[IpAddr]) {
         let same = |port: &&mut PortState| {
             (&port.name, port.addr, port.port, port.protocol) == (&spec.name, spec.addr, spec.port, spec.protocol)
         };
-        if let Some(port) = self.ports.iter_mut().find(same) {
-            port.listens = places;
+        let Some(port) = self.ports.iter_mut().find(same) else { return };
+        port.listens.clear();
+        for place in places.iter().map(IpAddr::to_canonical) {
+            if !port.listens.contains(&place) {
+                port.listens.push(place);
+            }
         }
+        port.listens.sort_by_key(|place| !(place.is_unspecified() || place.is_loopback()));
+        port.listens.truncate(MAX_PLACES);
     }
 }
 

@@ -418,7 +418,7 @@ impl Init<'_> {
                 }
                 Do::Listens(places) => {
                     let Some(primary) = self.readiness.primary() else { continue };
-                    self.state.listens_at(primary, places);
+                    self.state.listens_at(primary, &places);
                     // One write tells both, where both come at once.
                     if !todo.contains(&Do::Ready) {
                         self.publish(self.state.phase);

@@ -94,7 +94,9 @@ fn asked_at(told: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
     if explicit.is_some() || listens.iter().any(on_loopback) {
         return explicit;
     }
-    listens.iter().find(|addr| addr.is_loopback()).or(listens.first()).copied()
+    // A link-local address (fe80::) means nothing without its interface, so it is asked only where there is no other.
+    let rank = |addr: &&IpAddr| (!addr.is_loopback(), matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    listens.iter().min_by_key(rank).copied()
 }
 
 fn by_settings(terms: &Healthcheck, note: Option<String>) -> Plan {
@@ -204,11 +206,16 @@ mod tests {
             (None, &["::1"], None),
             (None, &["10.0.0.1", "127.0.0.1"], None),
             (None, &["10.0.0.1", "::"], None),
+            (None, &["10.0.0.1", "::1"], None),
             (None, &["127.0.0.2"], Some("127.0.0.2")),
             (None, &["10.0.0.1", "127.0.0.2"], Some("127.0.0.2")),
             (None, &["172.17.0.2"], Some("172.17.0.2")),
             (Some("0.0.0.0"), &["172.17.0.2", "10.0.0.1"], Some("172.17.0.2")),
             (Some("::"), &["fd00::2"], Some("fd00::2")),
+            (None, &["fe80::1", "fd00::2", "10.0.0.1"], Some("fd00::2")),
+            (None, &["fe80::1"], Some("fe80::1")),
+            (Some("::"), &["127.0.0.1"], None),
+            (Some("0.0.0.0"), &["::1"], None),
             (Some("10.0.0.1"), &["127.0.0.1"], Some("10.0.0.1")),
             (Some("10.0.0.1"), &["10.0.0.2"], Some("10.0.0.1")),
         ] {

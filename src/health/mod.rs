@@ -25,6 +25,9 @@ use verdict::Verdict;
 /// A last try with less time than this left would tell nothing.
 const SHORTEST_TRY: Duration = Duration::from_millis(10);
 
+/// How many addresses a reason names.
+const MAX_PLACES: usize = 4;
+
 /// What a healthcheck has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
@@ -103,13 +106,20 @@ fn elsewhere(question: &Question) -> Option<String> {
     let port = question.local_port()?;
     let mut places: Vec<String> = Vec::new();
     for found in holder::listening(port).ok()? {
+        // Whoever listens on all addresses has come after we were refused, or something between refuses: not where to ask instead.
+        if found.addr.is_unspecified() {
+            return None;
+        }
         let place = SocketAddr::new(found.addr, port).to_string();
         if !places.contains(&place) {
             places.push(place);
         }
     }
+    let more = places.len().saturating_sub(MAX_PLACES);
+    places.truncate(MAX_PLACES);
     let places = Some(places.join(", ")).filter(|places| !places.is_empty())?;
-    Some(format!("something listens on {places} only: ask there by a whole URL, or make it bind 0.0.0.0"))
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("something listens on {places}{more} only: ask there by a whole URL, or make it bind 0.0.0.0"))
 }
 
 fn look(terms: &Healthcheck) -> Found {

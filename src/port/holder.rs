@@ -317,7 +317,7 @@ fn describe(holders: &mut [Holder]) {
 /// A listening TCP socket, or a UDP one without a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// `::` that is not `v6_only` answers IPv4 too.
+    /// `::` that is not `v6_only` answers IPv4 too. A socket for both families that is bound to an IPv4 address (Java's are) is at that one.
     pub addr: IpAddr,
     pub port: u16,
     pub inode: u64,
@@ -331,7 +331,7 @@ pub struct Listener {
 impl From<Row> for Listener {
     fn from(row: Row) -> Self {
         Self {
-            addr: row.local,
+            addr: row.local.to_canonical(),
             port: row.local_port,
             inode: row.inode,
             v6_only: row.v6_only == Some(true),

@@ -99,6 +99,41 @@ fn every_phase_is_read_as_it_was_written() {
 }
 
 #[test]
+fn where_the_app_listens_is_told_within_bounds() {
+    let parse = |text: &&str| text.parse::<IpAddr>().unwrap();
+    for (seen, told) in [
+        (&[][..], &[][..]),
+        (&["10.0.0.1"], &["10.0.0.1"]),
+        (&["10.0.0.2", "10.0.0.1", "10.0.0.2"], &["10.0.0.2", "10.0.0.1"]),
+        (&["10.0.0.1", "fd00::1", "127.0.0.2"], &["127.0.0.2", "10.0.0.1", "fd00::1"]),
+        (&["10.0.0.1", "::"], &["::", "10.0.0.1"]),
+        (&["::ffff:10.0.0.1", "10.0.0.1"], &["10.0.0.1"]),
+        (&["::ffff:127.0.0.1"], &["127.0.0.1"]),
+    ] {
+        let mut state = state(Phase::Ready);
+        let seen: Vec<IpAddr> = seen.iter().map(parse).collect();
+        state.listens_at(&spec(8080), &seen);
+        assert!(state.ports[0].listens.is_empty(), "8081 was taken, and nothing is known of it");
+        state.listens_at(&spec(8081), &[Ipv4Addr::new(10, 9, 9, 9).into()]);
+        state.listens_at(&spec(8081), &seen);
+        assert_eq!(state.ports[0].listens, told.iter().map(parse).collect::<Vec<IpAddr>>(), "{seen:?}");
+        let dir = Dir::new();
+        shown(Some(&dir.0), &state);
+        assert_eq!(believed(believe(Some(&dir.0), &[])), state);
+    }
+    // However many there are, the file stays one that is believed, and the one that is asked first is in it.
+    let mut state = state(Phase::Ready);
+    let many = (0..60_000_u32).map(|low| Ipv4Addr::from(0x0a00_0000 | low).into());
+    let many: Vec<IpAddr> = many.chain([Ipv4Addr::LOCALHOST.into()]).collect();
+    state.listens_at(&spec(8081), &many);
+    let listens = &state.ports[0].listens;
+    assert_eq!((listens.len(), listens[0]), (MAX_PLACES, Ipv4Addr::LOCALHOST.into()));
+    let dir = Dir::new();
+    shown(Some(&dir.0), &state);
+    assert_eq!(believed(believe(Some(&dir.0), &[])), state);
+}
+
+#[test]
 fn an_explicit_directory_that_cannot_be_written_is_an_error_that_names_the_setting() {
     let dir = Dir::new();
     for place in [dir.0.join("missing"), PathBuf::from("/proc/self"), dir.0.join("a\nb")] {

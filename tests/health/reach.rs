@@ -152,3 +152,17 @@ fn where_the_port_does_listen_is_in_the_reason() {
     let line = check(&[&url]).expect(false, &["connection refused"]).line;
     assert!(!line.contains("only"), "who names an address wants that one: {line}");
 }
+
+/// With many addresses, and with none that would help.
+#[test]
+fn the_addresses_in_a_reason_are_few_and_such_as_help() {
+    let first = TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = first.local_addr().unwrap().port();
+    let more: Vec<_> = (3..9).map(|last| TcpListener::bind((format!("127.0.0.{last}"), port)).unwrap()).collect();
+    let line = said(healthcheck().env("PORT", port.to_string())).expect(false, &["and 3 more only"]).line;
+    assert_eq!(line.matches(&format!(":{port},")).count(), 3, "{line}");
+    drop((first, more));
+    let port = free_port();
+    let line = said(healthcheck().env("PORT", port.to_string())).expect(false, &["refused"]).line;
+    assert!(!line.contains("only"), "nobody listens at all: {line}");
+}

@@ -1,6 +1,7 @@
 //! Whom a healthcheck believes, and what the phase of `run` makes of it. This test program is the `run` its state files speak of.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +64,48 @@ fn the_port_really_taken() {
     said(launch(dir.path()).env("PORT", free_port().to_string())).expect(true, &[&app.url("/")]);
     // Their mistakes do not matter to a check that never needs them.
     said(launch(dir.path()).env("PORT", "nonsense")).expect(true, &[]);
+}
+
+/// Next.js and others bind one address alone: a wildcard is asked where the app was seen, and the verdict names that address.
+#[test]
+fn where_the_app_was_seen_listening() {
+    let dir = TempDir::new();
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    let app = Server::on(listener, |_| answer(200, "", ""));
+    let at = |addr: Option<&str>, listens: &[&str]| {
+        let mut state = state(Phase::Ready, app.port);
+        state.ports[0].addr = addr.map(|addr| addr.parse().unwrap());
+        state.ports[0].listens = listens.iter().map(|addr| addr.parse().unwrap()).collect();
+        publish(&dir, &state);
+    };
+    let url = format!("http://127.0.0.2:{}/", app.port);
+    let place = format!("tcp://127.0.0.2:{}", app.port);
+    for (addr, listens) in [
+        (None, &["127.0.0.2"][..]),
+        (Some("0.0.0.0"), &["127.0.0.2"]),
+        (Some("::"), &["10.0.0.1", "127.0.0.2"]),
+        (Some("127.0.0.2"), &[]),
+        (Some("127.0.0.2"), &["10.0.0.1"]),
+    ] {
+        at(addr, listens);
+        check(&dir, &[]).expect(true, &[&url, "status 200"]);
+        check(&dir, &["tcp"]).expect(true, &[&place]);
+        check(&dir, &["--timeout", "200ms", "grpc"]).expect(false, &[&place.replace("tcp", "grpc")]);
+    }
+    // Nobody has seen it, as in the file of an older reberth: loopback is asked, and the reason names who does listen.
+    at(None, &[]);
+    let refused = format!("nothing listens on 127.0.0.1:{}", app.port);
+    for target in [&[][..], &["tcp"], &["grpc"]] {
+        check(&dir, target).expect(false, &[&refused, &format!("listens on 127.0.0.2:{} only", app.port)]);
+    }
+    // On loopback, or on all addresses, is on 127.0.0.1, or on ::1.
+    for listens in [&["127.0.0.2", "127.0.0.1"][..], &["0.0.0.0"], &["::"], &["::1"]] {
+        at(None, listens);
+        check(&dir, &["tcp"]).expect(false, &[&refused]);
+    }
+    // The address of the settings stays the one that is asked.
+    at(Some("127.0.0.3"), &["127.0.0.2"]);
+    check(&dir, &["tcp"]).expect(false, &[&format!("127.0.0.3:{}", app.port)]);
 }
 
 #[test]

@@ -225,6 +225,9 @@ fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
         ("", "[fd00:9::7]", "only, not on all addresses"),
         ("", "127.0.0.2", "on loopback only"),
         ("", "[::1]", "on loopback only"),
+        // As Java's sockets are, which are for both families.
+        ("", "[::ffff:10.9.8.7]", "only, not on all addresses"),
+        ("", "[::ffff:127.0.0.1]", "on loopback only"),
     ] {
         let port = place::free_port();
         let flags = ["--port", &format!("{told}{port}"), "--health", "tcp", "--start-timeout", "8s"];
@@ -234,6 +237,8 @@ fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
         launch.words = words.into_iter().map(Into::into).chain(launch.words).collect();
         let mut running = launch.start();
         running.ready();
+        let address = address.trim_start_matches("[::ffff:");
+        let address = if address.contains('.') { address.trim_end_matches(']') } else { address };
         running.stderr_until(&format!("{address}:{port}"));
         running.stderr_until(said);
         running.stderr_until("bind 0.0.0.0");
