@@ -1,41 +1,39 @@
 //! Owns the health TARGET: its type and its text form. Must not know how it is asked.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::probe::peer::Peer;
 use super::probe::url::bracketed;
 use crate::config::value::is;
 
-mod place;
-
-use place::{authority, checked_socket, port, until_path};
-
 /// The accepted form, for messages.
-pub const FORM: &str = "a target is /path, :PORT/path, http://host[:port]/path, https://…, tcp, tcp:PORT, tcp://host:port, unix:/socket[:/path], unix:@name[:/path], grpc[:SERVICE], grpc:PORT[/SERVICE], grpc://host:port[/SERVICE] or grpc:unix:/socket[:SERVICE]";
+pub const FORM: &str = "a target is /path, http://host[:port]/path, https://…, tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE] or unix:/socket[:/path]";
 
 /// What a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// `/path?query` on the primary port, plain HTTP.
     Path(String),
-    /// `http://…` or `https://…`, as typed; checked to have a host and a valid port. `:8080/path` is `http://localhost:8080/path`.
+    /// `http://…` or `https://…`, as typed; checked to have a host and a valid port.
     Url(String),
     /// `tcp`: connect to the primary port.
     Tcp,
-    /// `tcp://host:port`, or `tcp:PORT` for this host; IPv6 without its brackets.
+    /// `tcp://host:port`; IPv6 without its brackets.
     TcpAt(String, u16),
-    /// `grpc…`: gRPC's health checking protocol on the primary port (`None`) or elsewhere; the empty service is the server as a whole.
-    Grpc(Option<Peer>, String),
-    /// `unix:/sock`: connect. `unix:/sock:/path`: HTTP over it. `@name` for a socket is one of the abstract namespace.
+    /// `grpc` or `grpc:SERVICE`: gRPC's health checking protocol on the primary port; the empty service is the server as a whole.
+    Grpc(String),
+    /// `grpc://host:port[/SERVICE]`, likewise; IPv6 without its brackets.
+    GrpcAt(String, u16, String),
+    /// `unix:/sock`: connect. `unix:/sock:/path`: HTTP over it.
     Unix(PathBuf, Option<String>),
 }
 
 impl Target {
     /// Whether it asks the primary port, and so means nothing where no port is known.
     pub fn needs_port(&self) -> bool {
-        matches!(self, Self::Path(_) | Self::Tcp | Self::Grpc(None, _))
+        matches!(self, Self::Path(_) | Self::Tcp | Self::Grpc(_))
     }
 }
 
@@ -46,23 +44,16 @@ impl fmt::Display for Target {
             Self::Path(text) | Self::Url(text) => f.write_str(text),
             Self::Tcp => f.write_str("tcp"),
             Self::TcpAt(host, port) => write!(f, "tcp://{}:{port}", bracketed(host)),
-            Self::Grpc(None, service) if service.is_empty() => f.write_str("grpc"),
-            Self::Grpc(None, service) => write!(f, "grpc:{service}"),
-            Self::Grpc(Some(peer), service) => f.write_str(&shown_grpc(peer, service)),
+            Self::Grpc(service) if service.is_empty() => f.write_str("grpc"),
+            Self::Grpc(service) => write!(f, "grpc:{service}"),
+            Self::GrpcAt(host, port, service) => {
+                let slash = if service.is_empty() { "" } else { "/" };
+                write!(f, "grpc://{}:{port}{slash}{service}", bracketed(host))
+            }
             Self::Unix(socket, None) => write!(f, "unix:{}", socket.display()),
             Self::Unix(socket, Some(path)) => write!(f, "unix:{}:{path}", socket.display()),
         }
     }
-}
-
-/// How a service somewhere is written, in the verdict too.
-pub fn shown_grpc(peer: &Peer, service: &str) -> String {
-    let joint = match peer {
-        Peer::Host(..) => "/",
-        Peer::Socket(_) => ":",
-    };
-    let joint = if service.is_empty() { "" } else { joint };
-    format!("{}{joint}{service}", peer.shown("grpc"))
 }
 
 impl FromStr for Target {
@@ -70,31 +61,35 @@ impl FromStr for Target {
 
     /// The error is the reason with the accepted form.
     fn from_str(text: &str) -> Result<Self, String> {
-        read(text).map_err(|reason| format!("{reason}; {FORM}"))
-    }
-}
-
-fn read(text: &str) -> Result<Target, String> {
-    if text.starts_with('/') {
-        return path(text).map(Target::Path);
-    }
-    let (scheme, rest) = match text.split_once(':') {
-        // The short form for another port of this host.
-        Some(("", rest)) => return on_this_host(rest),
-        Some((scheme, rest)) => (scheme, Some(rest)),
-        None => (text, None),
-    };
-    match (scheme.to_ascii_lowercase().as_str(), rest) {
-        ("http" | "https", Some(rest)) => web(text, scheme, rest),
-        ("tcp", rest) => tcp(rest),
-        ("grpc", rest) => grpc(rest),
-        ("grpcs", Some(_)) => Err("gRPC is asked in plaintext only, as the kubelet does it: use grpc://".into()),
-        ("unix", Some(rest)) => {
-            let (socket, tail) = until_path(rest);
-            let tail = if tail.is_empty() { None } else { Some(path(tail)?) };
-            Ok(Target::Unix(checked_socket(socket)?.into(), tail))
+        let fail = |reason: &str| format!("{reason}; {FORM}");
+        if is(text, "tcp") {
+            return Ok(Self::Tcp);
         }
-        _ => Err(guess(text)),
+        if is(text, "grpc") {
+            return Ok(Self::Grpc(String::new()));
+        }
+        if text.starts_with('/') {
+            return path(text).map(Self::Path).map_err(|reason| fail(&reason));
+        }
+        let (scheme, rest) = text.split_once(':').unwrap_or_default();
+        match (scheme.to_ascii_lowercase().as_str(), rest.strip_prefix("//"), rest) {
+            ("http", Some(rest), _) => url(text, rest).map_err(|reason| fail(&reason)),
+            ("https", Some(_), _) if cfg!(not(feature = "tls")) => Err(fail(
+                "this reberth is built without TLS, so it cannot ask https: use http://, or the build with TLS",
+            )),
+            ("https", Some(rest), _) => url(text, rest).map_err(|reason| fail(&reason)),
+            ("tcp", Some(rest), _) => {
+                let place = rest.strip_suffix('/').unwrap_or(rest);
+                let (host, port) = authority(place).map_err(|reason| fail(&reason))?;
+                let port = port.ok_or_else(|| fail("tcp://host needs a port"))?;
+                Ok(Self::TcpAt(host.into(), port))
+            }
+            ("grpc", Some(rest), _) => grpc_at(rest).map_err(|reason| fail(&reason)),
+            ("grpc", None, rest) => grpc(rest).map_err(|reason| fail(&reason)),
+            ("grpcs", Some(_), _) => Err(fail("gRPC is asked in plaintext only, as the kubelet does it: use grpc://")),
+            ("unix", _, rest) => unix(rest).map_err(|reason| fail(&reason)),
+            _ => Err(fail(&guess(text))),
+        }
     }
 }
 
@@ -119,13 +114,7 @@ fn path(text: &str) -> Result<String, String> {
     }
 }
 
-fn web(text: &str, scheme: &str, rest: &str) -> Result<Target, String> {
-    let Some(rest) = rest.strip_prefix("//") else { return Err(guess(text)) };
-    if is(scheme, "https") && cfg!(not(feature = "tls")) {
-        return Err(
-            "this reberth is built without TLS, so it cannot ask https: use http://, or the build with TLS".into()
-        );
-    }
+fn url(text: &str, rest: &str) -> Result<Target, String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (host, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
     if host.contains('@') {
@@ -136,37 +125,49 @@ fn web(text: &str, scheme: &str, rest: &str) -> Result<Target, String> {
     Ok(Target::Url(text.into()))
 }
 
-/// `8080/path`, behind a colon.
-fn on_this_host(rest: &str) -> Result<Target, String> {
-    let (number, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let port = port(number).map_err(|why| format!("after the colon comes a port of this host, and {why}"))?;
-    let tail = path(tail)?;
-    let slash = if tail.starts_with('/') { "" } else { "/" };
-    Ok(Target::Url(format!("http://localhost:{port}{slash}{tail}")))
-}
-
-fn tcp(rest: Option<&str>) -> Result<Target, String> {
-    let Some(rest) = rest else { return Ok(Target::Tcp) };
-    let no_socket = |_| Err("a connection to a Unix socket is asked for as unix:/socket".into());
-    match place::place("tcp", rest, None, no_socket)? {
-        (Some(Peer::Host(host, port)), "" | "/") => Ok(Target::TcpAt(host, port)),
-        (Some(_), _) => Err("after the port of tcp comes nothing more".into()),
-        (None, _) => Err("after tcp: comes a port of this host, or //host:port".into()),
-    }
-}
-
-fn grpc(rest: Option<&str>) -> Result<Target, String> {
-    let Some(rest) = rest else { return Ok(Target::Grpc(None, String::new())) };
-    let (peer, name) = place::place("grpc", rest, None, |rest| Ok(rest.split_once(':').unwrap_or((rest, ""))))?;
-    let name = match &peer {
-        None if name.is_empty() => {
-            return Err("after grpc: comes a service or a port (grpc alone asks for the server as a whole)".into());
-        }
-        None if name.starts_with('/') => return Err("after grpc: comes a service, without a /".into()),
-        Some(Peer::Host(..)) => name.strip_prefix('/').unwrap_or(name),
-        _ => name,
+/// `host`, `host:port`, `[v6]` or `[v6]:port`; the host without brackets.
+fn authority(text: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => match rest.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None if rest.is_empty() => (host, None),
+            None => return Err("after the address comes :port".into()),
+        },
+        Some(_) => return Err("in brackets goes an IPv6 address".into()),
+        None => match text.split_once(':') {
+            Some((_, port)) if port.contains(':') => return Err("an IPv6 address goes in brackets".into()),
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
     };
-    Ok(Target::Grpc(peer, service(name)?))
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    if host.is_empty() || !host.bytes().all(plain) {
+        return Err("it has no valid host".into());
+    }
+    let number = |port: &str| {
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        port.parse::<u16>().ok().filter(|port| digits && *port != 0).ok_or("its port is not 1 to 65535")
+    };
+    Ok((host, port.map(number).transpose()?))
+}
+
+fn grpc_at(rest: &str) -> Result<Target, String> {
+    let (place, name) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = authority(place)?;
+    let port = port.ok_or("grpc://host needs a port")?;
+    Ok(Target::GrpcAt(host.into(), port, service(name)?))
+}
+
+/// What follows `grpc:`. A port there would be asked for as a service, and the answer would puzzle.
+fn grpc(rest: &str) -> Result<Target, String> {
+    match rest {
+        "" => Err("after grpc: comes a service (grpc alone asks for the server as a whole)".into()),
+        port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("after grpc: comes a service (did you mean grpc://127.0.0.1:{port}?)"))
+        }
+        name if name.starts_with('/') => Err("after grpc: comes a service, without a /".into()),
+        name => service(name).map(Target::Grpc),
+    }
 }
 
 /// The name of a service, as the server knows it: sent as typed.
@@ -181,5 +182,117 @@ fn service(name: &str) -> Result<String, String> {
 /// Far more than any name, and far less than fits into one HTTP/2 frame. Bytes.
 const LONGEST_SERVICE: usize = 1024;
 
+/// The kernel's `sun_path` holds 108 bytes with the final zero (unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
+fn unix(rest: &str) -> Result<Target, String> {
+    let (socket, tail) = match rest.find(":/") {
+        Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..)),
+        None => (rest, None),
+    };
+    if !Path::new(socket).is_absolute() || socket.contains('\0') {
+        return Err("the socket of unix: is an absolute path".into());
+    }
+    if socket.len() > LONGEST_SOCKET {
+        return Err(format!("a socket's path has at most {LONGEST_SOCKET} bytes"));
+    }
+    Ok(Target::Unix(socket.into(), tail.map(path).transpose()?))
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let tcp = |host: &str, port| Target::TcpAt(host.into(), port);
+        let unix = |socket: &str, path: Option<&str>| Target::Unix(socket.into(), path.map(Into::into));
+        for (text, want) in [
+            ("/", Target::Path("/".into())),
+            ("/healthz?full=1", Target::Path("/healthz?full=1".into())),
+            ("tcp", Target::Tcp),
+            ("tcp://db:5432", tcp("db", 5432)),
+            ("tcp://[::1]:80", tcp("::1", 80)),
+            ("tcp://my_db.svc:80", tcp("my_db.svc", 80)),
+            ("unix:/run/app.sock", unix("/run/app.sock", None)),
+            ("unix:/run/app.sock:/health?a=b:/c", unix("/run/app.sock", Some("/health?a=b:/c"))),
+            ("grpc", Target::Grpc(String::new())),
+            ("grpc:my.pkg.Svc", Target::Grpc("my.pkg.Svc".into())),
+            ("grpc:a:1/b?c#d", Target::Grpc("a:1/b?c#d".into())),
+            ("grpc://db:5432", Target::GrpcAt("db".into(), 5432, String::new())),
+            ("grpc://[::1]:80/a.B/c", Target::GrpcAt("::1".into(), 80, "a.B/c".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(want.clone()), "{text}");
+            assert_eq!(want.to_string(), text);
+        }
+        assert_eq!("TCP".parse(), Ok(Target::Tcp));
+        assert_eq!("Grpc".parse(), Ok(Target::Grpc(String::new())));
+        assert_eq!("GRPC://h:1/".parse(), Ok(Target::GrpcAt("h".into(), 1, String::new())));
+        assert_eq!("/a#b".parse(), Ok(Target::Path("/a".into())));
+        assert_eq!("unix:///run/a.sock".parse(), Ok(unix("///run/a.sock", None)));
+        for url in
+            ["http://localhost", "http://127.0.0.1:8080/x?y", "HTTP://[::1]:80/", "http://h?x", "http://my_app:1/"]
+        {
+            assert_eq!(url.parse(), Ok(Target::Url(url.into())), "{url}");
+        }
+        for (bad, reason) in [
+            ("", "no scheme"),
+            ("8080", "did you mean http://127.0.0.1:8080?"),
+            ("localhost:8080/x", "did you mean http://localhost:8080/x?"),
+            ("smtp://h:1", "no scheme that reberth knows"),
+            ("grpc:", "grpc alone"),
+            ("grpc:8080", "did you mean grpc://127.0.0.1:8080?"),
+            ("grpc:/a.B", "without a /"),
+            ("grpc:a B", "printable"),
+            ("grpc://h", "needs a port"),
+            ("grpc://h/a.B", "needs a port"),
+            ("grpc://:80", "host"),
+            ("grpc://::1:80", "brackets"),
+            ("grpc://h:0", "port"),
+            ("grpc://h:1/ä", "printable"),
+            ("grpcs://h:1", "plaintext"),
+            ("http://", "host"),
+            ("http:///x", "host"),
+            ("http://:80/", "host"),
+            ("http://h:0/", "port"),
+            ("http://h:/", "port"),
+            ("http://h:65536/", "port"),
+            ("http://::1/", "brackets"),
+            ("http://[::1/", "host"),
+            ("http://[x]/", "IPv6"),
+            ("http://[::1]x/", ":port"),
+            ("http://u:p@h/", "Authorization"),
+            ("http://h/a b", "printable"),
+            ("http://hö/", "host"),
+            ("/a b", "printable"),
+            ("/ä", "%C3%A4"),
+            ("/a\r\nX: y", "printable"),
+            ("tcp:80", "no scheme"),
+            ("tcp://h", "needs a port"),
+            ("tcp://h:80/x", "port"),
+            ("unix:", "absolute"),
+            ("unix:run/x", "absolute"),
+            ("unix::/x", "absolute"),
+            ("unix:/a:/b c", "printable"),
+        ] {
+            let got = bad.parse::<Target>();
+            assert!(
+                got.as_ref().is_err_and(|got| got.contains(reason) && got.contains("a target is")),
+                "{bad}: {got:?}"
+            );
+        }
+        let long = format!("unix:/{}", "x".repeat(107));
+        assert!(long.parse::<Target>().is_err_and(|got| got.contains("107")));
+        assert!(format!("grpc:{}", "x".repeat(1025)).parse::<Target>().is_err_and(|got| got.contains("1024")));
+    }
+
+    #[test]
+    fn https_needs_the_feature() {
+        let got = "https://example.org/".parse::<Target>();
+        if cfg!(feature = "tls") {
+            assert_eq!(got, Ok(Target::Url("https://example.org/".into())));
+        } else {
+            assert!(got.is_err_and(|got| got.contains("without TLS")));
+        }
+    }
+}
