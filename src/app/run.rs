@@ -309,7 +309,7 @@ impl<'a> Session<'a> {
     fn berth(&self, app: &launch::App, heard: launch::Heard, claims: Option<Vec<Claim>>, awaited: bool) -> Berth {
         if heard.no_new_privs && app.gains_privileges() {
             warn!(
-                "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants                  no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out"
+                "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out"
             );
         }
         let held = claims.filter(|_| !awaited).map(Held::new).transpose().unwrap_or_default();
