@@ -320,8 +320,7 @@ impl Init<'_> {
     /// The app has ended: whether it lost its port to somebody else.
     fn judge(&mut self, now: Instant, end: Ended, ending: &mut Ending) -> Option<Code> {
         // Its own child on its port is nobody else.
-        let own = self.race.is_some() && self.sight.still_serves(&self.tree).is_some();
-        let served = own || self.readiness.serves();
+        let served = || self.readiness.serves() || self.sight.still_serves(&self.tree).is_some();
         let verdict = self.race.as_mut().map_or(Verdict::NotLost, |race| race.judge(now, end.how, end.at, served));
         if let Verdict::Unsure(until) = verdict {
             self.end = Some(Ended { unsure_until: Some(until), ..end });

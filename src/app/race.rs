@@ -115,10 +115,10 @@ impl Race {
         }
     }
 
-    /// Whether the app, which ended with `end` at `ended`, lost the race. `served`: it was seen on its port. An app that ended with 0 has
-    /// done what it wanted.
-    pub fn judge(&mut self, now: Instant, end: End, ended: Instant, served: bool) -> Verdict {
-        if end == End::Code(0) || served || ended >= self.ends_at {
+    /// Whether the app, which ended with `end` at `ended`, lost the race. `served`: it was seen on its port, which is asked
+    /// only where it decides. An app that ended with 0 has done what it wanted.
+    pub fn judge(&mut self, now: Instant, end: End, ended: Instant, served: impl FnOnce() -> bool) -> Verdict {
+        if end == End::Code(0) || ended >= self.ends_at || served() {
             return Verdict::NotLost;
         }
         if self.evidence.is_enough() || somebody_is_there(&self.specs, &mut self.evidence.own) {

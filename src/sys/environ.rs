@@ -18,7 +18,8 @@ pub fn nameless() -> Vec<CString> {
     // SAFETY: the array ends with NULL, and every entry before it is a C string that lives as long as the process.
     while let Some(entry) = unsafe { (*at).as_ref() }.map(|entry| unsafe { CStr::from_ptr(entry) }) {
         // `=` at the front belongs to the name for std.
-        if !entry.to_bytes().iter().skip(1).any(|byte| *byte == b'=') {
+        let rest = entry.to_bytes().get(1..).unwrap_or_default();
+        if memchr::memchr(b'=', rest).is_none() {
             found.push(entry.to_owned());
         }
         // SAFETY: not past the NULL, which ends the loop.
