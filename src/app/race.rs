@@ -8,6 +8,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
 use crate::port::attempt::{Attempt, Tried};
 use crate::port::claim;
 use crate::port::spec::Spec;
@@ -106,12 +108,16 @@ impl Race {
             return;
         };
         let user = nix::unistd::geteuid().as_raw();
+        let before = self.evidence.is_enough();
         for event in &drained.events {
             let mut evidence = std::mem::take(&mut self.evidence);
             let mut own = Vec::new();
             evidence.on(event, user, || somebody_is_there(&self.specs, &mut own));
             evidence.own.extend(own);
             self.evidence = evidence;
+        }
+        if self.evidence.is_enough() && !before {
+            debug!("a bind has failed while somebody else held a port of ours");
         }
     }
 

@@ -80,8 +80,9 @@ fn a_thief_that_is_gone_again_is_remembered() {
     let port = place::free_port();
     // In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
     let steps = format!("ready line try=0.0.0.0:{port} line exit=98");
-    let mut running =
-        alone(run_app(&["--port", &port.to_string(), "--relaunch", "1"], &steps)).stdin(Stdio::Pipe).start();
+    let mut running = alone(run_app(&["--port", &port.to_string(), "--relaunch", "1", "--log", "debug"], &steps))
+        .stdin(Stdio::Pipe)
+        .start();
     let app = running.ready();
     let inside = running.outside(app);
     // The thief comes and goes in the app's own network, and is there while the app tries.
@@ -94,6 +95,8 @@ fn a_thief_that_is_gone_again_is_remembered() {
     thief.line_after("there");
     running.write("\n");
     running.line_after("taken");
+    // The kernel tells of the failed bind a grace period later: a thief that is gone by then leaves no evidence.
+    running.stderr_until("a bind has failed while somebody else held a port of ours");
     thief.write("\n");
     thief.finish().expect_code(0);
     running.write("\n");
