@@ -218,6 +218,7 @@ impl Berth {
                 self.let_through(asked.id);
             }
             Call::Listen { fd } => self.listen(asked, fd, heard),
+            Call::Listening { fd } => self.listening(&asked, fd, heard),
             Call::Bind { fd, address, length } => self.bind(asked, fd, (address, length), tree, heard),
         }
     }
@@ -243,6 +244,18 @@ impl Berth {
                 heard.push(Heard::Listens(port, there.into_iter().find(|found| found.inode == inode)));
             }
         }
+    }
+
+    /// Ours listens since the bind, and who is told so calls no listen(2) (gunicorn does not): the question is its event.
+    fn listening(&mut self, asked: &Asked, fd: i32, heard: &mut Vec<Heard>) {
+        if let Stage::Holding(held) = &mut self.stage
+            && let Ok(inode) = notify::inode_of(asked.tid, fd)
+            && let Some(port) = held.find(inode).and_then(|index| held.port(index))
+        {
+            let there = holder::listening(port).unwrap_or_default().into_iter().find(|found| found.inode == inode);
+            heard.extend(there.map(|there| Heard::Listens(port, Some(there))));
+        }
+        self.let_through(asked.id);
     }
 
     fn bind(&mut self, asked: Asked, fd: i32, (address, length): (u64, usize), tree: &Tree, heard: &mut Vec<Heard>) {

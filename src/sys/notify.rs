@@ -1,4 +1,4 @@
-//! Owns seccomp's user notifications of bind(2), listen(2) and IPV6_V6ONLY: the filter that a child puts on itself before its exec, and the
+//! Owns seccomp's user notifications of bind(2), listen(2), SO_ACCEPTCONN and IPV6_V6ONLY: the filter that a child puts on itself before its exec, and the
 //! receiving, judging by facts and answering of what it then calls. Must not know which socket is given to whom, or why.
 //!
 //! The calls: `seccomp(2)` (NEW_LISTENER: Linux 5.0; SPEC_ALLOW: 4.17), `seccomp_unotify(2)` (ADDFD: 5.9), `process_vm_readv(2)`,
@@ -44,6 +44,10 @@ pub enum Call {
         length: usize,
     },
     Listen {
+        fd: RawFd,
+    },
+    /// getsockopt(2) of SO_ACCEPTCONN: does it listen already?
+    Listening {
         fd: RawFd,
     },
     /// `value`: where the int is. The kernel may still refuse it, so it is let through.
@@ -231,6 +235,7 @@ fn decode(got: &seccomp_notif) -> Option<Asked> {
     let call = match i64::from(got.data.nr) {
         libc::SYS_bind => Call::Bind { fd, address: second, length: usize::try_from(low(third)).ok()? },
         libc::SYS_listen => Call::Listen { fd },
+        libc::SYS_getsockopt => Call::Listening { fd },
         libc::SYS_setsockopt => Call::V6Only { fd, value: fourth },
         _ => return None,
     };

@@ -218,6 +218,28 @@ fn an_app_under_bind_costs_no_wake_up() {
     stop(running);
 }
 
+/// gunicorn asks SO_ACCEPTCONN of its socket and does not call listen(2) where it is told that it listens already, as ours does.
+#[test]
+fn an_app_that_asks_whether_it_listens_is_up_by_the_answer() {
+    for spec in ["", "0.0.0.0:"] {
+        let port = free_port();
+        let script = format!(
+            "A = lambda: s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)\ns = made(); say('before', A())\n\
+             s.bind(('0.0.0.0', {port})); say('bound'); sys.stdin.readline()\n\
+             listens = A()\nif not listens: s.listen(1)\nsay('listens', listens); greet(s)"
+        );
+        let mut running = bound(&["--port", &format!("{spec}{port}"), "--start-timeout", "20s"], &script).start();
+        running.expect("before 0");
+        running.expect("bound");
+        assert!(!state(&running).contains("\"ready\""), "{}", running.report());
+        running.write("\n");
+        running.expect("listens 1");
+        running.stderr_until(&format!("is ready on port {port}"));
+        assert_eq!(greeted("127.0.0.1", port).as_deref(), Some("127.0.0.1"));
+        stop(running);
+    }
+}
+
 #[test]
 fn an_app_or_an_init_that_is_killed_in_the_bind_leaves_nobody_hanging() {
     // The port is another's, so the bind waits.

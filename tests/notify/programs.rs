@@ -30,7 +30,7 @@ fn supervise(listener: &Listener, held: &TcpListener) {
                 listener.answer(call.id, 0);
                 return;
             }
-            Call::V6Only { .. } => listener.let_through(call.id),
+            Call::V6Only { .. } | Call::Listening { .. } => listener.let_through(call.id),
         }
     }
 }

@@ -142,6 +142,7 @@ fn read(asked: &Asked) -> String {
             return format!("v6only {fd} {}", i32::from_ne_bytes(bytes));
         }
         Call::Listen { fd } => return format!("listen {fd}"),
+        Call::Listening { fd } => return format!("listening {fd}"),
     };
     let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(0);
     let address = address(asked).map_err(errno);

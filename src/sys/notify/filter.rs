@@ -11,7 +11,7 @@ use super::{MOST_BYTES, can_copy, supports_put};
 /// Which calls are heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Calls {
-    /// bind(2) with an address as long as [`LENGTHS`], and listen(2).
+    /// bind(2) with an address as long as [`LENGTHS`], listen(2), and getsockopt(2) of SO_ACCEPTCONN.
     Binds,
     /// setsockopt(2) of IPV6_V6ONLY too, for where the option cannot be read from the socket. It has a price: Java, .NET and Go set it on
     /// every IPv6 socket, those of their outgoing connections included, and each time we are woken up.
@@ -57,7 +57,7 @@ const fn test(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-const STEPS: usize = 15;
+const STEPS: usize = 20;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers of system calls and options")]
 const fn program(calls: Calls) -> [sock_filter; STEPS] {
@@ -65,19 +65,24 @@ const fn program(calls: Calls) -> [sock_filter; STEPS] {
     [
         step(LOAD, ARCHITECTURE),
         // Another ABI of this machine (i386) has other numbers: all of it is allowed, unheard.
-        test(EQUAL, ARCH, 0, 11),
+        test(EQUAL, ARCH, 0, 16),
         step(LOAD, NUMBER),
         // The numbers of x32 have bit 30 set, so none of them equals one of these.
-        test(EQUAL, libc::SYS_bind as u32, 6, 0),
-        test(EQUAL, libc::SYS_listen as u32, 9, 0),
+        test(EQUAL, libc::SYS_bind as u32, 11, 0),
+        test(EQUAL, libc::SYS_listen as u32, 14, 0),
+        test(EQUAL, libc::SYS_getsockopt as u32, 5, 0),
         match calls {
-            Calls::Binds => step(JUMP, 7),
-            Calls::BindsAndV6Only => test(EQUAL, SETSOCKOPT, 0, 7),
+            Calls::Binds => step(JUMP, 11),
+            Calls::BindsAndV6Only => test(EQUAL, SETSOCKOPT, 0, 11),
         },
         step(LOAD, argument(1)),
-        test(EQUAL, libc::IPPROTO_IPV6 as u32, 0, 5),
+        test(EQUAL, libc::IPPROTO_IPV6 as u32, 0, 9),
         step(LOAD, argument(2)),
-        test(EQUAL, libc::IPV6_V6ONLY as u32, 4, 3),
+        test(EQUAL, libc::IPV6_V6ONLY as u32, 8, 7),
+        step(LOAD, argument(1)),
+        test(EQUAL, libc::SOL_SOCKET as u32, 0, 5),
+        step(LOAD, argument(2)),
+        test(EQUAL, libc::SO_ACCEPTCONN as u32, 4, 3),
         step(LOAD, argument(2)),
         test(AT_LEAST, *LENGTHS.start(), 0, 1),
         test(MORE, *LENGTHS.end(), 0, 1),
@@ -231,8 +236,14 @@ mod tests {
                 assert_eq!(heard(calls, libc::SYS_bind, [3, 0x7fff, length]), expected, "{length}");
             }
             assert!(heard(calls, libc::SYS_listen, [3, 0, 0]));
-            for number in (0..600).filter(|n| ![libc::SYS_bind, libc::SYS_listen, libc::SYS_setsockopt].contains(n)) {
-                assert!(!heard(calls, number, [41, 41, 26]), "{number}");
+            let named = [libc::SYS_bind, libc::SYS_listen, libc::SYS_setsockopt, libc::SYS_getsockopt];
+            for number in (0..600).filter(|n| !named.contains(n)) {
+                for arguments in [[41, 41, 26], [30, 1, 30]] {
+                    assert!(!heard(calls, number, arguments), "{number}");
+                }
+            }
+            for (level, name, expected) in [(1, 30, true), (1, 4, false), (41, 26, false), (6, 30, false)] {
+                assert_eq!(heard(calls, libc::SYS_getsockopt, [3, level, name]), expected, "{level} {name}");
             }
             let v6_only = calls == Calls::BindsAndV6Only;
             for (level, name, expected) in [(41, 26, v6_only), (41, 27, false), (0, 26, false), (6, 1, false)] {
@@ -246,11 +257,15 @@ mod tests {
         const I386: u32 = 0x4000_0003;
         const X32: u32 = 0x4000_0000;
         for calls in [Calls::Binds, Calls::BindsAndV6Only] {
-            for number in [libc::SYS_bind, libc::SYS_listen, libc::SYS_setsockopt, 361, 363, 366] {
+            for number in
+                [libc::SYS_bind, libc::SYS_listen, libc::SYS_setsockopt, libc::SYS_getsockopt, 361, 363, 365, 366]
+            {
                 let number = u32::try_from(number).unwrap();
                 for (number, arch) in [(number, I386), (number, !ARCH), (number, 0), (number | X32, ARCH)] {
-                    let said = run(steps(calls), number, arch, [3, 41, 26]);
-                    assert_eq!(said, libc::SECCOMP_RET_ALLOW, "{number:#x} of {arch:#x}");
+                    for arguments in [[3, 41, 26], [3, 1, 30]] {
+                        let said = run(steps(calls), number, arch, arguments);
+                        assert_eq!(said, libc::SECCOMP_RET_ALLOW, "{number:#x} of {arch:#x}");
+                    }
                 }
             }
         }
