@@ -123,6 +123,19 @@ pub struct Run {
     /// Stop the app with code 124 if it is not ready within this time
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub start_timeout: Option<OsString>,
+    /// Announce the app there while it is ready: etcd://HOST[:2379][,HOST...]/PREFIX, etcd+tls://...; may be
+    /// repeated
+    #[arg(long, value_name = "URL", action = clap::ArgAction::Append)]
+    pub register: Vec<OsString>,
+    /// What is announced, if not the address that leads to the registry and the primary port
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub advertise: Option<OsString>,
+    /// Goes into the entry's Metadata
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub register_metadata: Option<OsString>,
+    /// How long an entry outlives an instance that has vanished
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub register_ttl: Option<OsString>,
     /// Where the state file goes
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,

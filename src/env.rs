@@ -1,7 +1,8 @@
-//! Owns the environment as reberth reads it: the known `REBERTH_*` variables through envy into the same shape as the flags, `PORT` and
-//! `NO_COLOR`. Must not know defaults, nor what a value means. Everything else in the environment is never looked at.
+//! Owns the environment as reberth reads it: the known `REBERTH_*` variables through envy into the same shape as the flags, `PORT`,
+//! `NO_COLOR` and those of etcdctl. Must not know defaults, nor what a value means. Everything else in the environment is never looked at.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use serde::Deserialize;
@@ -39,6 +40,10 @@ pub struct Run {
     pub health: Option<String>,
     pub liveness: Option<String>,
     pub start_timeout: Option<String>,
+    pub register: Option<String>,
+    pub advertise: Option<String>,
+    pub register_metadata: Option<String>,
+    pub register_ttl: Option<String>,
     pub state_dir: Option<String>,
 }
 
@@ -59,12 +64,44 @@ pub struct Healthcheck {
     pub quiet: Option<String>,
 }
 
+/// etcdctl's variables that `--register` honours, byte for byte.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Etcdctl {
+    pub user: Option<OsString>,
+    pub password: Option<OsString>,
+    pub cacert: Option<OsString>,
+    pub cert: Option<OsString>,
+    pub key: Option<OsString>,
+}
+
+/// A password is shown nowhere.
+impl fmt::Debug for Etcdctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Etcdctl")
+    }
+}
+
+impl Etcdctl {
+    fn field(&mut self, name: &str) -> Option<&mut Option<OsString>> {
+        match name {
+            "USER" => Some(&mut self.user),
+            "PASSWORD" => Some(&mut self.password),
+            "CACERT" => Some(&mut self.cacert),
+            "CERT" => Some(&mut self.cert),
+            "KEY" => Some(&mut self.key),
+            _ => None,
+        }
+    }
+}
+
 /// What reberth takes from the environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environ {
     pub run: Run,
     pub healthcheck: Healthcheck,
     pub port: Option<String>,
+    /// What etcdctl is told by its variables, for `--register`.
+    pub etcdctl: Etcdctl,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
     /// Known variables whose value is not UTF-8: bad values where they are used.
@@ -83,6 +120,13 @@ impl Environ {
         for (name, value) in environ {
             // The cheap test first: a pod easily has hundreds of service-link variables, and none of them is reberth's business.
             let ours = name.as_bytes().starts_with(PREFIX.as_bytes()) || name == "PORT" || name == "NO_COLOR";
+            if let Some(rest) = name.as_bytes().strip_prefix(b"ETCDCTL_") {
+                let field = std::str::from_utf8(rest).ok().and_then(|rest| found.etcdctl.field(rest));
+                if let Some(field) = field.filter(|field| field.is_none() && !value.is_empty()) {
+                    *field = Some(value.clone());
+                }
+                continue;
+            }
             let Some(name) = name.to_str().filter(|name| ours && !seen.contains(name)) else { continue };
             seen.push(name);
             if value.is_empty() {

@@ -15,6 +15,7 @@ pub mod health;
 pub mod install;
 pub mod log;
 pub mod port;
+pub mod register;
 pub mod share;
 pub mod state;
 pub mod sys;

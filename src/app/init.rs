@@ -24,6 +24,7 @@ use crate::error::words;
 use crate::exit::Code;
 use crate::port::claim::Claim;
 use crate::port::held::Held;
+use crate::register::beside::Beside;
 use crate::share::Group;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
@@ -59,6 +60,8 @@ pub struct Init<'a> {
     pub sharing: Option<Sharing>,
     /// Whose instances these are.
     pub group: Option<Group>,
+    /// Who tells a registry where the app is.
+    pub beside: Option<&'a mut Beside>,
     /// The claim that goes on beside the app.
     pub prewarm: Option<Prewarm<'a>>,
     /// When reberth lets go of the memory an idle init does not need; `None` once it has.
@@ -89,6 +92,7 @@ impl Init<'_> {
     /// Looks after the app until it and everything it left behind is gone.
     pub fn run(mut self) -> Ending {
         let mut ending = Ending { code: Code::OK, again: false };
+        self.register(Instant::now());
         loop {
             self.sleep();
             let now = Instant::now();
@@ -105,6 +109,7 @@ impl Init<'_> {
             // Signals come before children: a CONT must be passed on before a stop that it has ended is looked at.
             finish = self.reap(now, &mut ending).or(finish);
             finish = self.keep_deadlines(now, &mut ending).or(finish);
+            self.register(now);
             self.end_race(now);
             // An app that is to stop may close its listener to refuse clients: nothing of ours may keep it open.
             if self.supervisor.is_stopping() || self.end.is_some() {
@@ -137,6 +142,7 @@ impl Init<'_> {
             self.prewarm.as_ref().map(Prewarm::deadline),
             self.sharing.as_ref().and_then(Sharing::deadline),
             self.berth.as_ref().and_then(Berth::deadline),
+            self.beside.as_ref().and_then(|beside| beside.deadline(&self.state)),
         ];
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let sources = std::iter::once(self.signals.as_fd())
@@ -505,10 +511,17 @@ impl Init<'_> {
         }
     }
 
+    /// Who is ready is announced, and nobody else.
+    fn register(&mut self, now: Instant) {
+        let started = self.beside.as_mut().map(|beside| beside.step(now, &self.state)).unwrap_or_default();
+        started.into_iter().for_each(|pid| self.tree.leave_out(Some(pid)));
+    }
+
     fn publish(&mut self, phase: Phase) {
         self.state.phase = phase;
         if let Some(line) = self.publisher.publish(&self.state) {
             warn!("{line}");
         }
+        self.register(Instant::now());
     }
 }

@@ -30,6 +30,7 @@ use crate::port::claim::{self, Claim, Claiming, Hear, Hold, Step, Stop};
 use crate::port::file;
 use crate::port::held::Held;
 use crate::port::spec::{Protocol, Spec};
+use crate::register::beside::Beside;
 use crate::share::Group;
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
@@ -47,6 +48,9 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub fn run(config: &Run, environment: &Environment, signals: &Signals) -> Result<Code, Error> {
     let mut session = Session::begin(config, environment, signals)?;
     let result = session.live();
+    if let Some(beside) = session.beside.take() {
+        beside.farewell(signals);
+    }
     // A state file without its writer would be a dead one to every probe; a clean end leaves none. With --exec the app inherits it.
     session.publisher.remove();
     result
@@ -67,6 +71,8 @@ struct Session<'a> {
     deaf: bool,
     /// Whose instances share the ports.
     group: Option<Group>,
+    /// Who tells a registry where the app is.
+    beside: Option<Beside>,
     /// What was told of the ports last.
     announced: Option<Vec<Taken>>,
 }
@@ -99,6 +105,7 @@ impl<'a> Session<'a> {
                 .as_ref()
                 .map(|share| sharing::group(share, config.handover == Handover::Listen))
                 .transpose()?,
+            beside: config.register.as_deref().map(Beside::new),
             announced: None,
         })
     }
@@ -267,6 +274,7 @@ impl<'a> Session<'a> {
         ours.extend(race.as_ref().and_then(Race::events));
         ours.extend(self.publisher.descriptor());
         ours.extend(log::descriptors());
+        ours.extend(self.beside.iter().flat_map(Beside::descriptors));
         leave_no_trace((berth.is_none() && sharing.is_none()).then_some(ours.as_slice()));
         let expected = Expected { contested: race.is_some(), ..expected };
         let ending = self.supervise(
@@ -354,8 +362,9 @@ impl<'a> Session<'a> {
             drain: config.drain,
             grace: config.grace,
         };
-        Init {
-            tree: Tree::new(app.pid(), strangers),
+        let beside = self.beside.iter().flat_map(Beside::pids);
+        let ending = Init {
+            tree: Tree::new(app.pid(), strangers.into_iter().chain(beside).collect()),
             scope: config.signal_scope,
             signals: self.signals,
             publisher: &mut self.publisher,
@@ -370,12 +379,15 @@ impl<'a> Session<'a> {
             berth,
             sharing,
             group: self.group.clone(),
+            beside: self.beside.as_mut(),
             prewarm: claiming.map(|claiming| Prewarm::new(*claiming, self.port_file.as_deref())),
             settle_at: Some(launched + SETTLED),
             end: None,
             childless: false,
         }
-        .run()
+        .run();
+        self.beside.iter_mut().for_each(Beside::withdraw);
+        ending
     }
 }
 

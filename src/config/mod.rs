@@ -5,6 +5,7 @@ mod decide;
 mod healthcheck;
 mod http;
 mod reader;
+mod register;
 mod run;
 pub mod signal;
 pub mod table;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use crate::health::target::Target;
 use crate::port::spec::Spec;
+use crate::register::place::Register;
 
 pub use decide::{Command, Decision, decide};
 
@@ -131,6 +133,8 @@ pub struct Run {
     /// What liveness asks; `None`: the same as readiness.
     pub liveness: Option<Target>,
     pub start_timeout: Option<Duration>,
+    /// Where the app is announced while it is ready.
+    pub register: Option<Box<Register>>,
     /// `None`: the first default directory that works.
     pub state_dir: Option<PathBuf>,
     /// COMMAND and its arguments as typed, templates not yet replaced. Never empty.

@@ -7,7 +7,7 @@ use super::reader::{Reader, Sources, from, no_carriage_return};
 use super::value::{boolean, duration, is, number, pairs, positive, word};
 use super::{
     Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
-    healthcheck, signal,
+    healthcheck, register, signal,
 };
 use crate::app::command;
 use crate::cli;
@@ -193,6 +193,7 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         start_timeout: reader
             .read("start-timeout", from(&cli.start_timeout, &vars.start_timeout), start_timeout)
             .flatten(),
+        register: register::read(reader, cli, environ).map(Box::new),
         state_dir: reader.path("state-dir", from(&cli.state_dir, &vars.state_dir)),
         command: cli.command.clone(),
     }
@@ -367,6 +368,7 @@ fn check(
             reader.errors.push(format!("{label}: there is no tcp port to hold: set --port, REBERTH_PORT or PORT"));
         }
     }
+    register::check(reader, cli, environ, run);
     let targets: [(&str, _, Sources<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),

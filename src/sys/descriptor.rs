@@ -44,6 +44,25 @@ pub fn close_inherited(ours: Option<&[BorrowedFd<'_>]>) {
     close_each(looked_at.unwrap_or_else(|| (3..above).collect()));
 }
 
+/// Closes every descriptor from 3 up but these. For a child that goes on without an exec, and whose copies of our objects are never dropped.
+#[cfg(feature = "register")]
+pub fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for next in kept.iter().copied().filter(|fd| *fd > 2).chain([RawFd::MAX]) {
+        // SAFETY: integers only; nobody uses what is closed here.
+        let closed = first >= next || unsafe { libc::syscall(libc::SYS_close_range, first, next - 1, 0) } == 0;
+        if !closed {
+            let all = open_descriptors().unwrap_or_else(|| (3..1024).collect());
+            for fd in all.into_iter().filter(|fd| (first..next).contains(fd)) {
+                // SAFETY: as above.
+                unsafe { libc::close(fd) };
+            }
+        }
+        first = next.saturating_add(1);
+    }
+}
+
 /// Closes those that were inherited.
 fn close_each(all: Vec<RawFd>) {
     for fd in all {

@@ -3,6 +3,8 @@
 
 use std::ffi::c_int;
 use std::io;
+#[cfg(feature = "register")]
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 pub(super) fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
@@ -257,6 +259,32 @@ pub fn fork_off(work: impl FnOnce() -> u8) -> io::Result<i32> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             super::signal::set_plain();
+            let code = if end_with(parent) { work() } else { 1 };
+            // SAFETY: ends the child without running the parent's exit code.
+            unsafe { libc::_exit(c_int::from(code)) }
+        }
+        child => Ok(child),
+    }
+}
+
+/// Forks a child that stays beside us: it has none of our descriptors but the standard ones, `own` and `kept`, hears no signal but KILL, so
+/// that what is sent to everybody does not end it, and dies with us. The parent gets the pid at once.
+///
+/// # Errors
+/// Those of `fork(2)`: EAGAIN, ENOMEM.
+#[cfg(feature = "register")]
+pub fn fork_beside(own: &OwnedFd, kept: &[BorrowedFd<'_>], work: impl FnOnce() -> u8) -> io::Result<i32> {
+    let parent = pid();
+    // SAFETY: the process has one thread, so the copy is consistent; the child ends in `_exit` below.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let mut ours: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+            ours.push(own.as_raw_fd());
+            super::descriptor::close_all_but(&mut ours);
+            super::signal::set_alone();
+            // SAFETY: a constant string; it names the one thread.
+            unsafe { libc::prctl(libc::PR_SET_NAME, c"reberth-beside".as_ptr()) };
             let code = if end_with(parent) { work() } else { 1 };
             // SAFETY: ends the child without running the parent's exit code.
             unsafe { libc::_exit(c_int::from(code)) }

@@ -1,0 +1,203 @@
+//! Owns how `--register` and its companions are decided. Must not know what becomes of them.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Run;
+use super::reader::{Reader, from, no_carriage_return};
+use crate::cli;
+use crate::env::{Environ, Etcdctl};
+use crate::register::place::{self, Credentials, Register, Registry};
+
+const TTL: Duration = Duration::from_secs(15);
+
+/// Reads them. The companions are judged without `--register` too: a bad value is one.
+pub fn read(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<Register> {
+    let vars = &environ.run;
+    let registries = registries(reader, cli, environ);
+    let advertise = reader.read("advertise", from(&cli.advertise, &vars.advertise), place::advertise);
+    let metadata = from(&cli.register_metadata, &vars.register_metadata);
+    let metadata = reader.read("register-metadata", metadata, place::metadata).unwrap_or_default();
+    let ttl = reader.read("register-ttl", from(&cli.register_ttl, &vars.register_ttl), place::ttl).unwrap_or(TTL);
+    if registries.is_empty() {
+        return None;
+    }
+    let credentials = credentials(reader, &environ.etcdctl);
+    Some(Register { registries, advertise, metadata, ttl, credentials })
+}
+
+/// `--register` flags, or else the variable's URLs, separated by white space: their endpoints have commas.
+fn registries(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec<Registry> {
+    let mut found: Vec<Registry> = Vec::new();
+    let mut take = |reader: &mut Reader<'_>, flag: Option<OsString>, variable: Option<String>| {
+        let text = flag
+            .as_ref()
+            .map(|flag| flag.to_string_lossy())
+            .or(variable.as_deref().map(Into::into))
+            .unwrap_or_default();
+        // A login must not get into a log, wherever it stands in the value: no part of it is shown.
+        if text.contains('@') {
+            let name = if flag.is_some() { "--register" } else { "REBERTH_REGISTER" };
+            return reader
+                .errors
+                .push(format!("{name}: a URL with a login or an @ is not taken: set ETCDCTL_USER=USER:PASSWORD"));
+        }
+        let urls: Vec<&str> = if text.trim().is_empty() { vec![""] } else { text.split_whitespace().collect() };
+        if flag.as_ref().is_some_and(|flag| flag.to_str().is_none()) {
+            reader.read("register", from(&flag, &None), place::registry);
+            return;
+        }
+        for url in urls {
+            let (flag, variable) = match &flag {
+                Some(_) => (Some(OsString::from(url)), None),
+                None => (None, Some(url.to_owned())),
+            };
+            let registry = reader.read("register", from(&flag, &variable), place::registry);
+            found.extend(registry.filter(|registry| !found.contains(registry)));
+        }
+    };
+    for flag in &cli.register {
+        take(reader, Some(flag.clone()), None);
+    }
+    if cli.register.is_empty() {
+        if let Some(text) = &environ.run.register {
+            take(reader, None, Some(text.clone()));
+        } else {
+            // One that is not UTF-8.
+            reader.read("register", from(&None, &None), place::registry);
+        }
+    }
+    found
+}
+
+/// What etcdctl's variables say. Their values are never shown.
+fn credentials(reader: &mut Reader<'_>, vars: &Etcdctl) -> Credentials {
+    let mut text = |name: &str, value: &Option<OsString>| {
+        let text = value.as_deref().map(OsStr::to_str);
+        if text == Some(None) {
+            reader.errors.push(format!("{name}: is not UTF-8"));
+        }
+        if value.as_ref().is_some_and(|value| no_carriage_return(value).is_err()) {
+            reader
+                .errors
+                .push(format!("{name}: ends in a carriage return: save the file it comes from with Unix line ends"));
+        }
+        text.flatten().map(str::to_owned)
+    };
+    let (user, password) = (text("ETCDCTL_USER", &vars.user), text("ETCDCTL_PASSWORD", &vars.password));
+    // As etcdctl has it: with ETCDCTL_PASSWORD, a colon is the name's own.
+    let user = match (user, password) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (Some(user), None) => match user.split_once(':') {
+            Some((user, password)) => Some((user.to_owned(), password.to_owned())),
+            None => reader.bad("ETCDCTL_USER: has no password: must be USER:PASSWORD, or set ETCDCTL_PASSWORD".into()),
+        },
+        (None, Some(_)) => reader.bad("ETCDCTL_PASSWORD: there is no user: set ETCDCTL_USER".into()),
+        (None, None) => None,
+    };
+    if vars.cert.is_some() != vars.key.is_some() {
+        reader.errors.push("ETCDCTL_CERT, ETCDCTL_KEY: one is of no use without the other: set both, or none".into());
+    }
+    let path = |value: &Option<OsString>| value.clone().map(PathBuf::from);
+    Credentials { user, ca: path(&vars.cacert), cert: path(&vars.cert), key: path(&vars.key) }
+}
+
+/// What `--register` must have, and what it cannot have.
+pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &Run) {
+    if run.register.is_none() {
+        return;
+    }
+    let label = reader.label("register", from(&cli.register.first().cloned(), &environ.run.register));
+    if run.ports.is_empty() {
+        reader.errors.push(format!("{label}: there is no port to announce: set --port, REBERTH_PORT or PORT"));
+    }
+    if run.exec {
+        reader.errors.push(format!(
+            "{label}: somebody has to take the entry back, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
+        ));
+    }
+}
+
+#[cfg(all(test, feature = "register"))]
+mod tests {
+    use super::super::{Decision, Mode, decide};
+    use super::*;
+    use crate::error::Error;
+
+    fn decision(list: &[&str], vars: &[(&str, &str)]) -> Decision {
+        let words = ["reberth", "run"].iter().chain(list).chain(&["--", "app"]);
+        let environ: Vec<_> = vars.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        decide(&words.map(OsString::from).collect::<Vec<_>>(), &environ)
+    }
+
+    fn errors(list: &[&str], vars: &[(&str, &str)]) -> Vec<String> {
+        match decision(list, vars).mode {
+            Err(Error::Settings(lines)) => lines,
+            other => panic!("{list:?} {vars:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_beat_the_variable_and_both_may_name_several() {
+        let registries = |list: &[&str], vars: &[(&str, &str)]| match decision(list, vars).mode {
+            Ok(Mode::Run(run)) => {
+                run.register.map_or_else(Vec::new, |found| found.registries.iter().map(ToString::to_string).collect())
+            }
+            other => panic!("{other:?}"),
+        };
+        let variable = [("REBERTH_REGISTER", "etcd://a:1,b/p \n etcd://c/q"), ("PORT", "80")];
+        assert_eq!(registries(&[], &variable), ["etcd://a:1,b:2379/p", "etcd://c:2379/q"]);
+        let flags = ["--register", "etcd://d/p", "--register=etcd://e/p", "--register", "etcd://d/p"];
+        assert_eq!(registries(&flags, &variable), ["etcd://d:2379/p", "etcd://e:2379/p"]);
+        assert_eq!(registries(&[], &[("PORT", "80"), ("ETCDCTL_USER", "x")]), [""; 0]);
+    }
+
+    #[test]
+    fn bad_values() {
+        let port = ("PORT", "80");
+        let one = |list: &[&str], vars: &[(&str, &str)], wanted: &str| {
+            let lines = errors(list, vars);
+            assert!(lines.len() == 1 && lines[0].contains(wanted), "{list:?} {vars:?}: {lines:?}");
+        };
+        let url = ["--register", "etcd://a/p"];
+        one(&url, &[], "--register etcd://a/p: there is no port to announce");
+        one(&["--register", "etcd://a/p", "--exec"], &[port], "with --exec (REBERTH_EXEC) nobody stays");
+        one(&["--register", "consul://a/p"], &[port], "no such registry; a registry is etcd://HOST");
+        one(&["--register", ""], &[port], "it has no scheme");
+        one(
+            &[],
+            &[port, ("REBERTH_REGISTER", "etcd://a/p etcd://b")],
+            "REBERTH_REGISTER=etcd://b: the prefix is missing",
+        );
+        one(&["--register-ttl", "4s"], &[port], "must be whole seconds from 5s to 1h");
+        one(&["--advertise", "0.0.0.0"], &[port], "no client reaches a wildcard");
+        one(&["--register-metadata", "a"], &[port], "no '='");
+        one(&url, &[port, ("ETCDCTL_USER", "root")], "ETCDCTL_USER: has no password");
+        one(&url, &[port, ("ETCDCTL_PASSWORD", "x")], "set ETCDCTL_USER");
+        one(&url, &[port, ("ETCDCTL_KEY", "/k")], "ETCDCTL_CERT, ETCDCTL_KEY");
+    }
+
+    #[test]
+    fn a_login_is_never_echoed() {
+        for url in [
+            "etcd://u:hunter2@a/p",
+            "etcd://u:hunter/2@a/p",
+            "etcd://u:hunter 2@a/p",
+            "etcd://b/p etcd://u:hunter2@a/p",
+        ] {
+            for lines in [
+                errors(&["--register", url], &[("PORT", "80")]),
+                errors(&[], &[("PORT", "80"), ("REBERTH_REGISTER", url)]),
+            ] {
+                assert!(
+                    lines.len() == 1 && !lines[0].contains("hunter") && lines[0].contains("ETCDCTL_USER"),
+                    "{lines:?}"
+                );
+            }
+        }
+        let vars = [("PORT", "80"), ("ETCDCTL_USER", "root:hunter2")];
+        let text = format!("{:?}", decision(&["--register", "etcd://a/p"], &vars));
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
