@@ -1,0 +1,157 @@
+//! The process beside PID 1: when it announces, what it has, and what becomes of it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::gateway::{Gateway, Manner};
+use crate::harness::{look, place, running, until};
+use crate::{AWAY, TTL, app, beside, both, count};
+
+#[test]
+fn announced_when_ready_and_taken_back_at_the_start_of_the_drain() {
+    both(|mode| {
+        let gateway = Gateway::new(Manner::Good);
+        let port = place::free_port().to_string();
+        let flags = ["--port", &port, "--health", "/", "--drain", "60s", "--register", &gateway.url()];
+        let mut running = mode(app(&flags, &["late"])).start();
+        running.ready();
+        running.stderr_until("listens on");
+        // It has been asked, and is not well yet: the next question is what shows that nothing was announced meanwhile.
+        assert_eq!(beside(&running), None, "{}", running.report());
+        assert_eq!(gateway.asked(), [""; 0]);
+        running.write("well\n");
+        until("it is announced", || gateway.count("kv/put") == 1);
+        assert_eq!(gateway.asked(), ["/v3/lease/grant", "/v3/kv/put"]);
+        running.signal(15);
+        until("it is taken back", || gateway.count("lease/revoke") == 1);
+        // The drain lasts a minute: the app has not heard of it.
+        assert!(!running.has_ended(), "{}", running.report());
+        running.signal(15);
+        running.finish_within(Duration::from_secs(5)).expect_code(143).expect_stderr("withdrawn from");
+    });
+}
+
+#[test]
+fn an_app_that_crashes_is_taken_back_and_its_code_is_the_code() {
+    both(|mode| {
+        let gateway = Gateway::new(Manner::Good);
+        let port = place::free_port().to_string();
+        let mut running = mode(app(&["--port", &port, "--register", &gateway.url()], &[])).start();
+        running.ready();
+        until("it is announced", || gateway.count("kv/put") == 1);
+        running.write("exit 7\n");
+        running.finish().expect_code(7);
+        assert_eq!(gateway.count("lease/revoke"), 1, "{:?}", gateway.asked());
+    });
+}
+
+/// What the app leaves behind is ended, with everybody where reberth is PID 1: the one beside it has work to do then.
+#[test]
+fn it_is_none_of_what_the_app_leaves_behind() {
+    both(|mode| {
+        let gateway = Gateway::new(Manner::Good);
+        let port = place::free_port().to_string();
+        let mut running = mode(app(&["--port", &port, "--register", &gateway.url()], &[])).start();
+        running.ready();
+        until("it is announced", || gateway.count("kv/put") == 1);
+        running.write("child\n");
+        running.expect("heard");
+        gateway.behave(Manner::Slow(Duration::from_millis(200)));
+        running.write("exit 7\n");
+        let outcome = running.finish().expect_code(7).expect_stderr("left processes behind");
+        assert_eq!(gateway.count("lease/revoke"), 1, "{}", outcome.report());
+        assert_eq!(count(&outcome.stderr, "withdrawn"), 1, "{}", outcome.report());
+    });
+}
+
+#[test]
+fn it_has_nothing_of_the_apps_and_the_app_nothing_of_it() {
+    for handover in ["off", "on", "bind"] {
+        let gateway = Gateway::new(Manner::Good);
+        let port = place::free_port();
+        let spec = format!("127.0.0.1:{port}");
+        let flags = ["--port", &spec, "--handover", handover, "--register", &gateway.url()];
+        let words: &[&str] = if handover == "on" { &["given"] } else { &[] };
+        let mut running = app(&flags, words).start();
+        running.ready();
+        until("it is announced", || gateway.count("kv/put") == 1);
+        let one = beside(&running).unwrap();
+        let inodes = |pid: i32| -> BTreeSet<String> {
+            look::descriptors(pid).into_iter().filter(|(fd, _)| *fd > 2).map(|(_, what)| what).collect()
+        };
+        let own = inodes(one);
+        // The socket to PID 1, and the connection to the registry.
+        assert!(own.len() <= 2 && own.iter().all(|what| what.starts_with("socket:")), "{handover}: {own:?}");
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let listener = table.lines().find(|line| line.contains(&format!(":{port:04X} 00000000:0000 0A")));
+        let inode = listener.and_then(|line| line.split_whitespace().nth(9)).map(|inode| format!("socket:[{inode}]"));
+        // The control: the socket is there, and whoever should have it has.
+        let others = look::children(running.init).into_iter().filter(|pid| *pid != one);
+        let mut of_app = others.clone().map(inodes);
+        let holds = inode.as_ref().is_some_and(|inode| of_app.any(|all| all.contains(inode)));
+        assert!(holds, "{handover}: {inode:?}");
+        assert!(!own.contains(&inode.unwrap()), "{handover}: {own:?}");
+        for pid in others {
+            assert!(own.is_disjoint(&inodes(pid)), "{handover}: the app has {:?}", inodes(pid));
+        }
+        running.signal(9);
+    }
+}
+
+#[test]
+fn one_that_dies_is_started_again_once_a_ttl_and_none_outlives_pid_1() {
+    both(|mode| {
+        let gateway = Gateway::new(Manner::Good);
+        let port = place::free_port().to_string();
+        let mut running = mode(app(&["--port", &port, "--register", &gateway.url()], &[])).start();
+        running.ready();
+        until("it is announced", || gateway.count("kv/put") == 1);
+        let began = Instant::now();
+        let first = beside(&running).unwrap();
+        // Nothing but KILL ends it: TERM is what everybody gets at an end.
+        running::kill(first, 15);
+        running::kill(first, 9);
+        running.stderr_until("has ended: started again");
+        assert_eq!(look::zombies(running.init), 0, "{}", running.report());
+        until("it is announced again", || gateway.count("kv/put") == 2);
+        let after = began.elapsed();
+        assert!(after + Duration::from_millis(500) >= Duration::from_secs(TTL), "{after:?}");
+        let second = beside(&running).unwrap();
+        assert_ne!(first, second);
+        // The app has noticed nothing, and a stop is a stop.
+        assert!(!running.has_ended());
+        running::kill(running.init, 9);
+        until("it has gone with reberth", || !look::alive(second));
+    });
+}
+
+#[test]
+fn a_term_alone_does_not_end_it() {
+    let gateway = Gateway::new(Manner::Good);
+    let port = place::free_port().to_string();
+    let mut running = app(&["--port", &port, "--register", &gateway.url()], &[]).start();
+    running.ready();
+    until("it is announced", || gateway.count("kv/put") == 1);
+    let one = beside(&running).unwrap();
+    for signal in [1, 2, 3, 10, 12, 13, 14, 15, 20] {
+        running::kill(one, signal);
+    }
+    until("it renews the lease", || gateway.count("lease/keepalive") == 1);
+    assert_eq!(beside(&running), Some(one), "{}", running.report());
+    assert_eq!(count(&running.stderr(), AWAY), 0);
+    running.signal(15);
+    running.finish().expect_code(143);
+    assert_eq!(gateway.count("lease/revoke"), 1);
+}
+
+/// Nothing of it is there where it was not asked for.
+#[test]
+fn without_register_there_is_nobody_beside() {
+    let port = place::free_port().to_string();
+    let mut running = app(&["--port", &port], &[]).start();
+    running.ready();
+    running.stderr_until("is ready");
+    assert_eq!(beside(&running), None);
+    running.signal(15);
+    running.finish().expect_code(143);
+}

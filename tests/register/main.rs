@@ -1,0 +1,88 @@
+//! `--register` from outside: when an app is announced, when it is not, and that it never notices what becomes of the registry. Must not
+//! know how a registry is asked; `gateway` knows what an etcd answers.
+//!
+//! What needs a real etcd is in `etcd`, behind the feature `server-tests`: it fails where Debian's etcd-server and etcd-client are missing.
+
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods)]
+#![cfg(feature = "register")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod beside;
+#[cfg(feature = "server-tests")]
+mod etcd;
+mod gateway;
+mod hostile;
+
+use harness::launch::Stdio;
+use harness::{Launch, Running, look};
+
+/// The shortest that is taken, in seconds.
+const TTL: u64 = 5;
+
+/// An app that listens on PORT, says so, serves `ok`, or 503 until a line comes to its standard input where that is `late`, on descriptor 3 where that is
+/// `given`.
+const APP: &str = "
+import os, sys, socket, threading, http.server
+well = threading.Event()
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if well.is_set() else 503); self.end_headers(); self.wfile.write(b'ok')
+    def log_message(self, *_): pass
+if 'late' not in sys.argv: well.set()
+given = 'given' in sys.argv
+s = http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), H, bind_and_activate=not given)
+if given: s.socket = socket.socket(fileno=3)
+threading.Thread(target=s.serve_forever, daemon=True).start()
+os.write(1, b'ready (pid %d)\\n' % os.getpid())
+for line in sys.stdin:
+    if line.startswith('exit'): os._exit(int(line.split()[1]))
+    if line.startswith('child') and os.fork() == 0:
+        import signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); signal.pause()
+    well.set()
+    os.write(1, b'heard\\n')
+threading.Event().wait()
+";
+
+/// `reberth run` of the app with these flags, and `words` for the app.
+fn app(flags: &[&str], words: &[&str]) -> Launch {
+    let launch = Launch::new(env!("CARGO_BIN_EXE_reberth"));
+    let state = launch.dir.path().to_owned();
+    let launch = launch.env("REBERTH_STATE_DIR", state).arg("run").args(flags.iter().copied());
+    launch
+        .args(["--register-ttl", "5s", "--", "python3", "-S", "-c", APP])
+        .args(words.iter().copied())
+        .stdin(Stdio::Pipe)
+}
+
+/// Once as PID 1 of a namespace, once as an ordinary process.
+fn both(test: impl Fn(&dyn Fn(Launch) -> Launch)) {
+    test(&|launch| launch);
+    test(&Launch::first_in_namespace);
+}
+
+/// The process beside it.
+fn beside(running: &Running) -> Option<i32> {
+    look::children(running.init).into_iter().find(|pid| look::status(*pid, "Name").as_deref() == Some("reberth-beside"))
+}
+
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+/// The line that tells that a registry is away, and the one that it is back.
+const AWAY: &str = "is of no use now";
+const BACK: &str = "is back: announced";
+
+/// Whether the app answers on its port.
+fn serves(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text.ends_with("ok")
+}
