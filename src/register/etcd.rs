@@ -203,7 +203,7 @@ impl<'a> Cluster<'a> {
         let told = answer.get("error").filter(|error| error.is_object()).unwrap_or(&answer);
         let code = told.get("code").or_else(|| told.get("grpc_code")).and_then(Value::as_i64).unwrap_or(0);
         let why = told.get("message").or_else(|| told.get("error")).and_then(Value::as_str);
-        let why = why.map_or_else(|| format!("status {status}"), |why| shown_words(why));
+        let why = why.map_or_else(|| format!("status {status}"), shown_words);
         if why.contains("user name is empty") {
             return Err(Broken::Refused { code, why: format!("{member}: {why}; set ETCDCTL_USER=USER:PASSWORD") });
         }

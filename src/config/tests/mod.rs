@@ -1,6 +1,8 @@
 //! Tables over all settings: both spellings, precedence, bad values together.
 
 mod healthcheck;
+#[cfg(feature = "register")]
+mod register;
 mod run;
 
 use std::ffi::OsString;

@@ -74,7 +74,9 @@ fn every_setting_of_run_in_both_spellings() {
         }
     }
     // The table above misses exactly these, which have tests of their own.
-    let own = ["profile", "log-file", "log", "log-format", "start-timeout", "prewarm", "share", "share-secret-file"];
+    let mut own =
+        vec!["profile", "log-file", "log", "log-format", "start-timeout", "prewarm", "share", "share-secret-file"];
+    own.extend(["register", "advertise", "register-metadata", "register-ttl"]);
     for setting in &table::RUN {
         assert!(own.contains(&setting.flag) != RUN.iter().any(|row| row.0 == setting.flag), "{}", setting.flag);
     }
@@ -177,6 +179,7 @@ fn defaults_of_run() {
         question: None,
         liveness: None,
         start_timeout: None,
+        register: None,
         state_dir: None,
         command: words(&["app"]),
     };
