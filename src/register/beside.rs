@@ -37,6 +37,8 @@ struct Out {
     /// The ports it tells of.
     ports: Vec<u16>,
     announced: bool,
+    /// It was told to end.
+    parting: bool,
 }
 
 impl Beside {
@@ -48,18 +50,22 @@ impl Beside {
     /// Makes it so that an app in this state is announced, or not. The pids of the processes that were started for that.
     pub fn step(&mut self, now: Instant, state: &State) -> Vec<i32> {
         let announce = state.phase == Phase::Ready;
+        // Where /proc does not say who is whose, it would be waited for as one that the app has left behind.
+        let over = state.phase == Phase::Exited;
         let ports: Vec<u16> = state.ports.iter().map(|port| port.port).collect();
         let mut started = Vec::new();
         for (at, one) in self.ones.iter_mut().enumerate() {
-            if let Some(out) = one.out.take_if(|out| is_gone(&out.wishes)) {
+            if let Some(out) = one.out.take_if(|out| is_gone(&out.wishes))
+                && !out.parting
+            {
                 warn!(
                     "the process that registers the app (pid {}) has ended: started again within {:?}",
                     out.pid, self.register.ttl
                 );
             }
             // Other ports are another entry; the old one's process takes it back and ends.
-            if let Some(out) = one.out.take_if(|out| announce && out.ports != ports) {
-                let _ = shutdown(out.wishes.as_raw_fd(), Shutdown::Write);
+            if let Some(mut out) = one.out.take_if(|out| announce && out.ports != ports) {
+                out.part();
                 one.began = None;
             }
             if announce && one.out.is_none() && one.began.is_none_or(|began| began + self.register.ttl <= now) {
@@ -67,8 +73,10 @@ impl Beside {
                 one.out = start(&self.register, at, state, ports.clone());
                 started.extend(one.out.as_ref().map(|out| out.pid));
             }
-            if let Some(out) = &mut one.out {
-                out.wish(announce);
+            match &mut one.out {
+                Some(out) if over => out.part(),
+                Some(out) => out.wish(announce),
+                None => {}
             }
         }
         started
@@ -99,9 +107,7 @@ impl Beside {
     pub fn farewell(self, signals: &Signals) {
         let end = Instant::now() + FAREWELL;
         let mut outs: Vec<Out> = self.ones.into_iter().filter_map(|one| one.out).collect();
-        for out in &outs {
-            let _ = shutdown(out.wishes.as_raw_fd(), Shutdown::Write);
-        }
+        outs.iter_mut().for_each(Out::part);
         while !outs.is_empty() && Instant::now() < end {
             let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(outs.iter().map(|out| PollFd::new(out.wishes.as_fd(), PollFlags::POLLIN)));
@@ -128,8 +134,14 @@ fn end_all(outs: &[Out]) {
 }
 
 impl Out {
+    /// Has it take the entry back and end.
+    fn part(&mut self) {
+        let _ = shutdown(self.wishes.as_raw_fd(), Shutdown::Write);
+        self.parting = true;
+    }
+
     fn wish(&mut self, announce: bool) {
-        if self.announced == announce {
+        if self.parting || self.announced == announce {
             return;
         }
         #[cfg(feature = "register")]
@@ -165,7 +177,7 @@ fn start(register: &Register, at: usize, state: &State, ports: Vec<u16>) -> Opti
             let pid = process::fork_beside(&theirs, &crate::log::descriptors(), || {
                 super::work::live(&theirs, registry, register, &entry)
             })?;
-            Ok(Out { pid, wishes, ports, announced: false })
+            Ok(Out { pid, wishes, ports, announced: false, parting: false })
         },
     );
     out.inspect_err(|error| {

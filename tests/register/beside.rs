@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::{Gateway, Manner};
 use crate::harness::{look, place, running, until};
-use crate::{AWAY, TTL, app, beside, both, count};
+use crate::{AWAY, TTL, app, beside, both, count, serves};
 
 #[test]
 fn announced_when_ready_and_taken_back_at_the_start_of_the_drain() {
@@ -141,6 +141,41 @@ fn a_term_alone_does_not_end_it() {
     assert_eq!(count(&running.stderr(), AWAY), 0);
     running.signal(15);
     running.finish().expect_code(143);
+    assert_eq!(gateway.count("lease/revoke"), 1);
+}
+
+/// Whatever the port is, it is the one that was taken.
+#[test]
+fn a_port_that_nobody_knew_is_announced() {
+    for flags in [&["--port", "0"][..], &["--port", "0", "--prewarm"]] {
+        let gateway = Gateway::new(Manner::Good);
+        let mut running = app(&[flags, &["--register", &gateway.url()]].concat(), &[]).start();
+        running.ready();
+        running.stderr_until("announced in");
+        let said = running.stderr();
+        let line = said.lines().find(|line| line.contains("announced in")).unwrap().to_owned();
+        let port: u16 = line.rsplit(':').next().unwrap().parse().unwrap();
+        assert!(line.contains(&format!("-{port}, at 127.0.0.1:{port}")) && serves(port), "{line}");
+        running.signal(15);
+        running.finish().expect_code(143);
+    }
+}
+
+/// Without a /proc that is ours nobody knows whose child is whose; the end does not wait for the one beside.
+#[test]
+fn without_proc_the_end_is_no_slower() {
+    let gateway = Gateway::new(Manner::Good);
+    let port = place::free_port().to_string();
+    let mut launch = app(&["--port", &port, "--register", &gateway.url()], &[]);
+    // A state is of no use without /proc, and a directory that was asked for is then an error.
+    launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+    let unshare = ["unshare", "--mount", "--", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
+    launch.words = unshare.iter().map(Into::into).chain(launch.words).collect();
+    let mut running = launch.start();
+    running.ready();
+    until("it is announced", || gateway.count("kv/put") == 1);
+    running.write("exit 7\n");
+    running.finish_within(Duration::from_secs(4)).expect_code(7);
     assert_eq!(gateway.count("lease/revoke"), 1);
 }
 

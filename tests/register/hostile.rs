@@ -77,6 +77,22 @@ fn a_frozen_one_keeps_nobody_from_ending() {
 }
 
 #[test]
+fn a_second_request_to_stop_ends_the_wait_for_it() {
+    let gateway = Gateway::new(Manner::Good);
+    let (mut running, _) = started(&|launch| launch, &gateway.url());
+    until("it is announced", || gateway.count("kv/put") == 1);
+    gateway.behave(Manner::Frozen);
+    running.signal(15);
+    running.stderr_until("the app was ended by");
+    until("it is asked", || gateway.count("lease/revoke") == 1);
+    running.signal(15);
+    let told = Instant::now();
+    running.finish().expect_code(143);
+    // The control is above: without it a second is waited.
+    assert!(told.elapsed() < Duration::from_millis(700), "{:?}", told.elapsed());
+}
+
+#[test]
 fn a_slow_one_is_waited_for() {
     let gateway = Gateway::new(Manner::Slow(Duration::from_millis(700)));
     let (mut running, port) = started(&|launch| launch, &gateway.url());
