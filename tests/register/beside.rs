@@ -40,8 +40,10 @@ fn an_app_that_crashes_is_taken_back_and_its_code_is_the_code() {
         running.ready();
         until("it is announced", || gateway.count("kv/put") == 1);
         running.write("exit 7\n");
-        running.finish().expect_code(7);
+        let outcome = running.finish().expect_code(7);
         assert_eq!(gateway.count("lease/revoke"), 1, "{:?}", gateway.asked());
+        // It is nothing that the app has left.
+        assert!(!outcome.stderr.contains("left"), "{}", outcome.report());
     });
 }
 
