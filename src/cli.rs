@@ -248,12 +248,18 @@ pub struct Healthcheck {
     /// Healthy only if the first 64 KiB of the body contain this
     #[arg(long, value_name = "TEXT")]
     pub body_contains: Option<OsString>,
-    /// PEM bundle to trust for https
+    /// PEM bundle to trust for https and grpcs
     #[arg(long, value_name = "FILE")]
     pub ca: Option<OsString>,
     /// Do not verify the server's certificate
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub insecure: Option<OsString>,
+    /// Client certificate to show, PEM, with --key
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<OsString>,
+    /// The private key of --cert, PEM
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<OsString>,
     /// The User-Agent to send
     #[arg(long, value_name = "UA")]
     pub user_agent: Option<OsString>,
@@ -263,8 +269,8 @@ pub struct Healthcheck {
     /// Where run's state file is
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
-    /// /path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE]
-    /// or unix:/sock[:/path]
+    /// /path, :port/path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE],
+    /// grpcs://..., fcgi://host:port/path, redis://host, postgres://host, mysql://host or unix:/sock[:/path]
     #[arg(value_name = "TARGET")]
     pub target: Option<OsString>,
 }

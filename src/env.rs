@@ -60,6 +60,8 @@ pub struct Healthcheck {
     pub body_contains: Option<String>,
     pub ca: Option<String>,
     pub insecure: Option<String>,
+    pub cert: Option<String>,
+    pub key: Option<String>,
     pub user_agent: Option<String>,
     pub quiet: Option<String>,
 }

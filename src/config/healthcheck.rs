@@ -41,6 +41,18 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> 
             }
         }
     }
+    let (cert_from, key_from) = (from(&cli.cert, &vars.cert), from(&cli.key, &vars.key));
+    let before = reader.errors.len();
+    let (cert, key) = (reader.path("cert", cert_from), reader.path("key", key_from));
+    if reader.errors.len() == before && cert.is_some() != key.is_some() {
+        let (has, from, lacks) = if cert.is_some() {
+            ("cert", cert_from, "--key (REBERTH_HEALTH_KEY)")
+        } else {
+            ("key", key_from, "--cert (REBERTH_HEALTH_CERT)")
+        };
+        let label = reader.label(has, from);
+        reader.errors.push(format!("{label}: is half of a client certificate: name the other file with {lacks}"));
+    }
     let user_agent = reader.read("user-agent", from(&cli.user_agent, &vars.user_agent), http::agent);
     let quiet = reader.read("quiet", from(&cli.quiet, &vars.quiet), boolean).unwrap_or(false);
     let state_dir = reader.path("state-dir", from(&cli.state_dir, &environ.run.state_dir));
@@ -65,6 +77,8 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> 
         method: method.unwrap_or_else(|| "GET".into()),
         body_contains,
         ca,
+        cert,
+        key,
         insecure,
         user_agent: user_agent.unwrap_or_else(|| concat!("reberth/", env!("CARGO_PKG_VERSION")).into()),
         quiet,

@@ -199,6 +199,9 @@ pub struct Healthcheck {
     pub method: String,
     pub body_contains: Option<String>,
     pub ca: Option<PathBuf>,
+    /// The client certificate and its key; both or neither.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
     pub insecure: bool,
     pub user_agent: String,
     pub quiet: bool,

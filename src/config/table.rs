@@ -48,7 +48,7 @@ pub static RUN: [Setting; 29] = [
 ];
 
 /// The settings of `healthcheck`, in the order of its help. It takes `--state-dir` too, with `run`'s variable.
-pub static HEALTHCHECK: [Setting; 12] = [
+pub static HEALTHCHECK: [Setting; 14] = [
     setting("probe", "REBERTH_HEALTH_PROBE", "readiness"),
     setting("timeout", "REBERTH_HEALTH_TIMEOUT", "900ms"),
     setting("wait", "REBERTH_HEALTH_WAIT", "0s"),
@@ -59,6 +59,8 @@ pub static HEALTHCHECK: [Setting; 12] = [
     setting("body-contains", "REBERTH_HEALTH_BODY_CONTAINS", "none"),
     setting("ca", "REBERTH_HEALTH_CA", "the system's store"),
     setting("insecure", "REBERTH_HEALTH_INSECURE", "off"),
+    setting("cert", "REBERTH_HEALTH_CERT", "none"),
+    setting("key", "REBERTH_HEALTH_KEY", "none"),
     setting("user-agent", "REBERTH_HEALTH_USER_AGENT", concat!("reberth/", env!("CARGO_PKG_VERSION"))),
     setting("quiet", "REBERTH_HEALTH_QUIET", "off"),
 ];

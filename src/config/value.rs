@@ -147,6 +147,15 @@ pub fn shown(text: &str) -> String {
 
 /// A URL without its `USER:PASSWORD@`, which has no place in a log; `None` where there is none.
 fn without_login(text: &str) -> Option<String> {
+    // A password may hold what ends an authority, and in what is asked of a database nothing but a login has an `@`.
+    if let Some((scheme, rest)) = text.split_once(':')
+        && ["redis", "postgres", "postgresql", "mysql", "fcgi"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+        && !rest.get(.."unix:".len()).is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
+    {
+        let (login, place) = rest.rsplit_once('@')?;
+        let slashes = if login.starts_with("//") { "//" } else { "" };
+        return Some(format!("{scheme}:{slashes}***@{place}"));
+    }
     let (scheme, rest) = text.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (login, _) = authority.rsplit_once('@')?;

@@ -11,13 +11,13 @@ mod wire;
 pub use kernel::{address, head, netlink, proc_files};
 pub use machine::supervisor;
 pub use text::{arguments, settings, templates, values};
-pub use wire::{grpc, http, share, state, url};
+pub use wire::{database, fcgi, grpc, http, share, state, url};
 
 /// A check over arbitrary bytes.
 pub type Check = fn(&[u8]);
 
 /// Every check under the name of its fuzz target and its folder of seeds.
-pub const CHECKS: [(&str, Check); 14] = [
+pub const CHECKS: [(&str, Check); 16] = [
     ("arguments", arguments),
     ("settings", settings),
     ("values", values),
@@ -31,6 +31,8 @@ pub const CHECKS: [(&str, Check); 14] = [
     ("http", http),
     ("url", url),
     ("grpc", grpc),
+    ("database", database),
+    ("fcgi", fcgi),
     ("supervisor", supervisor),
 ];
 

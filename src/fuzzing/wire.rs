@@ -1,6 +1,8 @@
 //! Owns the checks of what others send or leave behind: answers of a server, redirects, state files.
 
 use crate::health::probe::body::{Body, Framing, MAX_BODY};
+use crate::health::probe::database::{Healthy, mysql, postgres, redis};
+use crate::health::probe::fcgi as cgi;
 use crate::health::probe::grpc::exchange::{Answered, Exchange, MAX_ANSWER, MAX_FRAME};
 use crate::health::probe::grpc::judge;
 use crate::health::probe::http::{begins_like_http, end_of_head, parse};
@@ -91,6 +93,37 @@ pub fn grpc(data: &[u8]) {
             }
         }
         Err(reason) => assert!(!reason.is_empty() && reason.len() < 1024, "{reason}"),
+    }
+}
+
+/// The first byte says where the stream is cut; the rest is what a database answers.
+pub fn database(data: &[u8]) {
+    let Some((cut, text)) = data.split_first() else { return };
+    let early = text.get(..text.len() * usize::from(*cut) / 256).unwrap_or_default();
+    for read in [redis::read, postgres::read, mysql::read] {
+        let whole = read(text);
+        // What has come decides, not how it was cut.
+        let first = read(early);
+        assert!(matches!(first, Ok(None)) || first == whole, "{first:?} and then {whole:?}");
+        match whole {
+            Ok(Some(Healthy { reason, .. })) | Err(reason) => assert!(!reason.is_empty() && reason.len() < 1024),
+            Ok(None) => assert!(text.len() < 1 << 20),
+        }
+    }
+}
+
+/// Likewise, of a FastCGI responder.
+pub fn fcgi(data: &[u8]) {
+    let Some((cut, text)) = data.split_first() else { return };
+    let early = text.get(..text.len() * usize::from(*cut) / 256).unwrap_or_default();
+    for wanted in [None, Some(&b"pong"[..])] {
+        let (first, whole) = (cgi::read(early, wanted), cgi::read(text, wanted));
+        // A record that is not whole yet may hold more of the server's own log.
+        assert!(matches!(first, Ok(None)) || first == whole, "{first:?} and then {whole:?}");
+        if let Ok(Some(heard)) = whole {
+            assert!((100..600).contains(&heard.status) && heard.found.is_some() == wanted.is_some());
+            assert!(heard.stderr.len() <= text.len());
+        }
     }
 }
 

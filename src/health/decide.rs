@@ -8,6 +8,7 @@ use super::phase::{Ruling, rule};
 use super::probe::Question;
 use super::probe::url::Url;
 use super::target::Target;
+use super::target::place::Peer;
 use crate::config::{Healthcheck, Probe};
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Found, State};
@@ -148,8 +149,10 @@ fn plan(
         None => on_port("/"),
         Some(Target::Path(path)) => on_port(path),
         Some(Target::Tcp) => Question::Tcp(host, port),
-        Some(Target::Grpc(service)) => Question::Grpc(host, port, service.clone()),
-        Some(Target::GrpcAt(host, port, service)) => Question::Grpc(host.clone(), *port, service.clone()),
+        Some(Target::Grpc(service)) => Question::Grpc(false, Peer::Host(host, port), service.clone()),
+        Some(Target::GrpcAt(tls, peer, service)) => Question::Grpc(*tls, peer.clone(), service.clone()),
+        Some(Target::Fcgi(peer, path)) => Question::Fcgi(peer.clone(), path.clone()),
+        Some(Target::Database(database, peer)) => Question::Database(*database, peer.clone()),
         Some(Target::TcpAt(host, port)) => Question::Tcp(host.clone(), *port),
         Some(Target::Unix(socket, None)) => Question::Unix(socket.clone()),
         Some(Target::Unix(socket, Some(path))) => Question::HttpOverUnix(socket.clone(), path.clone()),

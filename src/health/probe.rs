@@ -1,13 +1,18 @@
 //! Owns the asking: one question to a server, one answer, within one clock. Must not know whom `run` told what: `health::decide` does.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Healthcheck;
+use crate::health::target::place::Peer;
+use crate::health::target::{Database, shown_grpc};
 
 pub(crate) mod body;
 pub mod clock;
+pub(crate) mod database;
+pub(crate) mod fcgi;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub mod parting;
@@ -32,8 +37,12 @@ pub enum Question {
     Unix(PathBuf),
     /// An answer to a request for this path over a Unix socket.
     HttpOverUnix(PathBuf, String),
-    /// A service's health, of gRPC's health checking protocol on a host and port; the empty service is the server as a whole.
-    Grpc(String, u16, String),
+    /// A service's health, of gRPC's health checking protocol, over TLS or not; the empty service is the server as a whole.
+    Grpc(bool, Peer, String),
+    /// A FastCGI responder's answer to a request for this path.
+    Fcgi(Peer, String),
+    /// Whether a server takes clients, in its own protocol.
+    Database(Database, Peer),
 }
 
 impl Question {
@@ -44,7 +53,9 @@ impl Question {
             Self::Http(url) => url.shown(),
             Self::Unix(socket) => format!("unix:{}", socket.display()),
             Self::HttpOverUnix(socket, path) => format!("unix:{}:{path}", socket.display()),
-            Self::Grpc(host, port, service) => shown_grpc(host, *port, service),
+            Self::Grpc(tls, peer, service) => shown_grpc(*tls, peer, service),
+            Self::Fcgi(peer, path) => peer.shown("fcgi", path),
+            Self::Database(database, peer) => peer.shown(database.scheme(), ""),
         }
     }
 }
@@ -53,9 +64,12 @@ impl Question {
     /// The port it asks on this machine's loopback; `None`: it asks elsewhere.
     pub fn local_port(&self) -> Option<u16> {
         let (host, port) = match self {
-            Self::Tcp(host, port) | Self::Grpc(host, port, _) => (host, *port),
+            Self::Tcp(host, port)
+            | Self::Grpc(_, Peer::Host(host, port), _)
+            | Self::Fcgi(Peer::Host(host, port), _)
+            | Self::Database(_, Peer::Host(host, port)) => (host, *port),
             Self::Http(url) => (&url.host, url.port),
-            Self::Unix(_) | Self::HttpOverUnix(..) => return None,
+            _ => return None,
         };
         wire::is_here(host).then_some(port)
     }
@@ -64,9 +78,15 @@ impl Question {
 /// What the reason begins with where nobody listens.
 pub const REFUSED: &str = "connection refused";
 
-fn shown_grpc(host: &str, port: u16, service: &str) -> String {
-    let slash = if service.is_empty() { "" } else { "/" };
-    format!("grpc://{}:{port}{slash}{service}", bracketed(host))
+/// The peer as it answered: `localhost` is two addresses, and a name may have many.
+fn answered_at(peer: &Peer, address: Option<SocketAddr>) -> Peer {
+    match (peer, address) {
+        // Of a zone the user knows the name.
+        (Peer::Host(host, _), Some(address)) if !host.contains('%') => {
+            Peer::Host(address.ip().to_string(), address.port())
+        }
+        _ => peer.clone(),
+    }
 }
 
 /// What a server said of itself, in the words of its protocol.
@@ -117,7 +137,10 @@ pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: 
     let shown = question.shown();
     match question {
         Question::Tcp(host, port) => match Wire::tcp_to(host, *port, clock, own) {
-            Ok((wire, address)) => Answer::connected(format!("tcp://{address}"), wire, clock),
+            Ok((wire, address)) => {
+                let peer = answered_at(&Peer::Host(host.clone(), *port), Some(address));
+                Answer::connected(peer.shown("tcp", ""), wire, clock)
+            }
             Err(reason) => Answer::unhealthy(shown, reason),
         },
         Question::Unix(socket) => match Wire::unix(socket, clock) {
@@ -125,9 +148,9 @@ pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: 
             Err(reason) => Answer::unhealthy(shown, reason),
         },
         Question::Http(url) => http::ask(url, (None, own), shown, terms, clock),
-        Question::Grpc(host, port, service) => {
-            grpc::ask(host, *port, service, |host| shown_grpc(host, *port, service), terms, clock, own)
-        }
+        Question::Grpc(tls, peer, service) => grpc::ask((*tls, peer), service, terms, clock, own),
+        Question::Fcgi(peer, path) => fcgi::ask(peer, path, terms, clock),
+        Question::Database(database, peer) => database::ask(*database, peer, clock),
         Question::HttpOverUnix(socket, path) => {
             let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
             http::ask(&url, (Some(socket), None), shown, terms, clock)

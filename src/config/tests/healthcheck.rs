@@ -6,7 +6,7 @@ use super::{decision, errors, healthcheck};
 use crate::config::*;
 
 type Row = (&'static str, &'static str, &'static str, fn(&mut Healthcheck));
-/// A good and a bad value for every setting of `healthcheck`, and what the good one does to the result.
+/// A good and a bad value for every setting of `healthcheck` that stands alone, and what the good one does to the result.
 pub const GOOD: [Row; 13] = [
     ("probe", "liveness", "alive", |check| check.probe = Probe::Liveness),
     ("timeout", "2s", "0", |check| check.timeout = Duration::from_secs(2)),
@@ -45,7 +45,53 @@ fn every_setting_of_healthcheck_in_both_spellings() {
             );
         }
     }
-    assert!(table::HEALTHCHECK.iter().all(|setting| GOOD.iter().any(|row| row.0 == setting.flag)));
+    let alone = |flag| GOOD.iter().any(|row| row.0 == flag) || ["cert", "key"].contains(&flag);
+    assert!(table::HEALTHCHECK.iter().all(|setting| alone(setting.flag)));
+}
+
+#[test]
+fn a_client_certificate_has_both_its_files() {
+    let files = |check: Healthcheck| (check.cert, check.key);
+    let both = (Some("/c".into()), Some("/k".into()));
+    assert_eq!(files(healthcheck(&["--cert=/c", "--key=/k"], &[])), both);
+    let vars = [("REBERTH_HEALTH_CERT", "/c"), ("REBERTH_HEALTH_KEY", "/x")];
+    assert_eq!(files(healthcheck(&["--key=/k"], &vars)), both);
+    for (words, vars, begins, names) in [
+        (&["healthcheck", "--cert=/c"][..], &[][..], "--cert /c:", "--key (REBERTH_HEALTH_KEY)"),
+        (&["healthcheck", "--key=/k"], &[], "--key /k:", "--cert (REBERTH_HEALTH_CERT)"),
+        (&["healthcheck"], &vars[..1], "REBERTH_HEALTH_CERT=/c:", "--key"),
+        (&["healthcheck"], &vars[1..], "REBERTH_HEALTH_KEY=/x:", "--cert"),
+        // Of a bad half the other one is not missed.
+        (&["healthcheck", "--cert=", "--key=/k"], &[], "--cert", "must be a path"),
+    ] {
+        let errors = errors(words, vars);
+        assert!(errors.len() == 1 && errors[0].starts_with(begins) && errors[0].contains(names), "{errors:?}");
+    }
+}
+
+#[test]
+fn credentials_are_never_told() {
+    for target in [
+        "redis://:hunter2@h",
+        "redis://:hun/ter2@h:1",
+        "REDIS:u:hunter2@h",
+        "postgres://u:hunter2@h/db",
+        "postgresql://u:hunter2@h",
+        "mysql://root:hunter2@h",
+        "fcgi://u:hunter2@h:9000/ping",
+        "grpcs://u:hunter2@h:1",
+        "tcp://u:hunter2@h:1",
+        "https://u:hunter2@h",
+    ] {
+        for (words, vars) in [
+            (&["healthcheck", target][..], &[][..]),
+            (&["run", "--health", target, "a"], &[]),
+            (&["run", "a"], &[("REBERTH_HEALTH", target)]),
+        ] {
+            let errors = errors(words, vars);
+            assert!(errors.len() == 1 && !errors[0].contains("ter2") && errors[0].contains("***@h"), "{errors:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Owns one question to `grpc.health.v1.Health/Check`: the request, the conversation, the judgement. Must not know addresses.
 //!
-//! Plaintext HTTP/2 with prior knowledge, as in the kubelet's prober (pkg/probe/grpc/grpc.go) and in grpc_health_probe. Own code and not
+//! HTTP/2 with prior knowledge, in plaintext or over TLS, as in the kubelet's prober (pkg/probe/grpc/grpc.go) and in grpc_health_probe. Own code and not
 //! a client library: a gRPC stack is larger than all of reberth, and one call needs five kinds of frames.
 
 pub(crate) mod exchange;
@@ -13,14 +13,18 @@ use hpack::{Name, literal};
 use super::clock::Clock;
 use super::http::header;
 use super::parting::{Left, Parting};
-use super::url::bracketed;
+use super::url::{bracketed, without_zone};
 use super::wire::{Broken, Wire};
-use super::{Answer, Carrier, Status, shown_duration};
+use super::{Answer, Carrier, Status, answered_at};
 use crate::config::Healthcheck;
+use crate::health::target::place::{HERE, Peer};
+use crate::health::target::shown_grpc;
 
 /// Entries of HPACK's static table (RFC 7541, appendix A).
 const POST: u8 = 0x80 | 3;
 const SCHEME_HTTP: u8 = 0x80 | 6;
+#[cfg(feature = "tls")]
+const SCHEME_HTTPS: u8 = 0x80 | 7;
 const AUTHORITY: Name<'_> = Name::Static(1);
 const PATH: Name<'_> = Name::Static(4);
 const CONTENT_TYPE: Name<'_> = Name::Static(31);
@@ -65,24 +69,29 @@ const CODES: [&str; 17] = [
 const NOT_FOUND: u32 = 5;
 const UNIMPLEMENTED: u32 = 12;
 
-/// Asks whether `service` serves; the empty one is the server as a whole. `shown` makes the verdict's target of the host that answered.
-pub fn ask(
-    host: &str,
-    port: u16,
-    service: &str,
-    shown: impl Fn(&str) -> String,
-    terms: &Healthcheck,
-    clock: Clock,
-    own: Option<i32>,
-) -> Answer {
-    let (wire, address) = match Wire::tcp_to(host, port, clock, own) {
+/// Asks whether `service` serves; the empty one is the server as a whole.
+pub fn ask((tls, peer): (bool, &Peer), service: &str, terms: &Healthcheck, clock: Clock, own: Option<i32>) -> Answer {
+    let (wire, address) = match Wire::to(peer, clock, own) {
         Ok(connected) => connected,
-        Err(reason) => return Answer::unhealthy(shown(host), reason),
+        Err(reason) => return Answer::unhealthy(shown_grpc(tls, peer, service), reason),
     };
-    let shown = shown(&address.ip().to_string());
+    let shown = shown_grpc(tls, &answered_at(peer, address), service);
+    let carrier = match (tls, peer) {
+        #[cfg(feature = "tls")]
+        (true, Peer::Host(host, _)) => {
+            match super::tls::Session::start(wire, host, super::tls::Speaks::Http2, terms, clock) {
+                Ok(session) => Carrier::Tls(Box::new(session)),
+                Err(reason) => return Answer::unhealthy(shown, reason),
+            }
+        }
+        _ => Carrier::Plain(wire),
+    };
     let authority = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
-    let authority = authority.unwrap_or_else(|| format!("{}:{port}", bracketed(host)));
-    match converse(Carrier::Plain(wire), &authority, service, terms, clock) {
+    let authority = authority.unwrap_or_else(|| match peer {
+        Peer::Host(host, port) => format!("{}:{port}", bracketed(without_zone(host))),
+        Peer::Socket(_) => HERE.to_owned(),
+    });
+    match converse(carrier, &authority, service, terms, clock) {
         Ok((answered, left)) => {
             let (status, outcome) = judge(&answered, service);
             Answer { shown, status, outcome, parting: Parting::new(vec![left], clock) }
@@ -98,13 +107,13 @@ fn converse(
     terms: &Healthcheck,
     clock: Clock,
 ) -> Result<(Answered, Left), String> {
-    let failed = |broken, doing| match broken {
-        Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
-        Broken::Error(why) => format!("{why} while {doing}"),
+    let failed = |broken: Broken, doing| broken.words(doing, clock);
+    let scheme = match carrier {
+        Carrier::Plain(_) => SCHEME_HTTP,
         #[cfg(feature = "tls")]
-        Broken::Told(why) => why,
+        Carrier::Tls(_) => SCHEME_HTTPS,
     };
-    let request = request(authority, service, terms)?;
+    let request = request(scheme, authority, service, terms)?;
     carrier.send(&request, clock).map_err(|broken| failed(broken, "sending the request"))?;
     let mut exchange = Exchange::default();
     let mut buffer = [0; 4096];
@@ -134,8 +143,8 @@ fn converse(
 }
 
 /// All that is ever said unasked, in one piece: no need to wait for the server's preface (RFC 9113, 3.4).
-fn request(authority: &str, service: &str, terms: &Healthcheck) -> Result<Vec<u8>, String> {
-    let mut block = vec![POST, SCHEME_HTTP];
+fn request(scheme: u8, authority: &str, service: &str, terms: &Healthcheck) -> Result<Vec<u8>, String> {
+    let mut block = vec![POST, scheme];
     literal(&mut block, &PATH, b"/grpc.health.v1.Health/Check");
     literal(&mut block, &AUTHORITY, authority.as_bytes());
     // What comes before the user's metadata, and in which order, is the protocol's (grpc, doc/PROTOCOL-HTTP2.md).

@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::parting::{Left, Parting};
 use super::url::{Url, has_scheme};
 use super::wire::{self, Broken, Wire};
-use super::{Answer, Carrier, Status, shown_duration};
+use super::{Answer, Carrier, Status};
 use crate::config::Healthcheck;
 
 /// No more of a head is read, interim answers included. Bytes.
@@ -140,8 +140,9 @@ impl Asking<'_> {
             return Ok(Carrier::Plain(wire));
         }
         #[cfg(feature = "tls")]
-        let carrier = super::tls::Session::start(wire, &self.url.host, self.terms, self.clock)
-            .map(|session| Carrier::Tls(Box::new(session)));
+        let carrier =
+            super::tls::Session::start(wire, &self.url.host, super::tls::Speaks::Http, self.terms, self.clock)
+                .map(|session| Carrier::Tls(Box::new(session)));
         #[cfg(not(feature = "tls"))]
         let carrier = Err("https is not built into this reberth; ask http, or use the build with TLS".to_owned());
         carrier
@@ -240,12 +241,7 @@ impl Asking<'_> {
     }
 
     fn broken(&self, broken: Broken, doing: &str) -> String {
-        match broken {
-            Broken::Timeout => format!("timed out after {} while {doing}", shown_duration(self.clock.total())),
-            Broken::Error(why) => format!("{why} while {doing}"),
-            #[cfg(feature = "tls")]
-            Broken::Told(why) => why,
-        }
+        broken.words(doing, self.clock)
     }
 }
 
@@ -289,11 +285,11 @@ fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> 
     Ok(text)
 }
 
-fn accepted(terms: &Healthcheck, status: u16) -> bool {
+pub(super) fn accepted(terms: &Healthcheck, status: u16) -> bool {
     terms.status.iter().any(|(low, high)| (*low..=*high).contains(&status))
 }
 
-fn status_list(terms: &Healthcheck) -> String {
+pub(super) fn status_list(terms: &Healthcheck) -> String {
     let range = |(low, high): &(u16, u16)| if low == high { low.to_string() } else { format!("{low}-{high}") };
     terms.status.iter().map(range).collect::<Vec<_>>().join(",")
 }

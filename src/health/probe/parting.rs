@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Carrier;
 use super::body::{self, Body};
 use super::clock::Clock;
+use super::database;
 use super::wire::Wire;
 
 /// How long leaving may take, of whatever is left of the clock.
@@ -34,8 +35,10 @@ pub(super) struct Left {
 enum Rest {
     /// The rest of an answer is to be read and dropped.
     Body(Body),
-    /// These bytes are to be said.
-    Farewell(Vec<u8>),
+    /// These bytes are to be said, and the other side's close is worth this time.
+    Farewell(Vec<u8>, Duration),
+    /// The rest of a login, of which these bytes are the next to be said.
+    Login(Vec<u8>),
 }
 
 impl Left {
@@ -46,7 +49,17 @@ impl Left {
 
     /// What is left of a conversation that ends with these words of ours.
     pub fn saying(carrier: Carrier, farewell: Vec<u8>) -> Self {
-        Self { carrier, rest: Rest::Farewell(farewell) }
+        Self { carrier, rest: Rest::Farewell(farewell, MOMENT) }
+    }
+
+    /// The same where the server still has something to do before it closes, and minds if we do not wait for it.
+    pub fn waiting(carrier: Carrier, farewell: Vec<u8>) -> Self {
+        Self { carrier, rest: Rest::Farewell(farewell, PATIENCE) }
+    }
+
+    /// What is left of a MySQL server's greeting: a login, which begins with these bytes.
+    pub fn login(carrier: Carrier, words: Vec<u8>) -> Self {
+        Self { carrier, rest: Rest::Login(words) }
     }
 
     /// What is left of an answer whose `body` nobody looks at any more; nothing if it came with the head, or is not worth its end. The
@@ -73,10 +86,14 @@ impl Left {
                     self.carrier.close(clock.part(MOMENT));
                 }
             }
-            Rest::Farewell(words) => {
+            Rest::Farewell(words, time) => {
                 if self.carrier.send(&words, clock).is_ok() {
-                    self.carrier.close(clock.part(MOMENT));
+                    self.carrier.close(clock.part(time));
                 }
+            }
+            Rest::Login(words) => {
+                database::mysql::log_in(&mut self.carrier, words, clock);
+                self.carrier.close(clock.part(MOMENT));
             }
         }
     }

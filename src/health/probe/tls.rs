@@ -12,15 +12,17 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
+    SignatureScheme,
 };
 
 use super::clock::Clock;
 use super::shown_duration;
+use super::url::without_zone;
 use super::wire::{Broken, Wire};
 use crate::config::Healthcheck;
 
@@ -37,7 +39,15 @@ pub struct Session {
     heard: bool,
     /// An address was asked, so no name was sent.
     by_address: bool,
-    nobody: Arc<Nobody>,
+    client: Arc<Client>,
+    speaks: Speaks,
+}
+
+/// What is to be spoken inside, told to the server by its name (ALPN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Http,
+    Http2,
 }
 
 impl Session {
@@ -45,26 +55,29 @@ impl Session {
     ///
     /// # Errors
     /// Why there is no trust or no TLS, in words, with the option that helps.
-    pub fn start(wire: Wire, host: &str, terms: &Healthcheck, clock: Clock) -> Result<Self, String> {
+    pub fn start(wire: Wire, host: &str, speaks: Speaks, terms: &Healthcheck, clock: Clock) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if terms.insecure {
             Arc::new(Anyone)
         } else {
             Arc::new(Trusted::load(terms.ca.as_deref(), Arc::clone(&provider))?)
         };
-        let nobody = Arc::new(Nobody::default());
+        let client = Arc::new(Client::load(terms.cert.as_deref().zip(terms.key.as_deref()), &provider)?);
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(Arc::clone(&nobody) as Arc<dyn ResolvesClientCert>);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let name =
-            ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name a certificate can have"))?;
+            .with_client_cert_resolver(Arc::clone(&client) as Arc<dyn ResolvesClientCert>);
+        config.alpn_protocols = vec![match speaks {
+            Speaks::Http => b"http/1.1".to_vec(),
+            Speaks::Http2 => b"h2".to_vec(),
+        }];
+        let name = ServerName::try_from(without_zone(host).to_owned())
+            .map_err(|_| format!("{host} is no name a certificate can have"))?;
         let by_address = matches!(name, ServerName::IpAddress(_));
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
-        let mut session = Self { wire, tls, heard: false, by_address, nobody };
+        let mut session = Self { wire, tls, heard: false, by_address, client, speaks };
         while session.tls.is_handshaking() {
             session.turn(clock).map_err(|broken| {
                 let silent = if session.heard { "" } else { words::SILENT };
@@ -138,7 +151,9 @@ impl Session {
             let _ = self.tls.write_tls(self.wire.socket());
             let context = Context {
                 version_known: self.tls.protocol_version().is_some(),
-                certificate_asked: self.nobody.asked.load(Ordering::Relaxed),
+                certificate_asked: self.client.asked.load(Ordering::Relaxed),
+                certificate_shown: self.client.identity.is_some(),
+                http2: self.speaks == Speaks::Http2,
                 by_address: self.by_address,
             };
             return Err(Broken::Told(format!("TLS: {}", words(&error, context))));
@@ -170,20 +185,48 @@ fn retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// No client certificate: what is left is to know whether the server asked for one, for its alerts do not say so before TLS 1.3.
-#[derive(Debug, Default)]
-struct Nobody {
+/// Who we are: `--cert` and `--key`, or nobody. It also knows whether the server asked, for its alerts do not say so before TLS 1.3.
+#[derive(Debug)]
+struct Client {
+    identity: Option<Arc<CertifiedKey>>,
     asked: AtomicBool,
 }
 
-impl ResolvesClientCert for Nobody {
+impl Client {
+    fn load(files: Option<(&Path, &Path)>, provider: &CryptoProvider) -> Result<Self, String> {
+        let identity = match files {
+            None => None,
+            Some((cert, key)) => {
+                let chain = read_bundle("--cert", cert)?;
+                if chain.is_empty() {
+                    return Err(format!("--cert {cert:?} holds no certificate"));
+                }
+                let pem = PrivateKeyDer::from_pem_slice(&read_pem("--key", key)?);
+                let pem = pem.map_err(|_| format!("--key {key:?} holds no private key in PEM without a passphrase"))?;
+                let known = provider.key_provider.load_private_key(pem);
+                let known = known.map_err(|_| {
+                    format!("--key {key:?} is of a kind that reberth does not know: take RSA, P-256, P-384 or Ed25519")
+                })?;
+                let identity = CertifiedKey::new(chain, known);
+                // A library that cannot tell leaves it to the server.
+                if let Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
+                    return Err(format!("--key {key:?} is not the key of the first certificate in --cert {cert:?}"));
+                }
+                Some(Arc::new(identity))
+            }
+        };
+        Ok(Self { identity, asked: AtomicBool::new(false) })
+    }
+}
+
+impl ResolvesClientCert for Client {
     fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked.store(true, Ordering::Relaxed);
-        None
+        self.identity.clone()
     }
 
     fn has_certs(&self) -> bool {
-        false
+        self.identity.is_some()
     }
 }
 
@@ -200,7 +243,7 @@ impl Trusted {
     fn load(ca: Option<&Path>, provider: Arc<CryptoProvider>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         let named = match ca {
-            Some(path) => read_bundle(path)?,
+            Some(path) => read_bundle("--ca", path)?,
             None => Vec::new(),
         };
         if ca.is_some() {
@@ -235,18 +278,22 @@ impl Trusted {
 /// Some twenty times what a distribution's whole store has. Bytes.
 const LARGEST_BUNDLE: u64 = 4 * 1024 * 1024;
 
-fn read_bundle(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let failed = |error: std::io::Error| format!("--ca {path:?}: {}", crate::error::words(&error));
+fn read_bundle(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(&read_pem(flag, path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("{flag} {path:?} is not a PEM bundle: {error}"))
+}
+
+fn read_pem(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
+    let failed = |error: std::io::Error| format!("{flag} {path:?}: {}", crate::error::words(&error));
     // Opening a pipe would wait for its writer, and a device may have no end.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(format!("--ca {path:?} is not a regular file"));
+        return Err(format!("{flag} {path:?} is not a regular file"));
     }
     let mut text = Vec::new();
     file.take(LARGEST_BUNDLE).read_to_end(&mut text).map_err(failed)?;
-    CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("--ca {path:?} is not a PEM bundle: {error}"))
+    Ok(text)
 }
 
 impl ServerCertVerifier for Trusted {

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
+use crate::health::target::place::plain_zone;
+
 /// `http://…` or `https://…`, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     pub tls: bool,
-    /// As typed; an IPv6 address without its brackets.
+    /// As typed; an IPv6 address without its brackets, its zone behind a plain `%`.
     pub host: String,
     pub port: u16,
     /// Path and query as typed, from its `/`; a fragment is never sent.
@@ -48,7 +50,11 @@ impl Url {
         };
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { tls, host: host.to_owned(), port, path })
+        let host = match host.split_once('%').filter(|_| host.contains(':')) {
+            Some((address, zone)) => format!("{address}%{}", plain_zone(zone)),
+            None => host.to_owned(),
+        };
+        Ok(Self { tls, host, port, path })
     }
 
     /// The hostname that a `Location` leads to, as text; empty where it has none (`mailto:`), ours where it is a path. Nothing else of it
@@ -98,9 +104,12 @@ impl Url {
         Ok(Self { path: path + query, ..self.clone() })
     }
 
-    /// The value of the Host line, and the authority in text: the port only where it is not the scheme's own.
+    /// The value of the Host line: the port only where it is not the scheme's own. A zone means nothing to others (RFC 6874, 4).
     pub fn authority(&self) -> String {
-        let host = bracketed(&self.host);
+        self.with_port(bracketed(without_zone(&self.host)))
+    }
+
+    fn with_port(&self, host: String) -> String {
         if self.port == default_port(self.tls) { host } else { format!("{host}:{}", self.port) }
     }
 
@@ -119,7 +128,7 @@ impl Url {
 
     /// For the verdict.
     pub fn shown(&self) -> String {
-        format!("http{}://{}{}", if self.tls { "s" } else { "" }, self.authority(), self.path)
+        format!("http{}://{}{}", if self.tls { "s" } else { "" }, self.with_port(bracketed(&self.host)), self.path)
     }
 
     /// For the verdict, of a stranger's `Location`: its query may hold a session, so it stays out.
@@ -129,9 +138,21 @@ impl Url {
     }
 }
 
-/// `[…]` around an IPv6 address.
+/// `[…]` around an IPv6 address. A zone that would be read as an encoded one is encoded.
 pub fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+    match host.split_once('%') {
+        _ if !host.contains(':') => host.to_owned(),
+        Some((address, zone)) if zone.starts_with("25") => format!("[{address}%25{zone}]"),
+        _ => format!("[{host}]"),
+    }
+}
+
+/// An IPv6 address without its zone, any other host as it is.
+pub fn without_zone(host: &str) -> &str {
+    match host.split_once('%') {
+        Some((address, _)) if host.contains(':') => address,
+        _ => host,
+    }
 }
 
 fn default_port(tls: bool) -> u16 {
@@ -179,6 +200,9 @@ mod tests {
             ("http://[::1]:80?q", Ok((false, "::1", 80, "/?q"))),
             ("http://[::1]", Ok((false, "::1", 80, "/"))),
             ("http://a:/", Ok((false, "a", 80, "/"))),
+            ("http://[fe80::1%eth0]/", Ok((false, "fe80::1%eth0", 80, "/"))),
+            ("http://[fe80::1%25eth0]:8080/", Ok((false, "fe80::1%eth0", 8080, "/"))),
+            ("http://[fe80::1%25]/", Ok((false, "fe80::1%25", 80, "/"))),
             ("https://u:p@w@h/@b", Ok((true, "h", 443, "/@b"))),
             ("ftp://a", Err("its scheme is neither http nor https")),
             ("a:80", Err("it has no http:// or https://")),
@@ -244,6 +268,9 @@ mod tests {
         assert_eq!(url.request_target(), "/a%20b?%C3%A9%0D%0A");
         assert_eq!(url.authority(), "[::1]");
         assert!(!url.shown().contains("secret"));
+        let zoned = Url::parse("http://[fe80::1%25eth0]:81/").unwrap();
+        assert_eq!((&*zoned.authority(), &*zoned.shown()), ("[fe80::1]:81", "http://[fe80::1%eth0]:81/"));
+        assert_eq!(bracketed("fe80::1%25a"), "[fe80::1%2525a]");
         assert_eq!(Url::parse("https://h:80/a?b").unwrap().shown_without_query(), "https://h:80/a");
     }
 }

@@ -1,19 +1,24 @@
 //! Owns the way to a server: addresses, connect, bytes in and out, all within the clock. Must not know HTTP or TLS.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::net::if_::if_nametoindex;
 use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::REFUSED;
 use super::clock::{Clock, Stopped};
+use super::shown_duration;
 use super::url::bracketed;
 use crate::error::words;
 use crate::health::own::{self, Whose};
+use crate::health::target::place::Peer;
 use crate::sys::lookup;
 
 /// A connection, never blocking.
@@ -49,6 +54,18 @@ pub enum Broken {
 /// What a server may have to say to one who only connects, or leaves. Bytes.
 const MAX_GREETING: usize = 10 * 1024;
 
+impl Broken {
+    /// In words for the user, `doing` being what was waited for.
+    pub fn words(self, doing: &str, clock: Clock) -> String {
+        match self {
+            Self::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
+            Self::Error(why) => format!("{why} while {doing}"),
+            #[cfg(feature = "tls")]
+            Self::Told(why) => why,
+        }
+    }
+}
+
 impl From<Stopped> for Broken {
     fn from(stopped: Stopped) -> Self {
         match stopped {
@@ -70,12 +87,11 @@ impl Wire {
     /// # Errors
     /// The reason of the first address that refused: with two of them the second is only a second chance.
     pub fn tcp(host: &str, port: u16, clock: Clock) -> Result<(Self, SocketAddr), String> {
-        let addresses = addresses(host, clock)?;
+        let addresses = addresses(host, port, clock)?;
         // Each has its share of the clock, so that a first one that says nothing leaves time for the second.
         let share = clock.total() / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut first = None;
         for address in addresses {
-            let address = SocketAddr::new(address, port);
             match connect(address, clock.part(share)) {
                 Ok(socket) => return Ok((Self { socket }, address)),
                 Err(reason) => first = first.or(Some(reason)),
@@ -91,7 +107,7 @@ impl Wire {
     /// accepts gets the end of it, and another is made until the clock is over.
     pub fn tcp_to(host: &str, port: u16, clock: Clock, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
         let Some(root) = own else { return Self::tcp(host, port, clock) };
-        let time = super::shown_duration(clock.total());
+        let time = shown_duration(clock.total());
         let others =
             format!("only other instances that share the port (--share) answered within {time}, never the own app");
         let mut pause = FIRST_PAUSE;
@@ -120,6 +136,16 @@ impl Wire {
         }
     }
 
+    /// Connects to `peer`, and says at which address it was where it has one.
+    pub fn to(peer: &Peer, clock: Clock, own: Option<i32>) -> Result<(Self, Option<SocketAddr>), String> {
+        match peer {
+            Peer::Host(host, port) => {
+                Self::tcp_to(host, *port, clock, own).map(|(wire, address)| (wire, Some(address)))
+            }
+            Peer::Socket(socket) => Self::unix(socket, clock).map(|wire| (wire, None)),
+        }
+    }
+
     /// Waits until somebody has accepted the connection, and tells who.
     fn accepted_by(&self, address: SocketAddr, root: i32, clock: Clock) -> Whose {
         let Some(here) = self.socket.local_addr().ok().and_then(|here| here.as_socket()) else { return Whose::Unseen };
@@ -133,9 +159,13 @@ impl Wire {
         }
     }
 
-    /// Connects to a Unix socket.
+    /// Connects to a Unix socket; `@name` is an abstract one.
     pub fn unix(path: &Path, clock: Clock) -> Result<Self, String> {
-        let address = SockAddr::unix(path).map_err(|_| "the path of a unix socket has at most 107 bytes".to_owned())?;
+        let name = path.as_os_str().as_bytes();
+        // Such a name begins with a zero (unix(7)).
+        let name = name.strip_prefix(b"@").map(|name| [b"\0", name].concat());
+        let address = SockAddr::unix(name.as_deref().map_or(path, |name| Path::new(OsStr::from_bytes(name))))
+            .map_err(|_| "the path of a unix socket has at most 107 bytes".to_owned())?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|error| words(&error))?;
         // A full backlog gives EAGAIN to a connect that does not block, and poll(2) knows no "room again": only a blocking connect
         // waits, and the send timeout is its limit (unix(7)). Zero would mean "for ever".
@@ -148,7 +178,7 @@ impl Wire {
             Ok(()) => Ok(Self { socket }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(format!(
                 "no connection within {}: the backlog of the socket is full",
-                super::shown_duration(clock.total())
+                shown_duration(clock.total())
             )),
             Err(error) => Err(match error.raw_os_error() {
                 Some(libc::ECONNREFUSED) => "connection refused: nobody listens on this socket any more".to_owned(),
@@ -229,7 +259,7 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
                 Err(Stopped::Timeout) => {
                     return Err(format!(
                         "no connection to {address} within {}: its backlog is full, or packets are dropped",
-                        super::shown_duration(clock.total())
+                        shown_duration(clock.total())
                     ));
                 }
                 Err(Stopped::Failed(errno)) => return Err(errno.desc().to_lowercase()),
@@ -249,17 +279,25 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
 
 /// The addresses behind a host. `localhost` and the wildcards are this machine on both families, 127.0.0.1 first whatever the resolver
 /// thinks (musl says `::1` first), and cost no look-up.
-fn addresses(host: &str, clock: Clock) -> Result<Vec<IpAddr>, String> {
+fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, String> {
+    let at = |address: IpAddr| SocketAddr::new(address, port);
     if is_here(host) {
-        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        return Ok(vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())]);
+    }
+    if let Some((address, zone)) = host.split_once('%') {
+        let address: Ipv6Addr = address.parse().map_err(|_| format!("{host} is no IPv6 address with a zone"))?;
+        // It may be the number itself.
+        let scope = if_nametoindex(zone).ok().or_else(|| zone.parse().ok());
+        let scope = scope.ok_or_else(|| format!("there is no interface {zone} here"))?;
+        return Ok(vec![SocketAddrV6::new(address, port, 0, scope).into()]);
     }
     match host.parse::<IpAddr>() {
-        Ok(address) => Ok(vec![address]),
+        Ok(address) => Ok(vec![at(address)]),
         Err(_) => match lookup::addresses(host, clock.end()) {
             Ok(found) if found.is_empty() => Err(format!("the name {} has no address", bracketed(host))),
-            Ok(found) => Ok(found),
+            Ok(found) => Ok(found.into_iter().map(at).collect()),
             Err(lookup::Failed::Timeout) => {
-                Err(format!("the name {host} is not resolved within {}", super::shown_duration(clock.total())))
+                Err(format!("the name {host} is not resolved within {}", shown_duration(clock.total())))
             }
             Err(lookup::Failed::Error(why)) => Err(format!("the name {host} cannot be resolved: {why}")),
         },

@@ -9,6 +9,10 @@ pub struct Context {
     pub version_known: bool,
     /// The server has asked for a client certificate.
     pub certificate_asked: bool,
+    /// We have one to show.
+    pub certificate_shown: bool,
+    /// HTTP/2 was to be spoken inside.
+    pub http2: bool,
     /// An address was asked, so no name was sent.
     pub by_address: bool,
 }
@@ -24,7 +28,9 @@ const NOTHING_IN_COMMON: &str = "the server and reberth have no cipher suite, cu
 
 const OLD_VERSION: &str = "the server offers no TLS version that reberth speaks, which are 1.2 and 1.3: enable 1.2 there, or probe with tcp://";
 
-const CERTIFICATE_WANTED: &str = "the server wants a client certificate, and reberth has shown none: ask a port that wants none, or probe with tcp://";
+const CERTIFICATE_WANTED: &str = "the server wants a client certificate, and reberth has shown none: name one with --cert and --key, ask a port that wants none, or probe with tcp://";
+
+const CERTIFICATE_REFUSED: &str = "the server does not take the client certificate of --cert: see its log; has an authority that it trusts signed it, for clients?";
 
 /// What went wrong, and what helps.
 pub fn words(error: &Error, context: Context) -> String {
@@ -51,6 +57,20 @@ pub fn words(error: &Error, context: Context) -> String {
 fn alert(description: AlertDescription, context: Context) -> String {
     use AlertDescription as Alert;
     let text = match description {
+        Alert::CertificateRequired
+        | Alert::BadCertificate
+        | Alert::UnknownCA
+        | Alert::CertificateUnknown
+        | Alert::CertificateExpired
+        | Alert::CertificateRevoked
+        | Alert::UnsupportedCertificate
+        | Alert::HandshakeFailure
+        | Alert::AccessDenied
+        | Alert::DecryptError
+            if context.certificate_asked && context.certificate_shown =>
+        {
+            CERTIFICATE_REFUSED
+        }
         Alert::CertificateRequired | Alert::BadCertificate => CERTIFICATE_WANTED,
         // Before TLS 1.3, and of many servers since, it is one of these.
         Alert::HandshakeFailure | Alert::NoCertificate | Alert::AccessDenied if context.certificate_asked => {
@@ -58,6 +78,9 @@ fn alert(description: AlertDescription, context: Context) -> String {
         }
         Alert::HandshakeFailure | Alert::InsufficientSecurity => NOTHING_IN_COMMON,
         Alert::ProtocolVersion => OLD_VERSION,
+        Alert::NoApplicationProtocol if context.http2 => {
+            "the server speaks no h2 here (ALPN), which gRPC is made of: enable HTTP/2 there, or probe with https:// or tcp://"
+        }
         Alert::NoApplicationProtocol => {
             "the server speaks no http/1.1 here (ALPN), only another protocol such as h2: enable http/1.1 there, or probe with grpc:// or \
              tcp://"

@@ -1,0 +1,102 @@
+//! Owns the asking of a server in its own protocol: one short conversation, read from what has come so far by a pure function for each
+//! protocol. Must not know what a protocol's bytes mean.
+//!
+//! No client libraries: each question is some twenty bytes, and a library would ask for logins, which a probe has no business with.
+
+pub(crate) mod mysql;
+pub(crate) mod postgres;
+pub(crate) mod redis;
+
+use super::clock::Clock;
+use super::grpc::exchange::shortened;
+use super::parting::{Left, Parting};
+use super::wire::{Broken, Wire};
+use super::{Answer, Carrier, answered_at};
+use crate::health::target::Database;
+use crate::health::target::place::Peer;
+
+/// No more of an answer is kept. Bytes.
+pub(crate) const MAX_ANSWER: usize = 64 * 1024;
+
+/// A decided answer: why the server is healthy, and how it is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Healthy {
+    pub reason: String,
+    pub leave: Leave,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It waits for nothing from us.
+    Silent,
+    /// With these words, and it has still something to do before it closes.
+    Saying(&'static [u8]),
+    /// By the rest of a login, which begins with these words.
+    Login(Vec<u8>),
+}
+
+/// What has come, read: `None` where more has to come before it can be judged.
+pub(crate) type Read = Result<Option<Healthy>, String>;
+
+/// Asks whether the server takes clients.
+pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
+    let scheme = database.scheme();
+    let (wire, address) = match Wire::to(peer, clock, None) {
+        Ok(connected) => connected,
+        Err(reason) => return Answer::unhealthy(peer.shown(scheme, ""), reason),
+    };
+    let shown = answered_at(peer, address).shown(scheme, "");
+    let (words, read): (_, fn(&[u8]) -> Read) = match database {
+        Database::Redis => (redis::PING.to_vec(), redis::read),
+        Database::Postgres => (postgres::startup(), postgres::read),
+        Database::Mysql => (Vec::new(), mysql::read),
+    };
+    let mut carrier = Carrier::Plain(wire);
+    match converse(&mut carrier, &words, read, clock) {
+        Ok(Healthy { reason, leave }) => {
+            let left = match leave {
+                Leave::Silent => Left::saying(carrier, Vec::new()),
+                Leave::Saying(words) => Left::waiting(carrier, words.to_vec()),
+                Leave::Login(words) => Left::login(carrier, words),
+            };
+            Answer { shown, status: None, outcome: Ok(reason), parting: Parting::new(vec![left], clock) }
+        }
+        Err(reason) => Answer::unhealthy(shown, reason),
+    }
+}
+
+/// Says `words`, and reads until `read` has decided.
+pub(super) fn converse<T>(
+    carrier: &mut Carrier,
+    words: &[u8],
+    read: impl Fn(&[u8]) -> Result<Option<T>, String>,
+    clock: Clock,
+) -> Result<T, String> {
+    match carrier.send(words, clock) {
+        // A server that refuses us may be gone already. What it said before it went is still to be read, and tells more.
+        Ok(()) | Err(Broken::Error(_)) => {}
+        Err(broken) => return Err(broken.words("sending the question", clock)),
+    }
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let doing = if text.is_empty() { "waiting for the answer" } else { "reading the answer" };
+        let size = carrier.receive(&mut buffer, clock).map_err(|broken| broken.words(doing, clock))?;
+        if size == 0 {
+            return Err(format!("the server closed the connection while {doing}"));
+        }
+        text.extend_from_slice(buffer.get(..size).unwrap_or_default());
+        if let Some(decided) = read(&text)? {
+            return Ok(decided);
+        }
+        if text.len() >= MAX_ANSWER {
+            return Err(format!("the answer is longer than {} KiB", MAX_ANSWER / 1024));
+        }
+    }
+}
+
+/// A stranger's words in a reason; nothing where there are none.
+fn quoted(words: &[u8]) -> String {
+    let words = words.trim_ascii();
+    if words.is_empty() { String::new() } else { format!(": {}", shortened(words)) }
+}

@@ -1,0 +1,171 @@
+//! Owns MySQL's greeting, and the login that follows it so that the server does not count us as an interrupted client
+//! (dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html). Must not know how the verdict is told.
+//!
+//! A client that leaves before it has answered the greeting adds one to what `max_connect_errors` (100) allows its host, and the 101st of a
+//! probe would lock the app's own host out. So, as mysqladmin ping does, a login is tried to its end: refused, it is no such error.
+
+use super::{Healthy, Leave, Read, quoted};
+use crate::health::probe::Carrier;
+use crate::health::probe::clock::Clock;
+
+/// The longest greeting, error or request for another method. Bytes.
+const LONGEST: usize = 4096;
+
+/// PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH and LONG_PASSWORD.
+const CAPABILITIES: u32 = 0x200 | 0x8000 | 0x8_0000 | 1;
+
+const NATIVE: &[u8] = b"mysql_native_password";
+
+/// A login has no more turns of ours than these.
+const TURNS: usize = 3;
+
+/// The greeting is a packet of protocol 10; an error in its place is a server that refuses us.
+pub fn read(text: &[u8]) -> Read {
+    let Some((sequence, payload)) = packet(text).map_err(|()| stranger())? else { return Ok(None) };
+    match payload.split_first() {
+        Some((10, rest)) if sequence == 0 => {
+            let end = rest.iter().position(|byte| *byte == 0).ok_or_else(stranger)?;
+            let version =
+                rest.get(..end).filter(|version| !version.is_empty() && version.iter().all(u8::is_ascii_graphic));
+            let version = String::from_utf8_lossy(version.ok_or_else(stranger)?).into_owned();
+            // MariaDB puts this before its own, for replicas that know no version above 5.
+            let version = version.strip_prefix("5.5.5-").unwrap_or(&version);
+            let reason = format!("it greets as {}", version.get(..100).unwrap_or(version));
+            Ok(Some(Healthy { reason, leave: Leave::Login(login()) }))
+        }
+        Some((0xff, [low, high, message @ ..])) => {
+            let code = u16::from_le_bytes([*low, *high]);
+            Err(format!("it refuses clients with the error {code}{}", quoted(message)))
+        }
+        _ => Err(stranger()),
+    }
+}
+
+/// The first packet, as its number and payload; `None`: it is not whole yet. Fails at the first bytes that no packet here begins with.
+fn packet(text: &[u8]) -> Result<Option<(u8, &[u8])>, ()> {
+    let Some(([a, b, c, sequence], rest)) = text.split_first_chunk::<4>() else { return Ok(None) };
+    let length = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
+    if !(1..=LONGEST).contains(&length) {
+        return Err(());
+    }
+    Ok(rest.get(..length).map(|payload| (*sequence, payload)))
+}
+
+fn framed(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    let [a, b, c, _] = u32::try_from(payload.len()).unwrap_or_default().to_le_bytes();
+    [&[a, b, c, sequence], payload].concat()
+}
+
+/// HandshakeResponse41: no password, no database, utf8.
+fn login() -> Vec<u8> {
+    let mut payload = CAPABILITIES.to_le_bytes().to_vec();
+    payload.extend_from_slice(&(1u32 << 24).to_le_bytes());
+    payload.push(33);
+    payload.extend_from_slice(&[0; 23]);
+    payload.extend_from_slice(b"reberth\0\0");
+    payload.extend_from_slice(NATIVE);
+    payload.push(0);
+    framed(1, &payload)
+}
+
+/// What is said to the server's turn in a login; `None`: nothing more.
+fn reply(sequence: u8, payload: &[u8]) -> Option<Vec<u8>> {
+    match payload.split_first()? {
+        // An empty password let us in: COM_QUIT.
+        (0, _) => Some(framed(0, &[1])),
+        // It wants another method: an empty password in that one's form.
+        (0xfe, rest) => {
+            let plugin = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+            Some(framed(sequence.wrapping_add(1), if plugin == NATIVE { b"" } else { b"\0" }))
+        }
+        _ => None,
+    }
+}
+
+/// Says `words`, and answers the server until it has nothing more to ask. What goes wrong is of no interest any more.
+pub(in crate::health::probe) fn log_in(carrier: &mut Carrier, mut words: Vec<u8>, clock: Clock) {
+    let mut buffer = [0; 1024];
+    for _ in 0..TURNS {
+        if carrier.send(&words, clock).is_err() {
+            return;
+        }
+        let mut text = Vec::new();
+        words = loop {
+            match packet(&text) {
+                Ok(Some((sequence, payload))) => match reply(sequence, payload) {
+                    Some(words) => break words,
+                    None => return,
+                },
+                Ok(None) => {}
+                Err(()) => return,
+            }
+            match carrier.receive(&mut buffer, clock) {
+                Ok(size) if size > 0 => text.extend_from_slice(buffer.get(..size).unwrap_or_default()),
+                _ => return,
+            }
+        };
+        // COM_QUIT is the last word.
+        if words.get(3) == Some(&0) {
+            let _ = carrier.send(&words, clock);
+            return;
+        }
+    }
+}
+
+fn stranger() -> String {
+    "the answer is not that of a MySQL server".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let greeting = framed(0, b"\x0a8.0.36\0\x01\0\0\0abcdefgh\0");
+        for (text, want) in [
+            (greeting.clone(), Ok(Some("it greets as 8.0.36"))),
+            (framed(0, b"\x0a5.5.5-10.11.6-MariaDB\0\x01"), Ok(Some("it greets as 10.11.6-MariaDB"))),
+            ([&greeting[..], b"more"].concat(), Ok(Some("it greets as 8.0.36"))),
+            (greeting[..greeting.len() - 1].to_vec(), Ok(None)),
+            (greeting[..3].to_vec(), Ok(None)),
+            (Vec::new(), Ok(None)),
+            (framed(0, b"\xff\x10\x04Too many connections"), Err("1040: Too many connections")),
+            (framed(0, b"\xff\x69\x04Host '10.0.0.9' is blocked"), Err("1129: Host")),
+            (framed(0, b"\xff\x10"), Err("not that of")),
+            (framed(0, b"\x098.0\0"), Err("not that of")),
+            (framed(1, b"\x0a8.0\0"), Err("not that of")),
+            (framed(0, b"\x0a8.0"), Err("not that of")),
+            (framed(0, b"\x0a\0"), Err("not that of")),
+            (framed(0, b"\x0a\x1b[31m\0"), Err("not that of")),
+            (framed(0, b""), Err("not that of")),
+            (b"\xff\xff\xff\0".to_vec(), Err("not that of")),
+            (b"SSH-2.0-x\r\n".to_vec(), Err("not that of")),
+            (b"HTTP/1.1 ".to_vec(), Err("not that of")),
+        ] {
+            let got = read(&text);
+            match (&got, want) {
+                (Ok(None), Ok(None)) => {}
+                (Ok(Some(healthy)), Ok(Some(part))) if healthy.reason == part => {}
+                (Err(reason), Err(part)) if reason.contains(part) => {}
+                _ => panic!("{:?}: {got:?}", text.escape_ascii().to_string()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_login_is_led_to_its_end() {
+        let words = login();
+        assert_eq!(words[..4], [words.len() as u8 - 4, 0, 0, 1]);
+        for (sequence, payload, want) in [
+            (2, &b"\0\0\0\x02\0\0\0"[..], Some(&b"\x01\0\0\0\x01"[..])),
+            (2, b"\xff\x15\x04#28000Access denied", None),
+            (2, b"\xfemysql_native_password\0salt\0", Some(b"\0\0\0\x03")),
+            (2, b"\xfecaching_sha2_password\0salt\0", Some(b"\x01\0\0\x03\0")),
+            (255, b"\xfe", Some(b"\x01\0\0\0\0")),
+            (2, b"\x01\x04", None),
+        ] {
+            assert_eq!(reply(sequence, payload).as_deref(), want, "{payload:?}");
+        }
+    }
+}

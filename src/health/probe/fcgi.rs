@@ -1,0 +1,209 @@
+//! Owns one question to a FastCGI responder, such as php-fpm: the records, the CGI head in them, the judgement. Must not know addresses.
+//! (fastcgi-archives.github.io/FastCGI_Specification.html; RFC 3875 for the head.)
+
+use super::clock::Clock;
+use super::database::{MAX_ANSWER, converse};
+use super::grpc::exchange::shortened;
+use super::http::{accepted, end_of_head, status_list};
+use super::parting::{Left, Parting};
+use super::wire::Wire;
+use super::{Answer, Carrier, Status, answered_at};
+use crate::config::Healthcheck;
+use crate::health::target::place::Peer;
+
+const BEGIN_REQUEST: u8 = 1;
+const END_REQUEST: u8 = 3;
+const PARAMS: u8 = 4;
+const STDIN: u8 = 5;
+const STDOUT: u8 = 6;
+const STDERR: u8 = 7;
+
+/// The one request. 0 is the server's own business.
+const REQUEST: u16 = 1;
+
+/// What one record carries at most. Bytes.
+const LONGEST: usize = 0xffff;
+
+/// What was heard, enough of it to be judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub status: u16,
+    /// The text that was looked for is in the body; `None`: none was.
+    pub found: Option<bool>,
+    pub stderr: Vec<u8>,
+}
+
+/// Asks for `path`.
+pub fn ask(peer: &Peer, path: &str, terms: &Healthcheck, clock: Clock) -> Answer {
+    let (wire, address) = match Wire::to(peer, clock, None) {
+        Ok(connected) => connected,
+        Err(reason) => return Answer::unhealthy(peer.shown("fcgi", path), reason),
+    };
+    let shown = answered_at(peer, address).shown("fcgi", path);
+    let wanted = terms.body_contains.as_deref().map(str::as_bytes);
+    let mut carrier = Carrier::Plain(wire);
+    let heard = converse(&mut carrier, &request(path, terms), |text| read(text, wanted), clock);
+    match heard {
+        Ok(heard) => {
+            let outcome = judge(&heard, terms);
+            let parting = Parting::new(vec![Left::saying(carrier, Vec::new())], clock);
+            Answer { shown, status: Some(Status::Http(heard.status)), outcome, parting }
+        }
+        Err(reason) => Answer::unhealthy(shown, reason),
+    }
+}
+
+fn judge(heard: &Heard, terms: &Healthcheck) -> Result<String, String> {
+    let list = status_list(terms);
+    if !accepted(terms, heard.status) {
+        let stderr = heard.stderr.trim_ascii();
+        let told = if stderr.is_empty() { String::new() } else { format!("; it logs: {}", shortened(stderr)) };
+        return Err(format!("the status is not in {list}{told}"));
+    }
+    match heard.found {
+        None => Ok(format!("the status is in {list}")),
+        Some(true) => Ok("the body contains the text".into()),
+        Some(false) => Err("the body does not contain the text".into()),
+    }
+}
+
+/// All that is ever said: the request, its parameters and that it has no body. The server is to close the connection.
+fn request(path: &str, terms: &Healthcheck) -> Vec<u8> {
+    let (script, query) = path.split_once('?').unwrap_or((path, ""));
+    let mut params = Vec::new();
+    for (name, value) in [
+        ("GATEWAY_INTERFACE", "CGI/1.1"),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("REQUEST_METHOD", terms.method.as_str()),
+        ("SCRIPT_NAME", script),
+        // What php-fpm knows its own pages and scripts by.
+        ("SCRIPT_FILENAME", script),
+        ("REQUEST_URI", path),
+        ("QUERY_STRING", query),
+        ("REMOTE_ADDR", "127.0.0.1"),
+        ("SERVER_NAME", "localhost"),
+        ("SERVER_PORT", "80"),
+        ("CONTENT_LENGTH", "0"),
+        ("HTTP_USER_AGENT", &terms.user_agent),
+    ] {
+        param(&mut params, name, value);
+    }
+    for (name, value) in &terms.headers {
+        param(&mut params, &format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_")), value);
+    }
+    let mut text = Vec::new();
+    // FCGI_RESPONDER, and no FCGI_KEEP_CONN.
+    record(&mut text, BEGIN_REQUEST, &[0, 1, 0, 0, 0, 0, 0, 0]);
+    params.chunks(LONGEST).for_each(|part| record(&mut text, PARAMS, part));
+    record(&mut text, PARAMS, &[]);
+    record(&mut text, STDIN, &[]);
+    text
+}
+
+fn param(out: &mut Vec<u8>, name: &str, value: &str) {
+    for length in [name.len(), value.len()] {
+        match u8::try_from(length) {
+            Ok(short) if short < 0x80 => out.push(short),
+            _ => out.extend_from_slice(&(u32::try_from(length).unwrap_or_default() | 1 << 31).to_be_bytes()),
+        }
+    }
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(value.as_bytes());
+}
+
+fn record(out: &mut Vec<u8>, kind: u8, content: &[u8]) {
+    let [low, high] = u16::try_from(content.len()).unwrap_or_default().to_be_bytes();
+    let [id_low, id_high] = REQUEST.to_be_bytes();
+    out.extend_from_slice(&[1, kind, id_low, id_high, low, high, 0, 0]);
+    out.extend_from_slice(content);
+}
+
+/// Reads what has come so far: decided once the head is whole, or, with a text `wanted`, once that is found or the answer over.
+pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, String> {
+    let (mut out, mut stderr) = (Vec::new(), Vec::new());
+    let mut head = None;
+    let heard = |status, found, stderr: &[u8]| Ok(Some(Heard { status, found, stderr: stderr.to_vec() }));
+    let mut rest = text;
+    while let Some(first) = rest.first() {
+        if *first != 1 {
+            return Err(stranger());
+        }
+        let Some(([_, kind, id_high, id_low, high, low, padding, _], after)) = rest.split_first_chunk::<8>() else {
+            break;
+        };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let ours = u16::from_be_bytes([*id_high, *id_low]) == REQUEST;
+        let content = after.get(..length).unwrap_or(after);
+        match *kind {
+            STDOUT if ours => {
+                let before = out.len();
+                out.extend_from_slice(content);
+                if head.is_none()
+                    && let Some(end) = end_of_head(&out, before)
+                {
+                    head = Some((status(out.get(..end).unwrap_or_default())?, end));
+                }
+                if let Some((status, end)) = head {
+                    let Some(wanted) = wanted else { return heard(status, None, &stderr) };
+                    let from = end.max(before.saturating_sub(wanted.len()));
+                    if memchr::memmem::find(out.get(from..).unwrap_or_default(), wanted).is_some() {
+                        return heard(status, Some(true), &stderr);
+                    }
+                }
+            }
+            STDERR if ours => stderr.extend_from_slice(content),
+            END_REQUEST if ours && content.len() == length => {
+                refusal(content)?;
+                let (status, _) = head.ok_or("the request ended without an answer")?;
+                return heard(status, Some(false), &stderr);
+            }
+            // Of the server itself, or of a request that is not ours.
+            0..=11 => {}
+            _ => return Err(stranger()),
+        }
+        let Some(next) = after.get(length + usize::from(*padding)..) else { break };
+        rest = next;
+    }
+    match head {
+        // What is not in what may be read is not found, as in a body over HTTP.
+        Some((status, _)) if text.len() >= MAX_ANSWER => heard(status, Some(false), &stderr),
+        _ => Ok(None),
+    }
+}
+
+/// Fails unless the end of a request says that it was taken.
+fn refusal(content: &[u8]) -> Result<(), String> {
+    let why = match content.get(4) {
+        Some(0) => return Ok(()),
+        Some(1) => "it takes no more requests on this connection",
+        Some(2) => "it is overloaded",
+        Some(3) => "it is no responder",
+        _ => return Err(stranger()),
+    };
+    Err(format!("the server refuses the request: {why}"))
+}
+
+/// The status of a CGI head: its `Status` line, 200 without one.
+fn status(head: &[u8]) -> Result<u16, String> {
+    let mut status = 200;
+    for line in head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            return Err("the answer has no CGI head".into());
+        };
+        let (name, value) = line.split_at(colon);
+        if name.eq_ignore_ascii_case(b"status") {
+            let value = value.get(1..).unwrap_or_default().trim_ascii();
+            let code = value.split(u8::is_ascii_whitespace).next().and_then(|code| std::str::from_utf8(code).ok());
+            let code = code.filter(|code| code.len() == 3).and_then(|code| code.parse().ok());
+            status = code.filter(|code| (100..600).contains(code)).ok_or("its Status line has no status")?;
+        }
+    }
+    Ok(status)
+}
+
+fn stranger() -> String {
+    "the answer is not that of a FastCGI server".into()
+}
+
+#[cfg(test)]
+mod tests;
