@@ -14,6 +14,7 @@ mod hostile;
 mod http;
 mod install;
 mod parting;
+mod protocols;
 mod reach;
 mod redirect;
 mod server;

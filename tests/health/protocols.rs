@@ -1,0 +1,324 @@
+//! FastCGI, Redis, PostgreSQL and MySQL: friendly twins byte by byte, hostile ones, and what is said to each. Real servers are in
+//! `tests/servers`.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::harness::place::TempDir;
+use crate::server::{Server, answer, pace, read_head, serve};
+use crate::{Said, check, healthcheck, said};
+
+const TIMEOUT: Duration = Duration::from_millis(400);
+
+/// As in `hostile`: room for the program and its 64 KiB. Bytes.
+const MEMORY: u64 = 48 << 20;
+
+const SCHEMES: [&str; 4] = ["redis", "postgres", "mysql", "fcgi"];
+
+fn listen(act: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
+    serve(TcpListener::bind("127.0.0.1:0").unwrap(), act)
+}
+
+#[track_caller]
+fn asked(scheme: &str, act: impl Fn(TcpStream) + Send + Sync + 'static) -> Said {
+    let target = format!("{scheme}://127.0.0.1:{}", listen(act));
+    said(healthcheck().limit(libc::RLIMIT_AS, MEMORY).args(["--timeout", "400ms", &target])).within(TIMEOUT)
+}
+
+/// A message of PostgreSQL.
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
+}
+
+/// A packet of MySQL.
+fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    [&(payload.len() as u32).to_le_bytes()[..3], &[sequence], payload].concat()
+}
+
+/// A record of FastCGI.
+fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+    [&[1, kind, 0, 1][..], &(content.len() as u16).to_be_bytes(), &[0, 0], content].concat()
+}
+
+/// What a server of this kind says to a client it takes.
+fn welcome(scheme: &str) -> Vec<u8> {
+    match scheme {
+        "redis" => b"+PONG\r\n".to_vec(),
+        "postgres" => message(b'R', &[0, 0, 0, 0]),
+        "mysql" => packet(0, b"\x0a8.0.36\0\x01\0\0\0abcdefgh\0"),
+        _ => [record(6, b"Content-type: text/plain\r\n\r\npong"), record(3, &[0; 8])].concat(),
+    }
+}
+
+/// What it says to one that it does not take now.
+fn refusal(scheme: &str) -> (Vec<u8>, &'static str) {
+    match scheme {
+        "redis" => (b"-LOADING Redis is loading the dataset in memory\r\n".to_vec(), "LOADING"),
+        "postgres" => (message(b'E', b"SFATAL\0C57P03\0Mthe database system is starting up\0\0"), "57P03"),
+        "mysql" => (packet(0, b"\xff\x10\x04Too many connections"), "1040: Too many connections"),
+        _ => (record(3, &[0, 0, 0, 0, 2, 0, 0, 0]), "overloaded"),
+    }
+}
+
+/// A server that says this, whole or a byte at a time, and stays until the client goes.
+fn saying(text: Vec<u8>, pause: Option<Duration>) -> impl Fn(TcpStream) + Send + Sync + 'static {
+    move |mut stream| {
+        let _ = stream.set_nodelay(true);
+        match pause {
+            None => drop(stream.write_all(&text)),
+            Some(pause) => {
+                for byte in &text {
+                    if stream.write_all(&[*byte]).is_err() {
+                        return;
+                    }
+                    pace(&mut stream, pause);
+                }
+            }
+        }
+        while pace(&mut stream, TIMEOUT * 10) {}
+    }
+}
+
+#[test]
+fn the_friendly_ones() {
+    for scheme in SCHEMES {
+        asked(scheme, saying(welcome(scheme), None)).expect(true, &[&format!("healthy {scheme}://127.0.0.1:")]);
+        // However the packets are cut.
+        asked(scheme, saying(welcome(scheme), Some(Duration::from_micros(200)))).expect(true, &[]);
+        let (text, reason) = refusal(scheme);
+        asked(scheme, saying(text.clone(), None)).expect(false, &[reason]);
+        // It says why, and is gone before it has read our question.
+        asked(scheme, move |mut stream| drop(stream.write_all(&text))).expect(false, &[]);
+    }
+}
+
+#[test]
+fn the_hostile_ones() {
+    for scheme in SCHEMES {
+        asked(scheme, drop).expect(false, &["while"]);
+        asked(scheme, |stream| {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        })
+        .expect(false, &["reset"]);
+        asked(scheme, saying(Vec::new(), None)).expect(false, &["timed out after 400ms while waiting for the answer"]);
+        let slow = saying(welcome(scheme), Some(Duration::from_millis(150)));
+        asked(scheme, slow).expect(false, &["timed out after 400ms while reading the answer"]);
+        // A beginning, and the end.
+        let start = welcome(scheme)[..5].to_vec();
+        asked(scheme, move |mut stream| {
+            stream.write_all(&start).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            while pace(&mut stream, TIMEOUT * 10) {}
+        })
+        .expect(false, &["closed the connection while reading the answer"]);
+        for garbage in [
+            &b"SSH-2.0-OpenSSH_9.9\r\n"[..],
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            &[0xff; 64],
+            b"\x15\x03\x03\0\x02\x02\x28",
+        ] {
+            asked(scheme, saying(garbage.to_vec(), None)).expect(false, &["the answer is not that of a"]);
+        }
+        // Without end: what never decides, and what is no answer at all.
+        let block = match scheme {
+            "postgres" => message(b'N', b"SNOTICE\0\0"),
+            "fcgi" => record(7, &[b'x'; 100]),
+            _ => vec![b'+'; 100],
+        };
+        let said = asked(scheme, move |mut stream| while stream.write_all(&block).is_ok() {});
+        said.expect(
+            false,
+            &[if matches!(scheme, "postgres" | "fcgi") { "longer than 64 KiB" } else { "not that of a" }],
+        );
+    }
+    // Lengths that no server means.
+    for (scheme, text) in [
+        ("postgres", b"R\xff\xff\xff\xff\0\0\0\0".to_vec()),
+        ("postgres", b"R\x7f\xff\xff\xff\0\0\0\0".to_vec()),
+        ("mysql", b"\xff\xff\xff\0\x0a8.0\0".to_vec()),
+        ("mysql", b"\0\0\0\0\x0a8.0\0".to_vec()),
+    ] {
+        asked(scheme, saying(text, None)).expect(false, &["not that of a"]);
+    }
+    // A stranger's text stays on the line and short.
+    let long = format!("-ERR \x1b[31m{}\r\n", "x".repeat(900));
+    let said = asked("redis", saying(long.into_bytes(), None)).expect(false, &["with an error: ERR ?[31mxxx"]);
+    assert!(said.line.len() < 400, "{said:?}");
+}
+
+/// A server that plays its part, and what it heard after it to the client's end.
+fn heard(play: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> (u16, Receiver<Vec<u8>>) {
+    let (tell, told) = channel();
+    let port = listen(move |mut stream| {
+        play(&mut stream);
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        let _ = tell.send(rest);
+    });
+    (port, told)
+}
+
+fn read_packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).unwrap();
+    let mut payload = vec![0; u32::from_le_bytes([head[0], head[1], head[2], 0]) as usize];
+    stream.read_exact(&mut payload).unwrap();
+    (head[3], payload)
+}
+
+#[test]
+fn mysql_is_not_left_in_the_middle_of_a_login() {
+    // Refused at once; after another method; let in.
+    let (port, rest) = heard(|stream| {
+        stream.write_all(&welcome("mysql")).unwrap();
+        let (sequence, login) = read_packet(stream);
+        assert!(sequence == 1 && login.windows(9).any(|part| part == b"reberth\0\0"), "{login:?}");
+        stream.write_all(&packet(2, b"\xfecaching_sha2_password\0salt\0")).unwrap();
+        assert_eq!(read_packet(stream), (3, b"\0".to_vec()));
+        stream.write_all(&packet(4, b"\xff\x15\x04#28000Access denied")).unwrap();
+    });
+    check(&[&format!("mysql://127.0.0.1:{port}")]).expect(true, &["it greets as 8.0.36"]);
+    assert_eq!(rest.recv().unwrap(), b"");
+    let (port, rest) = heard(|stream| {
+        stream.write_all(&welcome("mysql")).unwrap();
+        read_packet(stream);
+        stream.write_all(&packet(2, b"\0\0\0\x02\0\0\0")).unwrap();
+    });
+    check(&[&format!("mysql://127.0.0.1:{port}")]).expect(true, &[]);
+    assert_eq!(rest.recv().unwrap(), b"\x01\0\0\0\x01");
+    // The control: who only connects says nothing at all, which is what the server counts.
+    let (port, rest) = heard(|stream| stream.write_all(&welcome("mysql")).unwrap());
+    check(&[&format!("tcp://127.0.0.1:{port}")]).expect(true, &[]);
+    assert_eq!(rest.recv().unwrap(), b"");
+    // One that goes on and on is left.
+    let (port, _rest) = heard(|stream| {
+        stream.write_all(&welcome("mysql")).unwrap();
+        while stream.write_all(&packet(2, b"\xfex\0")).is_ok() {}
+    });
+    check(&["--timeout", "400ms", &format!("mysql://127.0.0.1:{port}")]).expect(true, &[]).within(TIMEOUT);
+}
+
+#[test]
+fn postgres_is_taken_leave_of_only_once_in() {
+    let play = |answer: Vec<u8>| {
+        let (port, rest) = heard(move |stream| {
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            let mut packet = vec![0; u32::from_be_bytes(length) as usize - 4];
+            stream.read_exact(&mut packet).unwrap();
+            assert!(packet.starts_with(b"\0\x03\0\0user\0postgres\0"), "{packet:?}");
+            stream.write_all(&answer).unwrap();
+        });
+        check(&[&format!("postgres://127.0.0.1:{port}")]).expect(true, &[]);
+        rest.recv().unwrap()
+    };
+    assert_eq!(play(message(b'R', &[0, 0, 0, 0])), b"X\0\0\0\x04");
+    // The control: in the middle of a login a goodbye would be an error in the server's log.
+    assert_eq!(play(message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0")), b"");
+    assert_eq!(play(message(b'E', b"C28000\0Mno\0\0")), b"");
+}
+
+#[test]
+fn fastcgi_is_judged_as_http_is() {
+    let php = |head: &'static str| {
+        let text = [record(7, b"PHP message: no"), record(6, head.as_bytes()), record(3, &[0; 8])].concat();
+        let (port, _) = heard(move |stream| {
+            stream.write_all(&text).unwrap();
+        });
+        format!("fcgi://127.0.0.1:{port}/ping?full")
+    };
+    let missing = "Status: 404 Not Found\r\nContent-type: text/html\r\n\r\nFile not found.\n";
+    check(&[&php(missing)]).expect(false, &["/ping?full, status 404", "not in 200-399; it logs: PHP message: no"]);
+    check(&["--status", "404", &php(missing)]).expect(true, &["status 404"]);
+    check(&["--status", "404", "--body-contains", "not found", &php(missing)]).expect(true, &["contains"]);
+    check(&["--status", "404", "--body-contains", "pong", &php(missing)]).expect(false, &["does not contain"]);
+    check(&[&php("Content-type: text/plain\r\n\r\n")]).expect(true, &["status 200"]);
+    check(&[&php("Status: none\r\n\r\n")]).expect(false, &["no status"]);
+    check(&[&php("<html>\r\n\r\n")]).expect(false, &["no CGI head"]);
+
+    let (port, sent) = heard(|_| {});
+    let target = format!("fcgi:{port}/a.php?b=c");
+    let running = healthcheck().args(["--timeout", "1s", "--header", "X-A: b", "--method", "HEAD", &target]).start();
+    running.finish().expect_code(1);
+    let sent = sent.recv().unwrap();
+    for part in [
+        &b"\x01\x01\0\x01\0\x08\0\0\0\x01\0\0\0\0\0\0\x01\x04\0\x01"[..],
+        b"\x0e\x04REQUEST_METHODHEAD",
+        b"\x0b\x06SCRIPT_NAME/a.php",
+        b"\x0c\x03QUERY_STRINGb=c",
+        b"\x08\x01HTTP_X_Ab",
+        b"\x01\x04\0\x01\0\0\0\0\x01\x05\0\x01\0\0\0\0",
+    ] {
+        assert!(sent.windows(part.len()).any(|window| window == part), "{:?}", part.escape_ascii().to_string());
+    }
+}
+
+#[test]
+fn over_sockets_with_a_path_and_without() {
+    let dir = TempDir::new();
+    for (scheme, tail) in [("redis", ""), ("postgres", ""), ("mysql", ""), ("fcgi", ":/ping")] {
+        let name = crate::harness::place::unique();
+        let path = dir.path().join(&name);
+        let named = UnixListener::bind(&path).unwrap();
+        let nameless = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        for (listener, place) in [(named, path.display().to_string()), (nameless, format!("@{name}"))] {
+            let target = format!("{scheme}:unix:{place}{tail}");
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(&welcome(scheme)).unwrap();
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+            check(&["--timeout", "5s", &target]).expect(true, &[&format!("healthy {target}, ")]);
+            server.join().unwrap();
+            check(&[&target]).expect(false, &["connection refused"]);
+        }
+    }
+    check(&["redis:unix:/nowhere/x"]).expect(false, &["no such socket"]);
+}
+
+#[test]
+fn an_abstract_socket_for_http() {
+    let name = crate::harness::place::unique();
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            if read_head(&mut stream).starts_with("GET /health ") {
+                stream.write_all(answer(204, "", "").as_bytes()).unwrap();
+            }
+        }
+    });
+    check(&[&format!("unix:@{name}:/health")]).expect(true, &["status 204"]);
+    check(&[&format!("unix:@{name}")]).expect(true, &["accepts connections"]);
+    // The control: a file of that name is another place.
+    check(&[&format!("unix:/{name}")]).expect(false, &["no such socket"]);
+}
+
+#[test]
+fn short_forms_are_this_host() {
+    let server = Server::saying(answer(200, "", ""));
+    check(&[&format!(":{}/x", server.port)]).expect(true, &["http://127.0.0.1:", "/x, status 200"]);
+    check(&[&format!("tcp:{}", server.port)]).expect(true, &["accepts connections"]);
+    check(&[&format!("grpc:{}", server.port)]).expect(false, &["grpc://127.0.0.1:"]);
+    let port = crate::harness::place::free_port();
+    for target in [format!(":{port}/"), format!("tcp:{port}"), format!("redis:{port}"), format!("fcgi:{port}/ping")] {
+        check(&[&target]).expect(false, &["connection refused: nothing listens on 127.0.0.1:"]);
+    }
+}
+
+/// A link-local address means nothing without its interface. Loopback gives it one that every machine has.
+#[test]
+fn an_address_with_its_zone() {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let server = Server::on(listener, |_| answer(200, "", ""));
+    for zone in ["%lo", "%25lo", "%1"] {
+        check(&[&format!("http://[::1{zone}]:{}/", server.port)]).expect(true, &["status 200"]);
+    }
+    assert!(server.heads().iter().all(|head| head.contains(&format!("Host: [::1]:{}\r\n", server.port))));
+    check(&[&format!("tcp://[::1%25lo]:{}", server.port)]).expect(true, &["tcp://[::1%lo]:"]);
+    check(&[&format!("tcp://[fe80::1%nope]:{}", server.port)]).expect(false, &["no interface nope"]);
+}
