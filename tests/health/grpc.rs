@@ -42,12 +42,12 @@ fn trailers(code: &str) -> Vec<u8> {
 }
 
 /// A whole answer of grpcio with this serving status and `grpc-status`.
-fn grpcio(serving: &[u8], code: &str) -> Vec<u8> {
+pub fn grpcio(serving: &[u8], code: &str) -> Vec<u8> {
     let message = [&[0, 0, 0, 0, serving.len() as u8], serving].concat();
     [GRPCIO_HELLO, &frame(HEADERS, 0x4, GRPCIO_HEADERS), &frame(DATA, 0, &message), &trailers(code)].concat()
 }
 
-fn read_request(stream: &mut impl Read) -> Vec<u8> {
+pub fn read_request(stream: &mut impl Read) -> Vec<u8> {
     let mut request = vec![0; 24];
     if stream.read_exact(&mut request).is_err() {
         return Vec::new();

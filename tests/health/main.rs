@@ -9,6 +9,8 @@
 mod harness;
 
 mod beside;
+#[cfg(feature = "tls")]
+mod client;
 mod grpc;
 mod hostile;
 mod http;

@@ -15,29 +15,29 @@ use crate::server::{Server, answer, hostile, pace, read_head, serve};
 use crate::{check, healthcheck, said};
 
 /// A certificate that a server presents, and its key.
-struct Identity {
-    certificate: CertificateDer<'static>,
-    pem: String,
-    key: KeyPair,
+pub struct Identity {
+    pub certificate: CertificateDer<'static>,
+    pub pem: String,
+    pub key: KeyPair,
 }
 
-fn names() -> Vec<String> {
+pub fn names() -> Vec<String> {
     vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
 }
 
-fn self_signed(names: Vec<String>) -> Identity {
+pub fn self_signed(names: Vec<String>) -> Identity {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
     Identity { certificate: certificate.der().clone(), pem: certificate.pem(), key }
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+pub fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn issued(params: CertificateParams, by: &CertifiedIssuer<'static, KeyPair>) -> Identity {
+pub fn issued(params: CertificateParams, by: &CertifiedIssuer<'static, KeyPair>) -> Identity {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, by).unwrap();
     Identity { certificate: certificate.der().clone(), pem: certificate.pem(), key }
@@ -75,7 +75,7 @@ fn https_with(
     })
 }
 
-fn bundle(dir: &TempDir, pems: &[&str]) -> PathBuf {
+pub fn bundle(dir: &TempDir, pems: &[&str]) -> PathBuf {
     dir.file(&crate::harness::place::unique(), pems.concat(), 0o644)
 }
 
