@@ -171,3 +171,15 @@ fn a_password_is_in_no_line() {
     let said = not_noticed(running, port);
     assert!(count(&said, AWAY) == 1 && !said.contains("hunter2"), "{said}");
 }
+
+/// The gateway is on 127.0.0.1 alone, and `localhost` may be `::1` first.
+#[test]
+fn names_are_looked_up_and_one_that_is_none_is_away() {
+    let gateway = Gateway::new(Manner::Good);
+    let (mut running, port) = started(&|launch| launch, &format!("etcd://localhost:{}/p", gateway.port));
+    running.stderr_until("announced in");
+    assert_eq!(count(&not_noticed(running, port), AWAY), 0);
+    let (mut running, port) = started(&|launch| launch, "etcd://no-such-host.invalid/p");
+    running.stderr_until(AWAY);
+    assert_eq!(count(&not_noticed(running, port), AWAY), 1);
+}
