@@ -123,6 +123,18 @@ pub struct Run {
     /// Stop the app with code 124 if it is not ready within this time
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub start_timeout: Option<OsString>,
+    /// Claim and launch only after these targets are healthy; comma-separated, may be repeated
+    #[arg(long, value_name = "TARGET,...", action = clap::ArgAction::Append)]
+    pub after: Vec<OsString>,
+    /// How long to wait for all of them; 0s = one try
+    #[arg(long, value_name = "DURATION|forever", allow_hyphen_values = true)]
+    pub after_wait: Option<OsString>,
+    /// Once ready, ask liveness this often, and stop an app that is unhealthy with code 1
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub exit_on_unhealthy: Option<OsString>,
+    /// So many failures in a row make it unhealthy
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub unhealthy_failures: Option<OsString>,
     /// Announce the app there while it is ready: etcd://HOST[:2379][,HOST...]/PREFIX, etcd+tls://...; may be
     /// repeated
     #[arg(long, value_name = "URL", action = clap::ArgAction::Append)]
@@ -270,7 +282,8 @@ pub struct Healthcheck {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
     /// /path, :port/path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE],
-    /// grpcs://..., fcgi://host:port/path, redis://host, postgres://host, mysql://host or unix:/sock[:/path]
+    /// grpcs://..., fcgi://host:port/path, redis://host, postgres://host, mysql://host, unix:/sock[:/path], file:/path
+    /// or dns:name
     #[arg(value_name = "TARGET")]
     pub target: Option<OsString>,
 }

@@ -15,6 +15,8 @@ pub enum Error {
     Cannot(Vec<String>),
     /// The port was not free in time; the diagnosis, line by line. Code 124.
     PortBusy(Vec<String>),
+    /// What `--after` names was not healthy in time; a line for each. Code 124.
+    NotHealthy(Vec<String>),
     /// COMMAND exists but cannot be executed. Code 126.
     NotExecutable(String),
     /// COMMAND is not found. Code 127.
@@ -31,7 +33,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Settings(_) | Self::Cannot(_) => Code::CANNOT,
-            Self::PortBusy(_) => Code::TIMEOUT,
+            Self::PortBusy(_) | Self::NotHealthy(_) => Code::TIMEOUT,
             Self::NotExecutable(_) => Code::NOT_EXECUTABLE,
             Self::NotFound(_) => Code::NOT_FOUND,
         }
@@ -40,7 +42,7 @@ impl Error {
     /// The lines to print, in order.
     pub fn lines(&self) -> &[String] {
         match self {
-            Self::Settings(lines) | Self::Cannot(lines) | Self::PortBusy(lines) => lines,
+            Self::Settings(lines) | Self::Cannot(lines) | Self::PortBusy(lines) | Self::NotHealthy(lines) => lines,
             Self::NotExecutable(line) | Self::NotFound(line) => std::slice::from_ref(line),
         }
     }

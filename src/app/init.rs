@@ -19,6 +19,7 @@ use super::sharing::Sharing;
 use super::sight::Sight;
 use super::supervisor::{Action, Event, Supervisor};
 use super::tree::Tree;
+use super::vigil::{self, Vigil};
 use crate::config::SignalScope;
 use crate::error::words;
 use crate::exit::Code;
@@ -52,6 +53,8 @@ pub struct Init<'a> {
     pub sight: Sight,
     /// The health target, if one is set.
     pub inquiry: Option<Inquiry>,
+    /// The watch over an app that is up.
+    pub vigil: Option<Vigil>,
     /// The race for the port, while it may still be lost.
     pub race: Option<Race>,
     /// The app's calls, where they are heard.
@@ -93,6 +96,7 @@ impl Init<'_> {
     pub fn run(mut self) -> Ending {
         let mut ending = Ending { code: Code::OK, again: false };
         self.register(Instant::now());
+        self.watch(Instant::now());
         loop {
             self.sleep();
             let now = Instant::now();
@@ -110,6 +114,7 @@ impl Init<'_> {
             finish = self.reap(now, &mut ending).or(finish);
             finish = self.keep_deadlines(now, &mut ending).or(finish);
             self.register(now);
+            self.watch(now);
             self.end_race(now);
             // An app that is to stop may close its listener to refuse clients: nothing of ours may keep it open.
             if self.supervisor.is_stopping() || self.end.is_some() {
@@ -137,6 +142,7 @@ impl Init<'_> {
         let deadline = [
             self.supervisor.deadline(),
             self.readiness.next(),
+            self.vigil.as_ref().and_then(Vigil::deadline),
             self.race.as_ref().map(Race::ends_at),
             self.end.and_then(|end| end.unsure_until),
             self.prewarm.as_ref().map(Prewarm::deadline),
@@ -273,6 +279,8 @@ impl Init<'_> {
         // The child that asks is killed and still to be reaped; until then it is a child of ours that is none of the app's.
         let asks = self.inquiry.as_mut().and_then(Inquiry::withdraw);
         self.tree.leave_out(asks);
+        let beats = self.vigil.as_mut().and_then(Vigil::withdraw);
+        self.tree.leave_out(beats);
     }
 
     /// The port cannot be lost any more once the app listens, and a later end has another reason. Every socket that closes on the
@@ -296,6 +304,11 @@ impl Init<'_> {
                 Reaped::Ended(pid, end) => {
                     others_ended = true;
                     self.tree.reaped(pid);
+                    let app = self.tree.app;
+                    if let Some(verdict) = self.vigil.as_mut().and_then(|vigil| vigil.answered(pid, end, app)) {
+                        finish = self.judge_liveness(now, verdict).or(finish);
+                        continue;
+                    }
                     match self.inquiry.as_mut().and_then(|inquiry| inquiry.answered(pid, end)) {
                         Some(healthy) => finish = self.learn(now, Fact::Answered { healthy }).or(finish),
                         // The words are tini's: who greps for them finds them here.
@@ -457,6 +470,37 @@ impl Init<'_> {
             warn!("its health target {} answered last: {answer}", inquiry.target());
         }
         let finish = self.on(now, Event::GiveUp(Code::TIMEOUT));
+        self.give_up_waiting();
+        finish
+    }
+
+    /// Asks who is ready for its liveness, when it is time to.
+    fn watch(&mut self, now: Instant) {
+        if let Some(vigil) = &mut self.vigil {
+            vigil.mind(now, self.state.phase == Phase::Ready && self.supervisor.is_running() && self.end.is_none());
+            vigil.due(now, self.tree.app, &self.state);
+        }
+    }
+
+    /// What the app has answered to the liveness question (`--exit-on-unhealthy`).
+    fn judge_liveness(&mut self, now: Instant, verdict: vigil::Verdict) -> Option<Code> {
+        let Some(vigil) = &self.vigil else { return None };
+        let (reason, failures) = (vigil.reason().to_owned(), vigil.failures());
+        match verdict {
+            vigil::Verdict::Healthy => return None,
+            vigil::Verdict::Failing(failed) => {
+                warn!(
+                    "the app fails its liveness check ({failed} of {failures} in a row, --exit-on-unhealthy): {reason}"
+                );
+                return None;
+            }
+            vigil::Verdict::Unhealthy => {}
+        }
+        warn!(
+            "the app (pid {}) is unhealthy, {failures} failures in a row (--exit-on-unhealthy): stopping it: {reason}",
+            self.tree.app
+        );
+        let finish = self.on(now, Event::Unhealthy);
         self.give_up_waiting();
         finish
     }

@@ -44,6 +44,11 @@ impl Inquiry {
         self.answer.as_deref()
     }
 
+    /// A child is out, and will be back.
+    pub fn is_out(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// Sends a child to ask, unless one is still out.
     pub fn ask(&mut self, state: &State) {
         if self.out.is_some() {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags};
 use tracing::{debug, info, warn};
 
+use super::ear;
 use super::prewarm::{Taken, announce};
 use super::run::{self, Claimed};
 use super::sharing::Sharing;
@@ -80,7 +81,7 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
     while let Some(received) = signals.next() {
         // PID 1 inherits orphans.
         if received.signal == libc::SIGCHLD {
-            run::reap_orphans();
+            ear::reap(&mut |_, _| {});
             continue;
         }
         let own = i32::try_from(received.sender) == Ok(process::pid());

@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
+use nix::unistd::{AccessFlags, access};
+
 use super::outfit::Outfit;
 use crate::error::{Error, words};
 pub use crate::sys::exec::Heard;
@@ -160,6 +162,18 @@ pub fn replace(launch: &Launch<'_>) -> Error {
     };
     let failure = exec::replace(&mut image, &setup);
     explain(&image, word, failure)
+}
+
+/// Why this command cannot be executed, as far as that can be known before it is: it is found, and may be executed.
+pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error> {
+    let image = Image::new(command, environment, false).ok()?;
+    let may = |path: &OsStr| access(path, AccessFlags::X_OK).is_ok() && Path::new(path).is_file();
+    if image.candidates().any(may) {
+        return None;
+    }
+    let exists = image.candidates().any(|path| Path::new(path).exists());
+    let errno = if exists { libc::EACCES } else { libc::ENOENT };
+    Some(explain(&image, command.first()?, ExecFailure { errno }))
 }
 
 fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {

@@ -1,7 +1,9 @@
 //! Owns the app: its command line, its start, and its life until the end. Must not know the policy of ports.
 
+pub mod after;
 pub mod berth;
 pub mod command;
+pub mod ear;
 pub mod init;
 pub mod inquiry;
 pub mod keep;
@@ -16,3 +18,4 @@ pub mod sight;
 pub mod supervisor;
 pub mod takeup;
 pub mod tree;
+pub mod vigil;

@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use super::after;
 use super::berth::Berth;
+use super::ear::Ear;
 use super::init::{Ending, Init};
 use super::inquiry::{Ask, Inquiry};
 use super::launch::{self, Activation, Environment, Launch, NotLaunched};
@@ -18,9 +20,10 @@ use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
 use super::sharing::{self, Sharing};
 use super::sight::Sight;
-use super::supervisor::{self, Alone, Policy, Supervisor};
+use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
-use crate::config::{Handover, Healthcheck, Run};
+use super::vigil::Vigil;
+use crate::config::{Handover, Healthcheck, Probe, Run};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
@@ -34,7 +37,7 @@ use crate::register::beside::Beside;
 use crate::share::Group;
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
-use crate::sys::process::{self, Reaped};
+use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 use crate::sys::terminal::Terminal;
 
@@ -88,7 +91,8 @@ impl<'a> Session<'a> {
             })?;
         }
         let port_file = config.port_file.as_deref().map(file::check).transpose()?;
-        let phase = if config.ports.is_empty() { Phase::Starting } else { Phase::Waiting };
+        let waits = !config.ports.is_empty() || !config.after.is_empty();
+        let phase = if waits { Phase::Waiting } else { Phase::Starting };
         let publisher = Publisher::open(config.state_dir.as_deref(), &state(config, phase, &[]))?;
         Ok(Self {
             config,
@@ -112,6 +116,11 @@ impl<'a> Session<'a> {
 
     /// Launches, and launches again as long as the app loses its port to somebody else.
     fn live(&mut self) -> Result<Code, Error> {
+        match self.after() {
+            Ok(()) => {}
+            Err(Stop::Ended(code)) => return Ok(code),
+            Err(Stop::Error(error)) => return Err(error),
+        }
         loop {
             let ports = match self.claim()? {
                 ControlFlow::Continue(ports) => ports,
@@ -135,6 +144,21 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Waits for what has to be there before the app (`--after`). Nothing of its ports is held meanwhile.
+    fn after(&mut self) -> Result<(), Stop> {
+        let config = self.config;
+        let Some(terms) = config.question.as_ref().filter(|_| !config.after.is_empty()) else { return Ok(()) };
+        if let Some(error) = launch::hopeless(&config.command, self.environment) {
+            return Err(Stop::Error(error));
+        }
+        let state = state(config, Phase::Waiting, &[]);
+        self.publish(&state);
+        let ear = Ear { signals: self.signals, config, wait: "what --after names" };
+        let about =
+            |asked: &target::Target| ask(Box::new(Healthcheck { target: Some(asked.clone()), ..(**terms).clone() }));
+        after::wait(&config.after, (config.after_wait, config.backoff), about, &state, &ear)
+    }
+
     /// How the app comes to its port: as told, unless that has turned out to be impossible here.
     fn handover(&self) -> Handover {
         if self.deaf { Handover::Off } else { self.config.handover }
@@ -154,7 +178,10 @@ impl<'a> Session<'a> {
         let outcome = if config.prewarm && handover == Handover::Bind {
             begin(config, policy, group)
         } else {
-            let mut waiting = Waiting { signals: self.signals, config, publisher: &mut self.publisher };
+            let (first, environment) = (self.launches == 0, self.environment);
+            let hopeless = || launch::hopeless(&config.command, environment).filter(|_| first);
+            let ear = Ear { signals: self.signals, config, wait: "the port" };
+            let mut waiting = Waiting { ear, publisher: &mut self.publisher, hopeless: &hopeless };
             claiming(config, policy, group).and_then(|claiming| claim::drive(claiming, &mut waiting)).map(Ports::Ours)
         };
         match outcome {
@@ -337,6 +364,12 @@ impl<'a> Session<'a> {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
+        let vigil = config.exit_on_unhealthy.zip(config.question.clone()).map(|(terms, question)| {
+            let liveness = config.liveness.clone().or(config.health.clone());
+            let target = liveness.unwrap_or_else(|| target::Target::Path("/".to_owned()));
+            let question = ask(Box::new(Healthcheck { probe: Probe::Liveness, ..*question }));
+            Vigil::new(terms, Inquiry::new(target, question))
+        });
         let inquiry = config.health.clone().zip(config.question.clone());
         let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(terms)));
         let inode = match expected.way {
@@ -375,6 +408,7 @@ impl<'a> Session<'a> {
             sight: Sight::new(readiness.primary().cloned(), inode, sockets, launched),
             readiness,
             inquiry,
+            vigil,
             race,
             berth,
             sharing,
@@ -422,7 +456,8 @@ pub fn claim(
     publisher: &mut Publisher,
     group: Option<&Group>,
 ) -> Result<Claimed, Error> {
-    let mut waiting = Waiting { signals, config, publisher };
+    let ear = Ear { signals, config, wait: "the port" };
+    let mut waiting = Waiting { ear, publisher, hopeless: &|| None };
     let claims = claiming(config, policy(config, Handover::Listen), group)
         .and_then(|claiming| claim::drive(claiming, &mut waiting));
     match claims {
@@ -523,52 +558,31 @@ fn ask(terms: Box<Healthcheck>) -> Ask {
     Box::new(move |state| health::ask_once(&terms, State { phase: Phase::Ready, ..state.clone() }))
 }
 
-/// Reaps whatever has ended while there is no app.
-pub fn reap_orphans() {
-    while matches!(process::reap(), Reaped::Ended(..) | Reaped::Stopped(..)) {}
-}
-
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.
 struct Waiting<'a> {
-    signals: &'a Signals,
-    config: &'a Run,
+    ear: Ear<'a>,
     publisher: &'a mut Publisher,
+    /// The app cannot be started anyway, for this reason: said before any wait.
+    hopeless: &'a dyn Fn() -> Option<Error>,
 }
 
 impl Hear for Waiting<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
+        self.ear.fd()
     }
 
     /// Only who really waits says so: on a free port the first state to be seen is that of the launched app.
-    fn wait_started(&mut self, _: &Spec) {
-        if let Some(line) = self.publisher.publish(&state(self.config, Phase::Waiting, &[])) {
+    fn wait_started(&mut self, _: &Spec) -> ControlFlow<Stop> {
+        if let Some(error) = (self.hopeless)() {
+            return ControlFlow::Break(Stop::Error(error));
+        }
+        if let Some(line) = self.publisher.publish(&state(self.ear.config, Phase::Waiting, &[])) {
             warn!("{line}");
         }
+        ControlFlow::Continue(())
     }
 
     fn heard(&mut self) -> ControlFlow<Stop> {
-        while let Some(received) = self.signals.next() {
-            // A write of ours to a closed pipe sends us SIGPIPE, and one past a size limit SIGXFSZ.
-            let own = i32::try_from(received.sender) == Ok(process::pid());
-            // PID 1 inherits orphans from the first moment on.
-            if received.signal == libc::SIGCHLD {
-                reap_orphans();
-            }
-            let (map, death) = (&self.config.signal_map, self.config.parent_death_signal);
-            let meaning = supervisor::alone(map, received.signal, death, |signal| self.signals.was_ignored(signal));
-            let name = signal::name(received.signal);
-            match meaning {
-                Alone::Ends(by) if !own => {
-                    let mapped =
-                        if by == received.signal { String::new() } else { format!(" as {}", signal::name(by)) };
-                    info!("{name}{mapped} received while waiting for the port: the app is not started");
-                    return ControlFlow::Break(Stop::Ended(Code::signalled(by)));
-                }
-                Alone::Suspends if process::pid() != 1 => signal::suspend(),
-                _ => debug!("{name} ignored: there is no app yet"),
-            }
-        }
-        ControlFlow::Continue(())
+        self.ear.hear(&mut |_, _| {})
     }
 }

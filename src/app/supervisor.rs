@@ -46,6 +46,8 @@ pub enum Event {
     Due,
     /// reberth gives up on the app, and ends with this code whatever it exits with.
     GiveUp(Code),
+    /// The app is up and unhealthy: it is stopped, and reberth ends with 1, or what the map makes of that.
+    Unhealthy,
 }
 
 /// What is to be done, in order.
@@ -94,6 +96,8 @@ pub struct Supervisor {
     grace_begun: bool,
     /// The code to end with, whatever the app's own is.
     forced: Option<Code>,
+    /// Why it does: the app was unhealthy.
+    unhealthy: bool,
     /// The first request to stop that came, as the map says.
     stop_signal: Option<i32>,
     /// The app was stopped by a signal, and nobody has continued it through us.
@@ -145,6 +149,7 @@ impl Supervisor {
             kill_at: None,
             grace_begun: false,
             forced: None,
+            unhealthy: false,
             stop_signal: None,
             stopped: false,
             stop_forwarded: false,
@@ -211,6 +216,11 @@ impl Supervisor {
             },
             Event::Due => self.on_due(now),
             Event::GiveUp(code) => self.give_up(now, code),
+            Event::Unhealthy => {
+                let actions = self.give_up(now, Code(self.policy.exit_map.apply(Code::NO.0)));
+                self.unhealthy = !actions.is_empty();
+                actions
+            }
         }
     }
 
@@ -348,7 +358,9 @@ impl Supervisor {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
-        if self.code == Code::OK && own == Code::OK && !self.stop_asked() {
+        if self.unhealthy {
+            info!("{how}; reberth exits with {}: the app was unhealthy (--exit-on-unhealthy)", self.code.0);
+        } else if self.code == Code::OK && own == Code::OK && !self.stop_asked() {
             // A program that did its work and ended is no news.
             debug!("{how}");
         } else if self.code == own {

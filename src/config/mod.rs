@@ -1,6 +1,7 @@
 //! Owns the typed settings, and how they are decided: flag > `REBERTH_*` > `PORT` > profile > default, all errors at once.
 //! Pure and total: no syscalls, no clocks, no environment but the one it is handed.
 
+mod after;
 mod decide;
 mod healthcheck;
 mod http;
@@ -101,6 +102,15 @@ impl ExitMap {
     }
 }
 
+/// When an app counts as unhealthy, and is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitOnUnhealthy {
+    /// How often liveness is asked. More than zero.
+    pub every: Duration,
+    /// So many failures in a row. At least 1.
+    pub failures: u32,
+}
+
 /// Everything `run` was told. Nothing behind it picks a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
@@ -128,11 +138,17 @@ pub struct Run {
     pub parent_death_signal: Option<i32>,
     /// What readiness asks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` asks `/`.
     pub health: Option<Target>,
-    /// How `run` itself asks that: as a HEALTHCHECK without arguments would in the same environment.
+    /// How `run` itself asks that, and whatever else it asks: as a HEALTHCHECK without arguments would in the same environment. `None`: it asks
+    /// nothing.
     pub question: Option<Box<Healthcheck>>,
     /// What liveness asks; `None`: the same as readiness.
     pub liveness: Option<Target>,
     pub start_timeout: Option<Duration>,
+    /// What has to be healthy before the ports are claimed; may be empty.
+    pub after: Vec<Target>,
+    /// The budget for all of it.
+    pub after_wait: Wait,
+    pub exit_on_unhealthy: Option<ExitOnUnhealthy>,
     /// Where the app is announced while it is ready.
     pub register: Option<Box<Register>>,
     /// `None`: the first default directory that works.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::{Reader, Sources, from, no_carriage_return};
 use super::value::{boolean, duration, is, number, pairs, positive, word};
 use super::{
-    Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
+    Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait, after,
     healthcheck, register, signal,
 };
 use crate::app::command;
@@ -47,7 +47,7 @@ fn decide_as(
     };
     let run = settings(&mut reader, cli, environ, profile);
     let mut run = Run { ports: ports.clone().unwrap_or_default(), ..run };
-    if run.health.is_some() {
+    if run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
         run.question = question(environ).unwrap_or_else(|lines| {
             reader.errors.extend(lines);
             None
@@ -193,6 +193,11 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         start_timeout: reader
             .read("start-timeout", from(&cli.start_timeout, &vars.start_timeout), start_timeout)
             .flatten(),
+        after: after::targets(reader, cli, environ),
+        after_wait: reader
+            .read("after-wait", from(&cli.after_wait, &vars.after_wait), wait)
+            .unwrap_or(Wait::For(Duration::from_secs(60))),
+        exit_on_unhealthy: after::exit_on_unhealthy(reader, cli, environ),
         register: register::read(reader, cli, environ).map(Box::new),
         state_dir: reader.path("state-dir", from(&cli.state_dir, &vars.state_dir)),
         command: cli.command.clone(),
@@ -369,6 +374,7 @@ fn check(
         }
     }
     register::check(reader, cli, environ, run);
+    after::check(reader, cli, environ, run);
     let targets: [(&str, _, Sources<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),

@@ -15,7 +15,7 @@ const fn setting(flag: &'static str, variable: &'static str, default: &'static s
 }
 
 /// The settings of `run`, in the order of its help.
-pub static RUN: [Setting; 29] = [
+pub static RUN: [Setting; 33] = [
     setting("port", "REBERTH_PORT", "PORT, else none"),
     setting("profile", "REBERTH_PROFILE", "prod"),
     setting("wait", "REBERTH_WAIT", "75s"),
@@ -40,6 +40,10 @@ pub static RUN: [Setting; 29] = [
     setting("health", "REBERTH_HEALTH", "/"),
     setting("liveness", "REBERTH_LIVENESS", "as --health"),
     setting("start-timeout", "REBERTH_START_TIMEOUT", "off"),
+    setting("after", "REBERTH_AFTER", "none"),
+    setting("after-wait", "REBERTH_AFTER_WAIT", "60s"),
+    setting("exit-on-unhealthy", "REBERTH_EXIT_ON_UNHEALTHY", "off"),
+    setting("unhealthy-failures", "REBERTH_UNHEALTHY_FAILURES", "3"),
     setting("register", "REBERTH_REGISTER", "none"),
     setting("advertise", "REBERTH_ADVERTISE", "the address that leads to the registry, the primary port"),
     setting("register-metadata", "REBERTH_REGISTER_METADATA", "none"),

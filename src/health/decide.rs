@@ -153,6 +153,8 @@ fn plan(
         Some(Target::GrpcAt(tls, peer, service)) => Question::Grpc(*tls, peer.clone(), service.clone()),
         Some(Target::Fcgi(peer, path)) => Question::Fcgi(peer.clone(), path.clone()),
         Some(Target::Database(database, peer)) => Question::Database(*database, peer.clone()),
+        Some(Target::File(path)) => Question::File(path.clone()),
+        Some(Target::Dns(name)) => Question::Dns(name.clone()),
         Some(Target::TcpAt(host, port)) => Question::Tcp(host.clone(), *port),
         Some(Target::Unix(socket, None)) => Question::Unix(socket.clone()),
         Some(Target::Unix(socket, Some(path))) => Question::HttpOverUnix(socket.clone(), path.clone()),

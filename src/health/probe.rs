@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Healthcheck;
+use crate::error::words;
 use crate::health::target::place::Peer;
 use crate::health::target::{Database, shown_grpc};
 
@@ -43,6 +44,10 @@ pub enum Question {
     Fcgi(Peer, String),
     /// Whether a server takes clients, in its own protocol.
     Database(Database, Peer),
+    /// Whether a file exists.
+    File(PathBuf),
+    /// Whether a name resolves.
+    Dns(String),
 }
 
 impl Question {
@@ -56,6 +61,8 @@ impl Question {
             Self::Grpc(tls, peer, service) => shown_grpc(*tls, peer, service),
             Self::Fcgi(peer, path) => peer.shown("fcgi", path),
             Self::Database(database, peer) => peer.shown(database.scheme(), ""),
+            Self::File(path) => format!("file:{}", path.display()),
+            Self::Dns(name) => format!("dns:{name}"),
         }
     }
 }
@@ -151,6 +158,17 @@ pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: 
         Question::Grpc(tls, peer, service) => grpc::ask((*tls, peer), service, terms, clock, own),
         Question::Fcgi(peer, path) => fcgi::ask(peer, path, terms, clock),
         Question::Database(database, peer) => database::ask(*database, peer, clock),
+        Question::File(path) => {
+            let outcome = match std::fs::metadata(path) {
+                Ok(_) => Ok("it exists".to_owned()),
+                Err(error) => Err(words(&error)),
+            };
+            Answer { shown, status: None, outcome, parting: Parting::default() }
+        }
+        Question::Dns(name) => {
+            let outcome = wire::resolve(name, clock).map(|found| format!("it resolves to {found}"));
+            Answer { shown, status: None, outcome, parting: Parting::default() }
+        }
         Question::HttpOverUnix(socket, path) => {
             let url = Url { tls: false, host: "localhost".into(), port: 80, path: path.clone() };
             http::ask(&url, (Some(socket), None), shown, terms, clock)

@@ -13,7 +13,7 @@ use place::{HERE, Peer, authority, is_place, place, socket};
 
 /// The accepted form, for messages.
 pub const FORM: &str = "a target is /path, :port/path, http://host[:port]/path, https://…, tcp, tcp://host:port, grpc[:SERVICE], \
-     grpc://host:port[/SERVICE], grpcs://…, fcgi://host:port/path, redis://host, postgres://host, mysql://host or unix:/socket[:/path]; \
+     grpc://host:port[/SERVICE], grpcs://…, fcgi://host:port/path, redis://host, postgres://host, mysql://host, unix:/socket[:/path], file:/path or dns:name; \
      tcp, grpc, grpcs, fcgi, redis, postgres and mysql take a port of this host too (tcp:8080), all but tcp and grpcs a socket (redis:unix:/socket)";
 
 /// What a probe asks.
@@ -37,6 +37,10 @@ pub enum Target {
     Fcgi(Peer, String),
     /// `redis://host`, `postgres://host`, `mysql://host`, or a socket of one.
     Database(Database, Peer),
+    /// `file:/path`: it exists.
+    File(PathBuf),
+    /// `dns:name`: it resolves.
+    Dns(String),
 }
 
 /// A server that is asked in its own protocol whether it takes clients.
@@ -95,6 +99,8 @@ impl fmt::Display for Target {
             Self::Unix(socket, Some(path)) => write!(f, "unix:{}:{path}", socket.display()),
             Self::Fcgi(peer, path) => f.write_str(&peer.shown("fcgi", path)),
             Self::Database(database, peer) => f.write_str(&peer.shown(database.scheme(), "")),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Dns(name) => write!(f, "dns:{name}"),
         }
     }
 }
@@ -156,6 +162,8 @@ fn parse(text: &str) -> Result<Target, String> {
             Ok(Target::Unix(socket, tail))
         }
         ("fcgi", _) if is_place(rest) => fcgi(rest),
+        ("file", _) => file(rest).map(Target::File),
+        ("dns", _) => name(rest).map(Target::Dns),
         (scheme, _) => match Database::of(scheme) {
             Some(database) if is_place(rest) => match place(scheme, rest, Some(database.port()))? {
                 (peer, "" | "/") => Ok(Target::Database(database, peer)),
@@ -203,6 +211,31 @@ fn url(text: &str, rest: &str) -> Result<Target, String> {
     path(tail)?;
     Ok(Target::Url(text.into()))
 }
+
+/// `file:/path`, or `file:///path` as a browser has it.
+fn file(rest: &str) -> Result<PathBuf, String> {
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    if path.starts_with('/') && !path.contains('\0') {
+        Ok(path.into())
+    } else {
+        Err("after file: comes a whole path: file:/run/ready".into())
+    }
+}
+
+/// A name as the resolver takes it, or an address.
+fn name(rest: &str) -> Result<String, String> {
+    let name = rest.strip_prefix("//").unwrap_or(rest);
+    let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'[' | b']');
+    let has_port = name.contains(':') && name.parse::<std::net::IpAddr>().is_err();
+    if !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(fits) && !has_port {
+        Ok(name.into())
+    } else {
+        Err("after dns: comes a host name alone: dns:db.example.org".into())
+    }
+}
+
+/// With a final dot (RFC 1035, 2.3.4). Bytes.
+const LONGEST_NAME: usize = 254;
 
 /// What follows `grpc:` and is no place.
 fn grpc(rest: &str) -> Result<Target, String> {

@@ -62,8 +62,10 @@ pub trait Hear {
     fn fd(&self) -> BorrowedFd<'_>;
     /// Called when `fd` is readable. Must take what made it readable, or the wait spins. `Break` ends the claim at once.
     fn heard(&mut self) -> ControlFlow<Stop>;
-    /// A busy port is now waited for. Called once for each.
-    fn wait_started(&mut self, _spec: &Spec) {}
+    /// A busy port is to be waited for now. Called once for each, before the wait; `Break` ends the claim at once.
+    fn wait_started(&mut self, _spec: &Spec) -> ControlFlow<Stop> {
+        ControlFlow::Continue(())
+    }
 }
 
 /// Claims every port of `specs`, or none: waits for busy ones within the budget, falls back if told to.
@@ -98,8 +100,10 @@ pub fn drive(mut claiming: Claiming, hear: &mut dyn Hear) -> Result<Vec<Claim>, 
             (None, Ok(Step::Waits)) => {}
             (None, Err(stop)) => return Err(stop),
         }
-        if let Some(spec) = claiming.begun() {
-            hear.wait_started(spec);
+        if let Some(spec) = claiming.begun()
+            && let ControlFlow::Break(stop) = hear.wait_started(spec)
+        {
+            return Err(stop);
         }
         if sleep(&claiming, hear.fd())
             && let ControlFlow::Break(stop) = hear.heard()

@@ -247,6 +247,14 @@ fn children_of(parent: i32) -> Vec<i32> {
     children
 }
 
+/// Whether a process is stopped, by a signal or by whoever traces it (`proc_pid_stat(5)`); false where that cannot be seen.
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A name may have any byte, its closing bracket too.
+    let after_name = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
+    proc_is_ours() && matches!(after_name, Some(b'T' | b't'))
+}
+
 /// Forks a short-lived child that runs `work` and exits with its code; the parent gets the pid at once.
 /// One thread only, so the child may do anything; it does not return into the parent's code.
 ///

@@ -322,3 +322,24 @@ fn an_address_with_its_zone() {
     check(&[&format!("tcp://[::1%25lo]:{}", server.port)]).expect(true, &["tcp://[::1%lo]:"]);
     check(&[&format!("tcp://[fe80::1%nope]:{}", server.port)]).expect(false, &["no interface nope"]);
 }
+
+/// Neither asks a server of this test's: what is there, and what the resolver says.
+#[test]
+fn files_exist_and_names_resolve() {
+    let dir = TempDir::new();
+    let file = dir.path().join("ready, set");
+    let target = format!("file:{}", file.display());
+    let said = check(&[&target]);
+    assert!(!said.healthy && said.line.contains("no such file or directory"), "{}", said.line);
+    std::fs::write(&file, "").unwrap();
+    let said = check(&[&target]);
+    assert!(said.healthy && said.line.contains("it exists"), "{}", said.line);
+    for (target, healthy, words) in [
+        ("dns:localhost", true, "it resolves to 127.0.0.1"),
+        ("dns:::1", true, "it resolves to ::1"),
+        ("dns:no-such-name.invalid", false, "the name no-such-name.invalid"),
+    ] {
+        let said = check(&[target]);
+        assert!(said.healthy == healthy && said.line.contains(words), "{target}: {}", said.line);
+    }
+}

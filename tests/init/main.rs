@@ -4,6 +4,7 @@
 // The lints of `src` guard PID 1; a test may panic, wait and pause. What is unsafe here says why, as there.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod after;
 mod app;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -20,6 +21,7 @@ mod relaunch;
 mod signals;
 mod terminal;
 mod tree;
+mod vigil;
 
 use harness::Launch;
 

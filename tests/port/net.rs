@@ -164,8 +164,9 @@ impl Hear for Ear {
         ControlFlow::Break(Stop::Ended(Code::signalled(15)))
     }
 
-    fn wait_started(&mut self, spec: &Spec) {
+    fn wait_started(&mut self, spec: &Spec) -> ControlFlow<Stop> {
         let _ = self.started.send(spec.port);
+        ControlFlow::Continue(())
     }
 }
 

@@ -76,6 +76,7 @@ fn every_setting_of_run_in_both_spellings() {
     // The table above misses exactly these, which have tests of their own.
     let mut own =
         vec!["profile", "log-file", "log", "log-format", "start-timeout", "prewarm", "share", "share-secret-file"];
+    own.extend(["after", "after-wait", "exit-on-unhealthy", "unhealthy-failures"]);
     own.extend(["register", "advertise", "register-metadata", "register-ttl"]);
     for setting in &table::RUN {
         assert!(own.contains(&setting.flag) != RUN.iter().any(|row| row.0 == setting.flag), "{}", setting.flag);
@@ -179,6 +180,9 @@ fn defaults_of_run() {
         question: None,
         liveness: None,
         start_timeout: None,
+        after: Vec::new(),
+        after_wait: Wait::For(Duration::from_secs(60)),
+        exit_on_unhealthy: None,
         register: None,
         state_dir: None,
         command: words(&["app"]),

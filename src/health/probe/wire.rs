@@ -304,6 +304,12 @@ fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, Str
     }
 }
 
+/// The first address of a name, of which others may follow.
+pub fn resolve(name: &str, clock: Clock) -> Result<IpAddr, String> {
+    let found = addresses(name, 0, clock)?;
+    found.first().map(SocketAddr::ip).ok_or_else(|| format!("the name {name} has no address"))
+}
+
 /// Whether a host means this machine, on whichever family: `localhost`, `0.0.0.0`, `::`.
 pub fn is_here(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())

@@ -37,6 +37,9 @@ fn targets() {
         ("redis:unix:/run/redis.sock", Target::Database(Database::Redis, socket("/run/redis.sock"))),
         ("postgres://[::1]:5432", Target::Database(Database::Postgres, host("::1", 5432))),
         ("mysql:unix:@my", Target::Database(Database::Mysql, socket("@my"))),
+        ("file:/run/a b,c:d", Target::File("/run/a b,c:d".into())),
+        ("dns:db.example.org.", Target::Dns("db.example.org.".into())),
+        ("dns:::1", Target::Dns("::1".into())),
     ] {
         if cfg!(feature = "tls") || !text.starts_with("grpcs") {
             assert_eq!(text.parse(), Ok(want.clone()), "{text}");
@@ -58,6 +61,8 @@ fn targets() {
         ("postgresql://h/", "postgres://h:5432"),
         ("mysql://h", "mysql://h:3306"),
         ("mysql:Unix:/a", "mysql:unix:/a"),
+        ("FILE:///run/ready", "file:/run/ready"),
+        ("dns://db", "dns:db"),
         ("fcgi:9000", "fcgi://localhost:9000/"),
         ("fcgi:9000/ping#x", "fcgi://localhost:9000/ping"),
         ("fcgi:unix:/run/fpm.sock", "fcgi:unix:/run/fpm.sock:/"),
@@ -95,6 +100,11 @@ fn targets() {
         ("grpcs", "grpcs needs a place"),
         ("tcp:unix:/a", "unix:/socket"),
         ("tcp:0", "port"),
+        ("file:", "a whole path"),
+        ("file:run/ready", "a whole path"),
+        ("dns:", "a host name alone"),
+        ("dns:db:5432", "a host name alone"),
+        ("dns:db/x", "a host name alone"),
         ("tcp:", "tcp needs a place"),
         (":x", "port"),
         (":0/", "port"),

@@ -1,0 +1,313 @@
+//! Owns the wait of `--after`: targets that have to be healthy before anything is claimed, all asked at once. Must not know how a target is
+//! asked, or what comes after the wait.
+//!
+//! `Patience` is pure: what is due, what came of it, what is said. Around it a child for each question that is out, so that no server keeps
+//! a signal waiting.
+
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use tracing::info;
+
+use super::ear::Ear;
+use super::inquiry::{Ask, Inquiry};
+use crate::config::{Backoff, Wait};
+use crate::error::Error;
+use crate::health::target::Target;
+use crate::port::advice::human;
+use crate::port::claim::Stop;
+use crate::port::watch::Pauses;
+use crate::state::State;
+use crate::sys::descriptor::wait_readable;
+
+/// Between two log lines about the wait.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Waits until all of `targets` are healthy.
+///
+/// # Errors
+/// `NotHealthy` when the time is over; `Ended` by a signal. No child that asks is left behind then but for the reaping.
+pub fn wait(
+    targets: &[Target],
+    (wait, backoff): (Wait, Backoff),
+    ask: impl Fn(&Target) -> Ask,
+    state: &State,
+    ear: &Ear<'_>,
+) -> Result<(), Stop> {
+    let mut inquiries: Vec<Inquiry> = targets.iter().map(|target| Inquiry::new(target.clone(), ask(target))).collect();
+    let names = targets.iter().map(ToString::to_string).collect();
+    let mut patience = Patience::begin(names, wait, backoff, Instant::now());
+    let outcome = loop {
+        let now = Instant::now();
+        let mut over = None;
+        for next in patience.due(now) {
+            match next {
+                Do::Ask(at) => {
+                    let Some(inquiry) = inquiries.get_mut(at) else { continue };
+                    inquiry.ask(state);
+                    if !inquiry.is_out() {
+                        patience.answered(now, at, Err(reason(inquiry)));
+                    }
+                }
+                Do::Info(line) => info!("{line}"),
+                Do::Done => over = Some(Ok(())),
+                Do::Over(lines) => over = Some(Err(Stop::Error(Error::NotHealthy(lines)))),
+            }
+        }
+        if let Some(over) = over {
+            break over;
+        }
+        let heard = wait_readable(&mut [PollFd::new(ear.fd(), PollFlags::POLLIN)], patience.deadline());
+        if heard.first() != Some(&true) {
+            continue;
+        }
+        let mut ended = Vec::new();
+        let stop = ear.hear(&mut |pid, end| ended.push((pid, end))).break_value();
+        let now = Instant::now();
+        for (pid, end) in ended {
+            for (at, inquiry) in inquiries.iter_mut().enumerate() {
+                if let Some(healthy) = inquiry.answered(pid, end) {
+                    patience.answered(now, at, if healthy { Ok(()) } else { Err(reason(inquiry)) });
+                }
+            }
+        }
+        if let Some(stop) = stop {
+            break Err(stop);
+        }
+    };
+    for inquiry in &mut inquiries {
+        inquiry.withdraw();
+    }
+    outcome
+}
+
+fn reason(inquiry: &Inquiry) -> String {
+    let said = inquiry.last_answer().filter(|answer| !answer.is_empty());
+    said.unwrap_or("no answer: who asked was ended").to_owned()
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Do {
+    /// Ask the target with this number.
+    Ask(usize),
+    Info(String),
+    /// All are healthy.
+    Done,
+    /// The time is over: a line for each that is not healthy, and one that helps.
+    Over(Vec<String>),
+}
+
+/// One target.
+#[derive(Debug)]
+struct One {
+    name: String,
+    pauses: Pauses,
+    stage: Stage,
+    /// Why it was not healthy when it answered last.
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Asked,
+    /// Until then.
+    Pausing(Instant),
+    Healthy,
+}
+
+/// The wait as a machine: every instant comes in with its call.
+#[derive(Debug)]
+struct Patience {
+    all: Vec<One>,
+    wait: Wait,
+    began: Instant,
+    /// `None`: for ever.
+    end: Option<Instant>,
+    report: Instant,
+    /// The wait was worth a line, so its end is.
+    said: bool,
+}
+
+impl Patience {
+    fn begin(names: Vec<String>, wait: Wait, backoff: Backoff, now: Instant) -> Self {
+        let one = |name| One { name, pauses: Pauses::new(backoff), stage: Stage::Pausing(now), reason: None };
+        let end = match wait {
+            Wait::For(time) => now.checked_add(time),
+            Wait::Forever => None,
+        };
+        Self { all: names.into_iter().map(one).collect(), wait, began: now, end, report: now + REPORT, said: false }
+    }
+
+    /// When something is due, whatever is answered until then.
+    fn deadline(&self) -> Option<Instant> {
+        let pauses = self.all.iter().filter_map(|one| match one.stage {
+            Stage::Pausing(until) => Some(until),
+            Stage::Asked | Stage::Healthy => None,
+        });
+        // The first answer of each is waited for, however little time there is: it has its own clock.
+        let end = self.end.filter(|_| self.all_have_answered());
+        pauses.chain(end).chain(Some(self.report)).min()
+    }
+
+    fn all_have_answered(&self) -> bool {
+        self.all.iter().all(|one| one.stage == Stage::Healthy || one.reason.is_some())
+    }
+
+    /// What is to be done at `now`.
+    fn due(&mut self, now: Instant) -> Vec<Do> {
+        let took = human(now.saturating_duration_since(self.began));
+        if self.all.iter().all(|one| one.stage == Stage::Healthy) {
+            let line = format!("{} healthy after {took}: going on (--after)", self.names(true));
+            return vec![Do::Info(line), Do::Done];
+        }
+        if self.all_have_answered() && self.end.is_some_and(|end| end <= now) {
+            return vec![Do::Over(self.over(&took))];
+        }
+        let mut todo = Vec::new();
+        if !self.said && self.all.iter().any(|one| one.reason.is_some()) && self.all_have_answered() {
+            self.said = true;
+            todo.push(Do::Info(format!("waiting {} until healthy (--after): {}", self.limit(now), self.open())));
+        }
+        if now >= self.report {
+            self.report = now + REPORT;
+            if self.said {
+                let line = format!("still waiting {} after {took} (--after): {}", self.limit(now), self.open());
+                todo.push(Do::Info(line));
+            }
+        }
+        for (at, one) in self.all.iter_mut().enumerate() {
+            if matches!(one.stage, Stage::Pausing(until) if until <= now) {
+                one.stage = Stage::Asked;
+                todo.push(Do::Ask(at));
+            }
+        }
+        todo
+    }
+
+    fn answered(&mut self, now: Instant, at: usize, answer: Result<(), String>) {
+        let Some(one) = self.all.get_mut(at) else { return };
+        match answer {
+            Ok(()) => one.stage = Stage::Healthy,
+            Err(reason) => {
+                one.reason = Some(reason);
+                one.stage = Stage::Pausing(now + one.pauses.next(false));
+            }
+        }
+    }
+
+    fn limit(&self, now: Instant) -> String {
+        match self.end {
+            // To a tenth of a second: who asks for a minute reads a minute.
+            Some(end) => {
+                let tenths = (end.saturating_duration_since(now).as_millis() + 50) / 100;
+                format!("for up to {}", human(Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX))))
+            }
+            None => "for ever".to_owned(),
+        }
+    }
+
+    /// `tcp://db:5432: connection refused; dns:web: …`
+    fn open(&self) -> String {
+        let open = self.all.iter().filter(|one| one.stage != Stage::Healthy);
+        let words = open.map(|one| format!("{}: {}", one.name, one.reason.as_deref().unwrap_or("no answer yet")));
+        words.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The names of those that are, or are not, healthy, with their verb.
+    fn names(&self, healthy: bool) -> String {
+        let these = self.all.iter().filter(|one| (one.stage == Stage::Healthy) == healthy);
+        let names: Vec<&str> = these.map(|one| one.name.as_str()).collect();
+        let verb = if names.len() == 1 { "is" } else { "are" };
+        format!("{} {verb}", names.join(", "))
+    }
+
+    fn over(&self, took: &str) -> Vec<String> {
+        let open = self.all.iter().filter(|one| one.stage != Stage::Healthy);
+        let mut lines: Vec<String> = open
+            .map(|one| {
+                format!(
+                    "--after {}: not healthy after {took}: {}",
+                    one.name,
+                    one.reason.as_deref().unwrap_or("no answer")
+                )
+            })
+            .collect();
+        let set = match self.wait {
+            Wait::For(time) => human(time),
+            Wait::Forever => "forever".to_owned(),
+        };
+        lines.push(format!(
+            "the app is not started: start what is missing, or wait longer with --after-wait (REBERTH_AFTER_WAIT), which is {set}"
+        ));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn begin(names: &[&str], wait: Wait) -> (Patience, Instant) {
+        let now = Instant::now();
+        let backoff = Backoff { min: 10 * MS, max: 10 * MS };
+        (Patience::begin(names.iter().map(|name| (*name).to_owned()).collect(), wait, backoff, now), now)
+    }
+
+    #[test]
+    fn all_are_asked_at_once_and_the_healthy_never_again() {
+        let (mut patience, at) = begin(&["a", "b"], Wait::For(1000 * MS));
+        assert_eq!(patience.due(at), [Do::Ask(0), Do::Ask(1)]);
+        assert_eq!(patience.due(at), []);
+        patience.answered(at, 0, Ok(()));
+        patience.answered(at, 1, Err("no".into()));
+        assert_eq!(patience.due(at), [Do::Info("waiting for up to 1s until healthy (--after): b: no".into())]);
+        assert!(patience.deadline().unwrap() <= at + 10 * MS);
+        assert_eq!(patience.due(at + 10 * MS), [Do::Ask(1)]);
+        patience.answered(at + 20 * MS, 1, Ok(()));
+        let done = "a, b are healthy after 20ms: going on (--after)";
+        assert_eq!(patience.due(at + 20 * MS), [Do::Info(done.into()), Do::Done]);
+    }
+
+    #[test]
+    fn the_time_is_over_for_those_that_have_answered_once() {
+        let (mut patience, at) = begin(&["a", "b"], Wait::For(Duration::ZERO));
+        assert_eq!(patience.due(at), [Do::Ask(0), Do::Ask(1)]);
+        patience.answered(at, 0, Err("no".into()));
+        // The other's first answer may still come, and nobody is asked twice meanwhile but who has the time.
+        assert!(!patience.due(at + MS).iter().any(|next| matches!(next, Do::Over(_))));
+        patience.answered(at + 900 * MS, 1, Err("never".into()));
+        let over = patience.due(at + 900 * MS);
+        let [Do::Over(lines)] = over.as_slice() else { panic!("{over:?}") };
+        assert_eq!(lines[0], "--after a: not healthy after 900ms: no");
+        assert_eq!(lines[1], "--after b: not healthy after 900ms: never");
+        assert!(lines.len() == 3 && lines[2].contains("--after-wait (REBERTH_AFTER_WAIT), which is 0ms"), "{lines:?}");
+    }
+
+    #[test]
+    fn forever_has_no_end_and_says_so_every_ten_seconds() {
+        let (mut patience, at) = begin(&["a"], Wait::Forever);
+        patience.due(at);
+        patience.answered(at, 0, Err("no".into()));
+        assert!(
+            matches!(&patience.due(at)[..], [Do::Info(line), ..] if line.contains("waiting for ever until healthy"))
+        );
+        let mut lines = 0;
+        for second in 1..=35 {
+            let now = at + second * 1000 * MS;
+            for next in patience.due(now) {
+                match next {
+                    Do::Ask(one) => patience.answered(now, one, Err(format!("no {second}"))),
+                    Do::Info(line) => {
+                        lines += 1;
+                        assert!(line.contains(&format!("no {}", second - 1)), "{second}: {line}");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(lines, 3);
+    }
+}

@@ -1,0 +1,166 @@
+//! Owns how `--after` and `--exit-on-unhealthy` are decided. Must not know what becomes of them.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::reader::{Reader, from};
+use super::value::{duration, is, number, shown};
+use super::{ExitOnUnhealthy, Run};
+use crate::cli;
+use crate::env::Environ;
+use crate::health::target::Target;
+
+/// So many failures in a row, where nothing else is said: kubelet's failureThreshold, and Docker's retries.
+const FAILURES: u32 = 3;
+
+/// The targets: `--after` flags, separated by commas, or else the variable's, separated by commas and white space. Each once.
+pub fn targets(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec<Target> {
+    let mut found = Vec::new();
+    let mut take = |reader: &mut Reader<'_>, flag: Option<OsString>, variable: &Option<String>| {
+        let white = flag.is_none();
+        let separates = |letter: char| letter == ',' || white && letter.is_whitespace();
+        let list =
+            |text: &str| text.split(separates).filter(|one| !one.is_empty()).map(target).collect::<Result<Vec<_>, _>>();
+        for target in reader.read("after", from(&flag, variable), list).unwrap_or_default() {
+            if !found.contains(&target) {
+                found.push(target);
+            }
+        }
+    };
+    for flag in &cli.after {
+        take(reader, Some(flag.clone()), &None);
+    }
+    if cli.after.is_empty() {
+        take(reader, None, &environ.run.after);
+    }
+    found
+}
+
+/// One target, which names where it is: on the port of the app the old instance would answer.
+fn target(text: &str) -> Result<Target, String> {
+    let decoded = text.replace("%2C", ",").replace("%2c", ",");
+    let target: Target = decoded.parse().map_err(|reason| format!("{}: {reason}", shown(text)))?;
+    if target.needs_port() {
+        return Err(format!(
+            "{}: on the app's own port the old instance would answer: name a host, such as tcp://db:5432 or http://web/ready",
+            shown(text)
+        ));
+    }
+    Ok(target)
+}
+
+/// `--exit-on-unhealthy` and `--unhealthy-failures`. `off` and `0` switch it off, so that a flag can beat a variable.
+pub fn exit_on_unhealthy(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<ExitOnUnhealthy> {
+    let vars = &environ.run;
+    let every = |text: &str| {
+        if is(text, "off") {
+            return Ok(None);
+        }
+        duration(text)
+            .map(|time| Some(time).filter(|time| !time.is_zero()))
+            .map_err(|reason| format!("{reason}; or off"))
+    };
+    let every: Option<Duration> =
+        reader.read("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy), every).flatten();
+    let failures = from(&cli.unhealthy_failures, &vars.unhealthy_failures);
+    let failures = reader.read("unhealthy-failures", failures, |text| number(text, 1, u32::MAX)).unwrap_or(FAILURES);
+    every.map(|every| ExitOnUnhealthy { every, failures })
+}
+
+/// What `--exit-on-unhealthy` must have, and what it cannot have. A bad target has been told, so it counts as one.
+pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &Run) {
+    if run.exit_on_unhealthy.is_none() {
+        return;
+    }
+    let vars = &environ.run;
+    let label = reader.label("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy));
+    if run.exec {
+        reader.errors.push(format!(
+            "{label}: somebody has to ask, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
+        ));
+    }
+    let asked = run.liveness.as_ref().or(run.health.as_ref());
+    let is_bad = asked.is_none() && [&cli.health, &cli.liveness].iter().any(|flag| flag.is_some())
+        || asked.is_none() && [&vars.health, &vars.liveness].iter().any(|variable| variable.is_some());
+    if run.ports.is_empty() && !is_bad && asked.is_none_or(Target::needs_port) {
+        reader.errors.push(format!(
+            "{label}: there is nothing to ask: set a port (--port, REBERTH_PORT) or a full target (--liveness http://…)"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Decision, Mode, Wait, decide};
+    use super::*;
+    use crate::error::Error;
+
+    fn decision(list: &[&str], vars: &[(&str, &str)]) -> Decision {
+        let words = ["reberth", "run"].iter().chain(list).chain(&["--", "app"]);
+        let environ: Vec<_> = vars.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        decide(&words.map(OsString::from).collect::<Vec<_>>(), &environ)
+    }
+
+    fn run(list: &[&str], vars: &[(&str, &str)]) -> Run {
+        match decision(list, vars).mode {
+            Ok(Mode::Run(run)) => *run,
+            other => panic!("{list:?} {vars:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn lists() {
+        let targets = |list: &[&str], vars: &[(&str, &str)]| -> Vec<String> {
+            run(list, vars).after.iter().map(ToString::to_string).collect()
+        };
+        let variable = [("REBERTH_AFTER", "tcp://a:1, dns:b\n file:/c%2cd\t\n,redis://e")];
+        assert_eq!(targets(&[], &variable), ["tcp://a:1", "dns:b", "file:/c,d", "redis://e:6379"]);
+        let flags = ["--after", "tcp://a:1,dns:b", "--after=file:/c d", "--after", "dns:b"];
+        assert_eq!(targets(&flags, &variable), ["tcp://a:1", "dns:b", "file:/c d"]);
+        assert_eq!(targets(&[], &[("REBERTH_AFTER", "")]), [""; 0]);
+        assert_eq!(targets(&["--after", ":8080/ready"], &[]), ["http://localhost:8080/ready"]);
+    }
+
+    #[test]
+    fn budgets_and_beats() {
+        let second = Duration::from_secs(1);
+        assert_eq!(run(&[], &[]).after_wait, Wait::For(60 * second));
+        assert_eq!(run(&["--after-wait", "forever"], &[]).after_wait, Wait::Forever);
+        assert_eq!(run(&[], &[("REBERTH_AFTER_WAIT", "0s")]).after_wait, Wait::For(Duration::ZERO));
+        let port = ("PORT", "80");
+        let every = ("REBERTH_EXIT_ON_UNHEALTHY", "5s");
+        let beat = |failures| Some(ExitOnUnhealthy { every: 5 * second, failures });
+        assert_eq!(run(&[], &[port, every]).exit_on_unhealthy, beat(3));
+        assert_eq!(run(&["--unhealthy-failures", "1"], &[port, every]).exit_on_unhealthy, beat(1));
+        assert_eq!(run(&["--exit-on-unhealthy", "off"], &[port, every]).exit_on_unhealthy, None);
+        assert_eq!(run(&["--liveness", "tcp://db:1"], &[every]).exit_on_unhealthy, beat(3));
+        assert!(run(&[], &[port, every]).question.is_some() && run(&["--after", "dns:a"], &[]).question.is_some());
+        assert!(run(&[], &[port]).question.is_none());
+    }
+
+    #[test]
+    fn bad_values() {
+        for (list, vars, wanted) in [
+            (
+                &["--after", "/ready"][..],
+                &[][..],
+                "--after /ready: /ready: on the app's own port the old instance would answer",
+            ),
+            (&["--after", "dns:a,tcp"], &[], "--after dns:a,tcp: tcp: on the app's own port"),
+            (&[], &[("REBERTH_AFTER", "grpc")], "REBERTH_AFTER=grpc: grpc: on the app's own port"),
+            (&["--after", "db:5432"], &[], "did you mean http://db:5432?"),
+            (&["--after-wait", "60"], &[], "--after-wait 60"),
+            (&["--unhealthy-failures", "0"], &[], "--unhealthy-failures 0"),
+            (&["--exit-on-unhealthy", "5"], &[("PORT", "80")], "--exit-on-unhealthy 5"),
+            (&["--exit-on-unhealthy", "5s"], &[], "there is nothing to ask"),
+            (&["--exit-on-unhealthy", "5s", "--health", "/x"], &[], "there is nothing to ask"),
+            (&["--exit-on-unhealthy", "5s", "--exec"], &[("PORT", "80")], "with --exec (REBERTH_EXEC) nobody stays"),
+        ] {
+            let lines = match decision(list, vars).mode {
+                Err(Error::Settings(lines)) => lines,
+                other => panic!("{list:?} {vars:?}: {other:?}"),
+            };
+            assert!(lines.len() == 1 && lines[0].contains(wanted), "{list:?} {vars:?}: {lines:?}");
+        }
+    }
+}
