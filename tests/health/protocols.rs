@@ -17,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_millis(400);
 /// As in `hostile`: room for the program and its 64 KiB. Bytes.
 const MEMORY: u64 = 48 << 20;
 
+/// For a server of ours to tell what it heard.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 const SCHEMES: [&str; 4] = ["redis", "postgres", "mysql", "fcgi"];
 
 fn listen(act: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
@@ -182,18 +185,18 @@ fn mysql_is_not_left_in_the_middle_of_a_login() {
         stream.write_all(&packet(4, b"\xff\x15\x04#28000Access denied")).unwrap();
     });
     check(&[&format!("mysql://127.0.0.1:{port}")]).expect(true, &["it greets as 8.0.36"]);
-    assert_eq!(rest.recv().unwrap(), b"");
+    assert_eq!(rest.recv_timeout(DEADLINE).unwrap(), b"");
     let (port, rest) = heard(|stream| {
         stream.write_all(&welcome("mysql")).unwrap();
         read_packet(stream);
         stream.write_all(&packet(2, b"\0\0\0\x02\0\0\0")).unwrap();
     });
     check(&[&format!("mysql://127.0.0.1:{port}")]).expect(true, &[]);
-    assert_eq!(rest.recv().unwrap(), b"\x01\0\0\0\x01");
+    assert_eq!(rest.recv_timeout(DEADLINE).unwrap(), b"\x01\0\0\0\x01");
     // The control: who only connects says nothing at all, which is what the server counts.
     let (port, rest) = heard(|stream| stream.write_all(&welcome("mysql")).unwrap());
     check(&[&format!("tcp://127.0.0.1:{port}")]).expect(true, &[]);
-    assert_eq!(rest.recv().unwrap(), b"");
+    assert_eq!(rest.recv_timeout(DEADLINE).unwrap(), b"");
     // One that goes on and on is left.
     let (port, _rest) = heard(|stream| {
         stream.write_all(&welcome("mysql")).unwrap();
@@ -214,7 +217,7 @@ fn postgres_is_taken_leave_of_only_once_in() {
             stream.write_all(&answer).unwrap();
         });
         check(&[&format!("postgres://127.0.0.1:{port}")]).expect(true, &[]);
-        rest.recv().unwrap()
+        rest.recv_timeout(DEADLINE).unwrap()
     };
     assert_eq!(play(message(b'R', &[0, 0, 0, 0])), b"X\0\0\0\x04");
     // The control: in the middle of a login a goodbye would be an error in the server's log.
@@ -244,7 +247,7 @@ fn fastcgi_is_judged_as_http_is() {
     let target = format!("fcgi:{port}/a.php?b=c");
     let running = healthcheck().args(["--timeout", "1s", "--header", "X-A: b", "--method", "HEAD", &target]).start();
     running.finish().expect_code(1);
-    let sent = sent.recv().unwrap();
+    let sent = sent.recv_timeout(DEADLINE).unwrap();
     for part in [
         &b"\x01\x01\0\x01\0\x08\0\0\0\x01\0\0\0\0\0\0\x01\x04\0\x01"[..],
         b"\x0e\x04REQUEST_METHODHEAD",
