@@ -4,6 +4,7 @@
 // `allow-unwrap-in-tests` covers the test functions, not what they call; threads and child processes are the tests' own business.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
 
+mod after;
 mod bind;
 mod engine;
 mod manifests;

@@ -72,17 +72,22 @@ pub(super) fn converse<T>(
     read: impl Fn(&[u8]) -> Result<Option<T>, String>,
     clock: Clock,
 ) -> Result<T, String> {
-    match carrier.send(words, clock) {
+    let unsent = match carrier.send(words, clock) {
+        Ok(()) => None,
         // A server that refuses us may be gone already. What it said before it went is still to be read, and tells more.
-        Ok(()) | Err(Broken::Error(_)) => {}
+        Err(broken @ Broken::Error(_)) => Some(broken),
         Err(broken) => return Err(broken.words("sending the question", clock)),
-    }
+    };
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let doing = if text.is_empty() { "waiting for the answer" } else { "reading the answer" };
         let size = carrier.receive(&mut buffer, clock).map_err(|broken| broken.words(doing, clock))?;
         if size == 0 {
+            // The kernel tells a reset once, and it was told to the sending.
+            if let Some(broken) = unsent.filter(|_| text.is_empty()) {
+                return Err(broken.words("sending the question", clock));
+            }
             return Err(format!("the server closed the connection while {doing}"));
         }
         text.extend_from_slice(buffer.get(..size).unwrap_or_default());
