@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::config::table;
 use crate::config::value::nearest;
@@ -13,61 +13,38 @@ use crate::config::value::nearest;
 const PREFIX: &str = "REBERTH_";
 const HEALTH_PREFIX: &str = "HEALTH_";
 
-/// `REBERTH_*` of `run`: the raw text of each variable that is set and not empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Run {
-    pub port: Option<String>,
-    pub profile: Option<String>,
-    pub wait: Option<String>,
-    pub fallback: Option<String>,
-    pub backoff: Option<String>,
-    pub handover: Option<String>,
-    pub prewarm: Option<String>,
-    pub share: Option<String>,
-    pub share_secret_file: Option<String>,
-    pub relaunch: Option<String>,
-    pub port_file: Option<String>,
-    pub log_file: Option<String>,
-    pub log: Option<String>,
-    pub log_format: Option<String>,
-    pub exec: Option<String>,
-    pub signal_scope: Option<String>,
-    pub signal_map: Option<String>,
-    pub exit_map: Option<String>,
-    pub drain: Option<String>,
-    pub grace: Option<String>,
-    pub parent_death_signal: Option<String>,
-    pub health: Option<String>,
-    pub liveness: Option<String>,
-    pub start_timeout: Option<String>,
-    pub after: Option<String>,
-    pub after_wait: Option<String>,
-    pub exit_on_unhealthy: Option<String>,
-    pub unhealthy_failures: Option<String>,
-    pub register: Option<String>,
-    pub advertise: Option<String>,
-    pub register_metadata: Option<String>,
-    pub register_ttl: Option<String>,
-    pub state_dir: Option<String>,
+/// A struct of optional texts. That one function reads each of them, and is not spelled out for each, is worth 32 KB of binary.
+macro_rules! variables {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+        pub struct $name {
+            $(#[serde(default, deserialize_with = "text")] pub $field: Option<String>,)*
+        }
+    };
 }
 
-/// `REBERTH_HEALTH_*` of `healthcheck`, likewise.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Healthcheck {
-    pub probe: Option<String>,
-    pub timeout: Option<String>,
-    pub wait: Option<String>,
-    pub interval: Option<String>,
-    pub status: Option<String>,
-    pub header: Option<String>,
-    pub method: Option<String>,
-    pub body_contains: Option<String>,
-    pub ca: Option<String>,
-    pub insecure: Option<String>,
-    pub cert: Option<String>,
-    pub key: Option<String>,
-    pub user_agent: Option<String>,
-    pub quiet: Option<String>,
+#[inline(never)]
+fn text<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(value).map(Some)
+}
+
+variables! {
+    /// `REBERTH_*` of `run`: the raw text of each variable that is set and not empty.
+    Run {
+        port, profile, wait, fallback, backoff, handover, prewarm, share, share_secret_file, relaunch,
+        port_file, log_file, log, log_format, exec, signal_scope, signal_map, exit_map, drain, grace,
+        parent_death_signal, health, liveness, start_timeout, after, after_wait, exit_on_unhealthy,
+        unhealthy_failures, register, advertise, register_metadata, register_ttl, state_dir
+    }
+}
+
+variables! {
+    /// `REBERTH_HEALTH_*` of `healthcheck`, likewise.
+    Healthcheck {
+        probe, timeout, wait, interval, status, header, method, body_contains, ca, insecure, cert, key,
+        user_agent, quiet
+    }
 }
 
 /// etcdctl's variables that `--register` honours, byte for byte.
