@@ -154,8 +154,11 @@ impl<'a> Session<'a> {
         let state = state(config, Phase::Waiting, &[]);
         self.publish(&state);
         let ear = Ear { signals: self.signals, config, wait: "what --after names" };
-        let about =
-            |asked: &target::Target| ask(Box::new(Healthcheck { target: Some(asked.clone()), ..(**terms).clone() }));
+        let about = |asked: &target::Target| {
+            let mut terms = terms.clone();
+            terms.target = Some(asked.clone());
+            ask(terms)
+        };
         after::wait(&config.after, (config.after_wait, config.backoff), about, &state, &ear)
     }
 
@@ -364,11 +367,11 @@ impl<'a> Session<'a> {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
-        let vigil = config.exit_on_unhealthy.zip(config.question.clone()).map(|(terms, question)| {
+        let vigil = config.exit_on_unhealthy.zip(config.question.clone()).map(|(terms, mut question)| {
             let liveness = config.liveness.clone().or(config.health.clone());
             let target = liveness.unwrap_or_else(|| target::Target::Path("/".to_owned()));
-            let question = ask(Box::new(Healthcheck { probe: Probe::Liveness, ..*question }));
-            Vigil::new(terms, Inquiry::new(target, question))
+            question.probe = Probe::Liveness;
+            Vigil::new(terms, Inquiry::new(target, ask(question)))
         });
         let inquiry = config.health.clone().zip(config.question.clone());
         let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(terms)));

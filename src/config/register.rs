@@ -20,7 +20,8 @@ pub fn read(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Optio
     let metadata = from(&cli.register_metadata, &vars.register_metadata);
     let metadata = reader.read("register-metadata", metadata, place::metadata).unwrap_or_default();
     let ttl = reader.read("register-ttl", from(&cli.register_ttl, &vars.register_ttl), place::ttl).unwrap_or(TTL);
-    if registries.is_empty() {
+    // Without the feature no URL is a good one.
+    if registries.is_empty() || cfg!(not(feature = "register")) {
         return None;
     }
     let credentials = credentials(reader, &environ.etcdctl);

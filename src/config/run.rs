@@ -303,15 +303,11 @@ fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
 fn question(environ: &Environ) -> Result<Option<Box<Healthcheck>>, Vec<String>> {
     match healthcheck::decide(&cli::Healthcheck::default(), environ, Vec::new()) {
         // What is asked, and where, `run` knows better.
-        Ok(Mode::Healthcheck(terms)) => Ok(Some(Box::new(Healthcheck {
-            health: None,
-            liveness: None,
-            ports: Vec::new(),
-            port_may_move: false,
-            unreadable: Vec::new(),
-            state_dir: None,
-            ..*terms
-        }))),
+        Ok(Mode::Healthcheck(mut terms)) => {
+            (terms.health, terms.liveness, terms.state_dir) = (None, None, None);
+            (terms.ports, terms.port_may_move, terms.unreadable) = (Vec::new(), false, Vec::new());
+            Ok(Some(terms))
+        }
         Ok(_) => Ok(None),
         // The rest is what `run` has judged by itself.
         Err(error) => Err(error.lines().iter().filter(|line| line.starts_with("REBERTH_HEALTH_")).cloned().collect()),
