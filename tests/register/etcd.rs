@@ -191,7 +191,8 @@ fn killed_and_started_again_with_and_without_its_data() {
     let mut etcd = Etcd::new();
     let (mut running, port) = announced(&etcd, &|launch| launch);
     let one = beside(&running);
-    for round in 1..=3 {
+    let rounds = 3 * more();
+    for round in 1..=rounds {
         etcd.kill();
         running.output_until("one line more", |_, err| count(err, AWAY) == round);
         if round > 1 {
@@ -205,8 +206,35 @@ fn killed_and_started_again_with_and_without_its_data() {
         assert!(serves(port) && beside(&running) == one, "{}", running.report());
     }
     let said = end(running);
-    assert_eq!((count(&said, AWAY), count(&said, BACK)), (3, 3), "{said}");
+    assert_eq!((count(&said, AWAY), count(&said, BACK)), (rounds, rounds), "{said}");
     assert_eq!(etcd.entries(), []);
+    println!("etcd killed {rounds} times: the entry was back each time, and the app never noticed");
+}
+
+/// Each of its lives is announced when it is ready, which takes a line, and taken back when it has crashed.
+#[test]
+fn a_flapping_app_is_announced_only_while_it_is_ready() {
+    let etcd = Etcd::new();
+    let port = free_port();
+    let rounds = 5 * more();
+    for _ in 0..rounds {
+        let flags = ["--port", &port.to_string(), "--health", "/", "--register", &etcd.url()];
+        let mut running = app(&flags, &["late"]).start();
+        running.ready();
+        assert_eq!(etcd.entries(), []);
+        running.write("well\n");
+        running.stderr_until("announced in");
+        assert!(etcd.has(port), "{}", running.report());
+        running.write("exit 3\n");
+        running.finish().expect_code(3);
+        assert_eq!(etcd.entries(), []);
+    }
+    println!("{rounds} lives of a flapping app: announced while ready, and never else");
+}
+
+/// `REBERTH_TEST_ROUNDS` takes so many times as many.
+fn more() -> usize {
+    std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Wiped and back before anybody noticed: the lease is unknown, and nothing else says so.
