@@ -11,9 +11,9 @@ use reberth::config::table::{self, Setting};
 
 /// Flags in the docs that are other programs': each is known here by name, so that a slip of ours is not taken for one of theirs.
 #[rustfmt::skip]
-const FOREIGN: [&str; 22] = [
+const FOREIGN: [&str; 23] = [
     // docker, podman, compose
-    "build-arg", "format", "from", "health-cmd", "init", "interval", "network", "retries", "start-interval", "start-period", "verbose", "wait",
+    "build-arg", "format", "from", "health-cmd", "init", "interval", "network", "retries", "start-interval", "scale", "start-period", "verbose", "wait",
     // cargo, ./static, dpkg
     "features", "no-tls", "print-architecture", "release", "test",
     // uvicorn, dumb-init, curl
