@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -179,8 +179,42 @@ enum Seat {
     /// beside the app's own start.
     Open,
     Taken(Place),
+    /// There is no place, and PID 1 holds the text itself: see [`Held`].
+    Held(Held),
     /// There is no place, and `run` goes on without.
     Nowhere,
+}
+
+/// The state of PID 1 where nothing can be written: a file in memory that it alone has open, and that is read through `/proc/1/fd` by who may
+/// trace it, which is the same user and root (`ptrace(2)`, PTRACE_MODE_READ). Each state is a file of its own, put in the place of the one
+/// before it at once (`dup3(2)`), so that a reader sees the one or the other.
+#[derive(Debug)]
+struct Held {
+    writer: Writer,
+    file: OwnedFd,
+}
+
+/// What `/proc/1/fd` shows of it (`memfd_create(2)`).
+const HELD: &str = "reberth-state";
+
+impl Held {
+    fn new(writer: Writer, state: &State) -> io::Result<Self> {
+        let file = Self::filled(&writer, state)?;
+        Ok(Self { writer, file })
+    }
+
+    fn write(&mut self, state: &State) -> io::Result<()> {
+        let new = Self::filled(&self.writer, state)?;
+        Ok(nix::unistd::dup3(new, &mut self.file, nix::fcntl::OFlag::O_CLOEXEC)?)
+    }
+
+    fn filled(writer: &Writer, state: &State) -> io::Result<OwnedFd> {
+        let mut file = File::from(nix::sys::memfd::memfd_create(HELD, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&text(writer, state)?)?;
+        // It comes with 0777, and what others may write is not believed.
+        file.set_permissions(fs::Permissions::from_mode(0o444))?;
+        Ok(file.into())
+    }
 }
 
 #[derive(Debug)]
@@ -223,14 +257,15 @@ impl Publisher {
     pub fn path(&self) -> Option<&Path> {
         match &self.seat {
             Seat::Taken(place) => Some(place.path.as_path()),
-            Seat::Open | Seat::Nowhere => None,
+            Seat::Open | Seat::Held(_) | Seat::Nowhere => None,
         }
     }
 
-    /// The descriptor it holds until it first publishes, if it holds one.
+    /// The descriptor it holds, if it holds one: until it first publishes, or where it has no place.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.seat {
             Seat::Taken(place) => place.reserved.as_ref().map(AsFd::as_fd),
+            Seat::Held(held) => Some(held.file.as_fd()),
             Seat::Open | Seat::Nowhere => None,
         }
     }
@@ -240,16 +275,17 @@ impl Publisher {
     /// failure of a later write; the next ones are silent until a write succeeds again.
     #[must_use = "the line is to be logged"]
     pub fn publish(&mut self, state: &State) -> Option<String> {
-        let place = match &mut self.seat {
+        let (where_to, written) = match &mut self.seat {
             Seat::Nowhere => return None,
-            Seat::Taken(place) => place,
+            Seat::Taken(place) => (place.path.display().to_string(), place.write(state)),
+            Seat::Held(held) => ("in memory".to_owned(), held.write(state)),
             Seat::Open => {
                 let (seat, warning) = take_default(state);
                 self.seat = seat;
                 return warning;
             }
         };
-        match place.write(state) {
+        match written {
             Ok(()) => {
                 self.complained = false;
                 None
@@ -258,8 +294,7 @@ impl Publisher {
             Err(error) => {
                 self.complained = true;
                 Some(format!(
-                    "state file {}: phase {} cannot be written: {}; healthcheck still sees the phase before it",
-                    place.path.display(),
+                    "state file {where_to}: phase {} cannot be written: {}; healthcheck still sees the phase before it",
                     state.phase.name(),
                     words(&error)
                 ))
@@ -278,6 +313,7 @@ impl Publisher {
 /// Publishes in the first default directory that works; the line says why none does.
 fn take_default(state: &State) -> (Seat, Option<String>) {
     let mut tried = Vec::new();
+    let mut seat = Seat::Nowhere;
     match Writer::this() {
         Ok(writer) => {
             for dir in DEFAULT_DIRS {
@@ -287,15 +323,31 @@ fn take_default(state: &State) -> (Seat, Option<String>) {
                     Err(error) => tried.push(format!("{dir}: {}", words(&error))),
                 }
             }
+            // Only of PID 1 does a reader know where to look.
+            if writer.pid == 1
+                && let Ok(held) = Held::new(writer, state)
+            {
+                seat = Seat::Held(held);
+            }
         }
         Err(error) => tried.push(format!("/proc: {}", words(&error))),
     }
+    let instead = match seat {
+        Seat::Held(_) => "healthcheck asks PID 1 itself, which only the same user and root may",
+        _ => "healthcheck goes by its settings alone",
+    };
     let warning = format!(
-        "no state file: {}; healthcheck goes by its settings alone; mount a small tmpfs and name it with --state-dir \
-         (REBERTH_STATE_DIR)",
+        "no state file: {}; {instead}; mount a small tmpfs and name it with --state-dir (REBERTH_STATE_DIR)",
         tried.join(", ")
     );
-    (Seat::Nowhere, Some(warning))
+    (seat, Some(warning))
+}
+
+fn text(writer: &Writer, state: &State) -> io::Result<Vec<u8>> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut text = serde_json::to_vec(&Document { format: FORMAT, version, writer: writer.clone(), state })?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 impl Place {
@@ -308,24 +360,12 @@ impl Place {
 
     /// Writes `first` where nobody looks for it.
     fn reserve(&mut self, first: &State) -> io::Result<()> {
-        self.reserved = Some(self.write_beside(&self.text(first)?)?);
+        self.reserved = Some(self.write_beside(&text(&self.writer, first)?)?);
         Ok(())
     }
 
-    fn text(&self, state: &State) -> io::Result<Vec<u8>> {
-        let document = Document {
-            format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            writer: self.writer.clone(),
-            state,
-        };
-        let mut text = serde_json::to_vec(&document)?;
-        text.push(b'\n');
-        Ok(text)
-    }
-
     fn write(&mut self, state: &State) -> io::Result<()> {
-        let mut text = self.text(state)?;
+        let mut text = text(&self.writer, state)?;
         if let Some(mut file) = self.reserved.take() {
             // Nobody reads what lies beside, so it may be written over.
             let length = u64::try_from(text.len()).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 
 use crate::harness::launch::{Launch, program};
 use crate::harness::place::TempDir;
-use crate::harness::{Running, until};
+use crate::harness::{Running, look, until};
 use crate::server::serve;
 use crate::{Said, said};
 
@@ -104,4 +104,46 @@ fn the_last_reason_of_a_target_that_closes_is_told() {
     let outcome = launch.arg("--").arg(program("sleep")).arg("600").start().finish().expect_code(124);
     let said = outcome.stderr.lines().find_map(|line| line.split_once("answered last: ")).map(|(_, reason)| reason);
     assert!(said.is_some_and(|reason| reason.len() > 5), "{}", outcome.report());
+}
+
+/// As in a container with a read-only root, no tmpfs and no /dev/shm, on the host's network: whoever holds the port answers, and the
+/// settings alone would call the waiting instance healthy for it.
+#[test]
+fn pid_1_tells_its_state_where_nothing_can_be_written() {
+    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let answering = holder.try_clone().unwrap();
+    serve(answering, |mut stream| {
+        let _ = stream.read(&mut [0; 512]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let script = "for d in /run /dev/shm; do mount -t tmpfs -o ro none $d || exit 9; done\n\
+                  mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp || exit 9\nexec \"$@\"";
+    let alone = ["--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"];
+    let reberth = env!("CARGO_BIN_EXE_reberth");
+    let launch = |port: &str| {
+        let launch =
+            Launch::new("unshare").args(alone).args([reberth, "run", "--port", port, "--handover", "on", "--"]);
+        let mut running = launch.arg(program("sleep")).arg("600").start();
+        running.stderr_until("no state file: /run: ");
+        assert!(running.stderr().contains("healthcheck asks PID 1 itself"), "{}", running.report());
+        // unshare has one child, which is PID 1 of the new namespace.
+        let inside = look::children(running.pid)[0];
+        (running, inside)
+    };
+    let asked = |pid: i32, words: &[&str]| {
+        let enter = ["-t", &pid.to_string(), "--user", "--preserve-credentials", "--mount", "--pid"];
+        let launch = Launch::new("nsenter").args(enter).args([reberth, "healthcheck"]).args(words.iter().copied());
+        said(launch.env("REBERTH_PORT", port.to_string()))
+    };
+    let (running, inside) = launch(&format!("127.0.0.1:{port}"));
+    asked(inside, &[]).expect(false, &["phase waiting"]);
+    asked(inside, &["--probe", "liveness"]).expect(true, &["phase waiting"]);
+    // The control: where the state is not looked for, the holder's answer counts.
+    asked(inside, &["--state-dir", "/sys"]).expect(true, &["status 200"]);
+    drop(running);
+    // A port that only the state can tell.
+    let (running, inside) = launch("0");
+    asked(inside, &["tcp"]).expect(true, &["tcp://127.0.0.1:"]);
+    drop(running);
 }
