@@ -19,8 +19,13 @@ pub fn targets(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Ve
     let mut take = |reader: &mut Reader<'_>, flag: Option<OsString>, variable: &Option<String>| {
         let white = flag.is_none();
         let separates = |letter: char| letter == ',' || white && letter.is_whitespace();
-        let list =
-            |text: &str| text.split(separates).filter(|one| !one.is_empty()).map(target).collect::<Result<Vec<_>, _>>();
+        let list = |text: &str| {
+            let mut list = Vec::new();
+            for one in text.split(separates).filter(|one| !one.is_empty()) {
+                list.push(target(one)?);
+            }
+            Ok(list)
+        };
         for target in reader.read("after", from(&flag, variable), list).unwrap_or_default() {
             if !found.contains(&target) {
                 found.push(target);

@@ -16,12 +16,15 @@ const TTL: Duration = Duration::from_secs(15);
 pub fn read(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<Register> {
     let vars = &environ.run;
     let registries = registries(reader, cli, environ);
+    // No URL is a good one without the feature, which is told, and what goes with it is of no use.
+    if cfg!(not(feature = "register")) {
+        return None;
+    }
     let advertise = reader.read("advertise", from(&cli.advertise, &vars.advertise), place::advertise);
     let metadata = from(&cli.register_metadata, &vars.register_metadata);
     let metadata = reader.read("register-metadata", metadata, place::metadata).unwrap_or_default();
     let ttl = reader.read("register-ttl", from(&cli.register_ttl, &vars.register_ttl), place::ttl).unwrap_or(TTL);
-    // Without the feature no URL is a good one.
-    if registries.is_empty() || cfg!(not(feature = "register")) {
+    if registries.is_empty() {
         return None;
     }
     let credentials = credentials(reader, &environ.etcdctl);

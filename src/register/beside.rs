@@ -49,6 +49,10 @@ impl Beside {
 
     /// Makes it so that an app in this state is announced, or not. The pids of the processes that were started for that.
     pub fn step(&mut self, now: Instant, state: &State) -> Vec<i32> {
+        // There is none without the feature: nothing of it is in the binary then.
+        if cfg!(not(feature = "register")) {
+            return Vec::new();
+        }
         let announce = state.phase == Phase::Ready;
         // Where /proc does not say who is whose, it would be waited for as one that the app has left behind.
         let over = state.phase == Phase::Exited;
@@ -105,6 +109,9 @@ impl Beside {
 
     /// Has the entries taken back, and waits for that for a bounded time; who asks us to stop meanwhile ends the wait.
     pub fn farewell(self, signals: &Signals) {
+        if cfg!(not(feature = "register")) {
+            return;
+        }
         let end = Instant::now() + FAREWELL;
         let mut outs: Vec<Out> = self.ones.into_iter().filter_map(|one| one.out).collect();
         outs.iter_mut().for_each(Out::part);
