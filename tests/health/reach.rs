@@ -142,7 +142,7 @@ fn tcp_needs_nothing_but_a_connection() {
 /// Without a state nobody knows where the app is; the port's own listeners tell.
 #[test]
 fn where_the_port_does_listen_is_in_the_reason() {
-    let listener = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+    let listener = TcpListener::bind(("127.0.0.3", free_port())).unwrap();
     let place = listener.local_addr().unwrap();
     for target in ["tcp", "/", "/health"] {
         let launch = healthcheck().env("PORT", place.port().to_string()).arg(target);
@@ -156,7 +156,7 @@ fn where_the_port_does_listen_is_in_the_reason() {
 /// With many addresses, and with none that would help.
 #[test]
 fn the_addresses_in_a_reason_are_few_and_such_as_help() {
-    let first = TcpListener::bind("127.0.0.2:0").unwrap();
+    let first = TcpListener::bind(("127.0.0.2", free_port())).unwrap();
     let port = first.local_addr().unwrap().port();
     let more: Vec<_> = (3..9).map(|last| TcpListener::bind((format!("127.0.0.{last}"), port)).unwrap()).collect();
     let line = said(healthcheck().env("PORT", port.to_string())).expect(false, &["and 3 more only"]).line;

@@ -52,7 +52,8 @@ impl Server {
 /// A listener on a port of `::1` whose twin on 127.0.0.1 refuses: it is bound as well, since another test could take it.
 pub fn only_v6() -> (TcpListener, Socket) {
     loop {
-        let listener = TcpListener::bind("[::1]:0").expect("IPv6 on this machine's loopback");
+        let listener =
+            TcpListener::bind(("::1", crate::harness::place::free_port())).expect("IPv6 on this machine's loopback");
         let twin = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         if socket.bind(&twin.into()).is_ok() {

@@ -70,7 +70,8 @@ fn the_port_really_taken() {
 #[test]
 fn where_the_app_was_seen_listening() {
     let dir = TempDir::new();
-    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    // Not the port of another test, which the kernel gives on 127.0.0.1 as well: here nobody may listen there.
+    let listener = TcpListener::bind(("127.0.0.2", free_port())).unwrap();
     let app = Server::on(listener, |_| answer(200, "", ""));
     let at = |addr: Option<&str>, listens: &[&str]| {
         let mut state = state(Phase::Ready, app.port);
