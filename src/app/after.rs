@@ -145,9 +145,13 @@ impl Patience {
             Stage::Pausing(until) => Some(until),
             Stage::Asked | Stage::Healthy => None,
         });
-        // The first answer of each is waited for, however little time there is: it has its own clock.
-        let end = self.end.filter(|_| self.all_have_answered());
+        let end = self.end.filter(|_| self.may_end());
         pauses.chain(end).chain(Some(self.report)).min()
+    }
+
+    /// With no time at all it is one try, and that has its own clock.
+    fn may_end(&self) -> bool {
+        self.wait != Wait::For(Duration::ZERO) || self.all_have_answered()
     }
 
     fn all_have_answered(&self) -> bool {
@@ -161,7 +165,7 @@ impl Patience {
             let line = format!("{} healthy after {took}: going on (--after)", self.names(true));
             return vec![Do::Info(line), Do::Done];
         }
-        if self.all_have_answered() && self.end.is_some_and(|end| end <= now) {
+        if self.may_end() && self.end.is_some_and(|end| end <= now) {
             return vec![Do::Over(self.over(&took))];
         }
         let mut todo = Vec::new();
@@ -170,11 +174,9 @@ impl Patience {
             todo.push(Do::Info(format!("waiting {} until healthy (--after): {}", self.limit(now), self.open())));
         }
         if now >= self.report {
-            self.report = now + REPORT;
-            if self.said {
-                let line = format!("still waiting {} after {took} (--after): {}", self.limit(now), self.open());
-                todo.push(Do::Info(line));
-            }
+            (self.report, self.said) = (now + REPORT, true);
+            let line = format!("still waiting {} after {took} (--after): {}", self.limit(now), self.open());
+            todo.push(Do::Info(line));
         }
         for (at, one) in self.all.iter_mut().enumerate() {
             if matches!(one.stage, Stage::Pausing(until) if until <= now) {
@@ -284,6 +286,18 @@ mod tests {
         assert_eq!(lines[0], "--after a: not healthy after 900ms: no");
         assert_eq!(lines[1], "--after b: not healthy after 900ms: never");
         assert!(lines.len() == 3 && lines[2].contains("--after-wait (REBERTH_AFTER_WAIT), which is 0ms"), "{lines:?}");
+    }
+
+    /// Whose own clock is longer than the budget does not prolong it, and is named meanwhile.
+    #[test]
+    fn one_that_never_answers_is_told_and_is_over_in_time() {
+        let (mut patience, at) = begin(&["a"], Wait::For(15_000 * MS));
+        assert_eq!(patience.due(at), [Do::Ask(0)]);
+        let line = "still waiting for up to 5s after 10s (--after): a: no answer yet";
+        assert_eq!(patience.due(at + 10_000 * MS), [Do::Info(line.into())]);
+        assert_eq!(patience.deadline(), Some(at + 15_000 * MS));
+        let over = patience.due(at + 15_000 * MS);
+        assert!(matches!(&over[..], [Do::Over(lines)] if lines[0].ends_with("after 15s: no answer")), "{over:?}");
     }
 
     #[test]

@@ -171,8 +171,9 @@ pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error
     if image.candidates().any(may) {
         return None;
     }
-    let exists = image.candidates().any(|path| Path::new(path).exists());
-    let errno = if exists { libc::EACCES } else { libc::ENOENT };
+    // As execvp(3) has it: EACCES, be it of the file or of the way to it, outlives that others are not there.
+    let refused = |path: &OsStr| access(path, AccessFlags::X_OK) != Err(nix::Error::ENOENT);
+    let errno = if image.candidates().any(refused) { libc::EACCES } else { libc::ENOENT };
     Some(explain(&image, command.first()?, ExecFailure { errno }))
 }
 
