@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::tree::Tree;
 use crate::error::words;
 use crate::port::held::{Held, Want};
@@ -34,6 +36,8 @@ pub struct Berth {
     stage: Stage,
     /// What IPV6_V6ONLY was set to on which socket, by inode.
     v6_only: VecDeque<(u64, bool)>,
+    /// Whether [`Heard::Waits`] has been told: an interrupted bind comes again, and each worker brings its own.
+    told: bool,
     /// Closed when descriptors have run out, so that one call more can be looked at.
     spare: Option<OwnedFd>,
 }
@@ -78,6 +82,8 @@ struct Waiting {
 pub enum Heard {
     /// The app listens on its port at this place; `None` where it cannot be told.
     Listens(u16, Option<Listener>),
+    /// The app has come as far as its bind of this port, which is not ours yet, and waits there. Told once.
+    Waits(u16),
     /// It listens somewhere, and not on a port of ours.
     Elsewhere,
     /// So many clients that had queued were reset for the sake of what the app binds.
@@ -111,7 +117,7 @@ impl Berth {
     pub fn new(listener: notify::Listener, specs: Vec<Spec>, held: Option<Held>) -> Self {
         let spare = listener.as_fd().try_clone_to_owned().ok();
         let stage = held.map_or_else(|| Stage::Awaited(Vec::new()), Stage::Holding);
-        Self { listener: Some(listener), specs, stage, v6_only: VecDeque::new(), spare }
+        Self { listener: Some(listener), specs, stage, v6_only: VecDeque::new(), told: false, spare }
     }
 
     /// Nothing is held, and every call is let through.
@@ -282,6 +288,9 @@ impl Berth {
         };
         let v6_only = socket.kind == Kind::Tcp6 && self.is_v6_only(&asked, fd, &socket);
         let About::Port(port, want) = about(bytes, &socket, v6_only) else { return self.let_through(asked.id) };
+        if self.is_for_the_kernel(&asked, fd, &socket) {
+            return self.let_through(asked.id);
+        }
         let one = Waiting { asked, fd, socket, port, want };
         match &mut self.stage {
             Stage::Awaited(waiting) => {
@@ -289,6 +298,9 @@ impl Berth {
                 let listener = self.listener.as_ref();
                 waiting.retain(|old| listener.is_some_and(|listener| listener.is_valid(old.id())));
                 waiting.push(Bind::Read(one));
+                if !std::mem::replace(&mut self.told, true) {
+                    heard.push(Heard::Waits(port));
+                }
             }
             _ => self.give(&one, tree, heard),
         }
@@ -302,6 +314,16 @@ impl Berth {
             _ => false,
         };
         taken || self.specs.iter().any(asked)
+    }
+
+    /// Whether a bind of our port is no affair of ours: in a network of the app's own making the port is another one, and a socket that is
+    /// bound already gets EINVAL. One that is ours may come again, see `sys/notify`.
+    fn is_for_the_kernel(&self, asked: &Asked, fd: i32, socket: &Socket) -> bool {
+        if matches!(&self.stage, Stage::Holding(held) if held.find(socket.inode).is_some()) {
+            return false;
+        }
+        let bound = |copy: OwnedFd| SockRef::from(&copy).local_addr().ok()?.as_socket().map(|place| place.port() != 0);
+        notify::is_elsewhere(asked.tid) || notify::copy_of(asked.tid, fd).ok().and_then(bound).unwrap_or(false)
     }
 
     /// IPV6_V6ONLY as it was set before; or as it is on the socket, where that can be read; or as the kernel sets it by itself.

@@ -174,6 +174,10 @@ impl Init<'_> {
                     self.learn(now, Fact::Listens(there.into_iter().collect()))
                 }
                 Heard::Listens(..) | Heard::Elsewhere => self.learn(now, Fact::Stirs),
+                Heard::Waits(port) => {
+                    info!("the app waits in its bind for port {port}: nothing of its start is left for the takeover");
+                    None
+                }
                 Heard::Reset(clients, place) => {
                     warn!(
                         "{clients} clients that had queued were cut off: the app binds {place}, and not what its port's spec says; name that \

@@ -30,7 +30,7 @@ use nix::errno::Errno;
 pub use address::parse_address;
 #[cfg(any(test, fuzzing))]
 pub(crate) use caller::parse_flags;
-pub use caller::{Kind, Socket, can_copy, copy_of, inode_of, read_memory, socket_of};
+pub use caller::{Kind, Socket, can_copy, copy_of, inode_of, is_elsewhere, read_memory, socket_of};
 pub(in crate::sys) use filter::install;
 pub use options::{carry_over, v6_only};
 

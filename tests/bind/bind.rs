@@ -122,6 +122,26 @@ fn what_is_not_ours_goes_on_untouched() {
     stop(running);
 }
 
+/// A network of the app's own making has another port of that number, and a socket that is bound can be bound no more.
+#[test]
+fn another_network_and_a_bound_socket_are_left_to_the_kernel() {
+    let (port, other) = (free_port(), free_port());
+    let script = format!(
+        "b = S(V4, '127.0.0.1', {other})\n\
+         try: b.bind(('0.0.0.0', {port})); say('bound twice')\nexcept OSError as e: say(errno.errorcode[e.errno])\n\
+         if os.fork() == 0:\n import ctypes; assert ctypes.CDLL(None).unshare(0x50000000) == 0\n \
+         n = S(V4, '0.0.0.0', {port}); say(n.getsockname(), len(open('/proc/self/net/tcp').readlines())); os._exit(0)\n\
+         os.wait()\ns = S(V4, '0.0.0.0', {port}); say('up'); greet(s)"
+    );
+    let mut running = bound(&["--port", &format!("0.0.0.0:{port}")], &script).start();
+    running.expect("EINVAL");
+    // The socket is in the table of its own network: a header and a line.
+    running.expect(&format!("('0.0.0.0', {port}) 2"));
+    running.expect("up");
+    assert_eq!(greeted("127.0.0.1", port).as_deref(), Some("127.0.0.1"));
+    stop(running);
+}
+
 #[test]
 fn workers_threads_and_repetitions_are_never_told_that_it_is_in_use() {
     both(|mode| {

@@ -25,6 +25,8 @@ fn it_waits_in_its_bind_and_serves_when_the_port_is_free() {
         let mut running = mode(python(&["--prewarm", "--port", &port.to_string()], &script)).start();
         running.expect(&format!("started {port}"));
         waiting(&mut running, port);
+        // Who stops the old instance after this line stops it at no cost.
+        running.stderr_until(&format!("the app waits in its bind for port {port}"));
         assert!(state(&running).contains("\"waiting\""));
         if running.init != 1 && !running.stdout().contains("up") {
             assert!(running.stderr().contains("held by"), "{}", running.report());

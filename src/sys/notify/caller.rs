@@ -99,6 +99,16 @@ pub fn inode_of(tid: i32, fd: RawFd) -> io::Result<u64> {
     listing::inode(target.as_os_str().as_bytes()).ok_or_else(|| Errno::ENOTSOCK.into())
 }
 
+/// Whether the thread lives in another network namespace than we do, where no port is ours (`proc_pid_ns(5)`). Where that cannot be read it
+/// is taken for one of ours, as nearly every one is.
+pub fn is_elsewhere(tid: i32) -> bool {
+    let network = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/net"));
+    match (network(&tid.to_string()), network("self")) {
+        (Ok(theirs), Ok(ours)) => theirs != ours,
+        _ => false,
+    }
+}
+
 /// The flags of a descriptor in its `/proc/PID/fdinfo/FD`, in octal, FD_CLOEXEC among them as O_CLOEXEC (`proc_pid_fdinfo(5)`).
 pub(crate) fn parse_flags(text: &[u8]) -> Option<i32> {
     let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"flags:"))?;
