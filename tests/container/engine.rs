@@ -260,7 +260,16 @@ pub enum Try {
 
 /// One HTTP GET of `/` on loopback.
 pub fn get(port: u16) -> Try {
-    let Ok(mut stream) = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), DEADLINE) else {
+    get_at(on_loopback(port))
+}
+
+fn on_loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// One HTTP GET of `/` there.
+pub fn get_at(address: SocketAddr) -> Try {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, DEADLINE) else {
         return Try::Refused;
     };
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -286,13 +295,17 @@ pub struct Client {
 
 impl Client {
     pub fn start(port: u16) -> Self {
+        Self::at(on_loopback(port))
+    }
+
+    pub fn at(address: SocketAddr) -> Self {
         let (stop, told) = channel::<()>();
         let (tell, answers) = channel();
         let tries = std::thread::spawn(move || {
             let mut tries = Vec::new();
             loop {
                 let start = Instant::now();
-                let outcome = get(port);
+                let outcome = get_at(address);
                 if let Try::Answer(body) = &outcome {
                     let _ = tell.send(body.clone());
                 }

@@ -7,6 +7,7 @@
 mod after;
 mod bind;
 mod engine;
+mod examples;
 mod manifests;
 mod share;
 

@@ -1,0 +1,34 @@
+import com.sun.net.httpserver.HttpHandler;
+import com.sun.net.httpserver.HttpServer;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.util.concurrent.Executors;
+
+/** A server that knows nothing of reberth: it takes its port from PORT, answers with its own name, and says on /health that it is well. */
+public class Server {
+    public static void main(String[] arguments) throws Exception {
+        var environment = System.getenv();
+        var instance = environment.get("INSTANCE");
+        var name = instance != null ? instance : InetAddress.getLocalHost().getHostName();
+        var port = Integer.parseInt(environment.getOrDefault("PORT", "7878"));
+
+        var server = HttpServer.create(new InetSocketAddress(port), 0);
+        server.setExecutor(Executors.newCachedThreadPool());
+        server.createContext("/health", says("ok"));
+        server.createContext("/", says(name));
+        server.start();
+
+        // What is under way is answered before the end.
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> server.stop(1)));
+    }
+
+    private static HttpHandler says(String text) {
+        var body = text.getBytes();
+        return exchange -> {
+            try (exchange) {
+                exchange.sendResponseHeaders(200, body.length);
+                exchange.getResponseBody().write(body);
+            }
+        };
+    }
+}

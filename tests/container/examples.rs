@@ -1,0 +1,119 @@
+//! The folders of `examples/`, built as they are: real servers that know nothing of reberth are healthy with nothing allowed, and are
+//! restarted by `--prewarm` under a client that counts. Must not know how reberth does it.
+
+use std::net::SocketAddr;
+
+use crate::RESTRICTED;
+use crate::engine::{Client, Container};
+
+/// What every example listens on, in its own network.
+const PORT: u16 = 7878;
+
+/// A network that outlives the instances in it, as a pod's does: its address, and the container that holds it.
+fn network() -> (SocketAddr, Container) {
+    let holder = Container::run(&["--entrypoint", "sleep"], "busybox", &["600"]);
+    let address = holder.inspect("{{.NetworkSettings.IPAddress}}").parse().unwrap();
+    (SocketAddr::new(address, PORT), holder)
+}
+
+/// An instance of the example in this network, as small as a container can be.
+fn instance(example: &str, network: &Container, name: &str, more: &[&str]) -> Container {
+    let (network, name) = (format!("container:{}", network.name), format!("INSTANCE={name}"));
+    let options = ["--network", &network, "-e", &name, "--tmpfs", "/tmp", "--health-interval", "1s"];
+    // The engine puts no network of its own beside another container's.
+    Container::run(&[&options, &RESTRICTED[..], more].concat(), &format!("example-{example}"), &[])
+}
+
+/// Healthy from its own folder; then each instance takes over from the one before it, which has been told to stop. A client asks every
+/// millisecond, and between the old one's close and the claim lies an event: measured are at most two refused a restart, on a busy machine.
+fn restarts(example: &str, command: impl Fn(&str) -> Vec<String>) {
+    let rounds = 2 * std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_usize);
+    let (address, network) = network();
+    let start = |round: usize| {
+        let name = round.to_string();
+        let more = command(&name);
+        instance(example, &network, &name, &more.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let mut old = start(0);
+    old.wait_health("healthy");
+    assert!(!old.logs().contains("WARN"), "{}", old.logs());
+    let client = Client::at(address);
+    client.wait_answer("0");
+    for round in 1..=rounds {
+        let new = start(round);
+        new.wait_log("the app waits in its bind");
+        assert!(!new.logs().contains("is ready"), "{}", new.logs());
+        old.stop();
+        client.wait_answer(&round.to_string());
+        old = new;
+    }
+    old.wait_health("healthy");
+    let tries = client.end();
+    println!("{rounds} restarts of {example} by --prewarm: {}", tries.summary());
+    assert!(tries.refused() <= 20 * rounds, "{}\n{}", tries.summary(), old.logs());
+}
+
+fn unchanged(example: &str) {
+    restarts(example, |_| Vec::new());
+}
+
+#[test]
+fn uvicorn() {
+    unchanged("uvicorn");
+}
+
+#[test]
+fn hypercorn() {
+    unchanged("hypercorn");
+}
+
+#[test]
+fn gunicorn() {
+    unchanged("gunicorn");
+}
+
+#[test]
+fn node() {
+    unchanged("node");
+}
+
+#[test]
+fn go() {
+    unchanged("go");
+}
+
+#[test]
+fn java() {
+    unchanged("java");
+}
+
+#[test]
+fn nginx() {
+    // Its page tells which instance it is: a folder each.
+    let folder = std::env::temp_dir().join(format!("reberth-nginx-{}", std::process::id()));
+    restarts("nginx", |name| {
+        let page = folder.join(name);
+        std::fs::create_dir_all(&page).unwrap();
+        std::fs::write(page.join("index.html"), name).unwrap();
+        vec!["-v".to_owned(), format!("{}:/www:ro", page.display())]
+    });
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// What the other tests would see if it were not for the bind: an app that starts when the port is free is missed for all of its start.
+#[test]
+fn without_prewarm_the_start_is_a_gap() {
+    let (address, network) = network();
+    let off = ["-e", "REBERTH_PREWARM=off", "-e", "REBERTH_HANDOVER=off"];
+    let old = instance("uvicorn", &network, "old", &off);
+    old.wait_health("healthy");
+    let client = Client::at(address);
+    client.wait_answer("old");
+    let new = instance("uvicorn", &network, "new", &off);
+    new.wait_log("is busy, waiting");
+    old.stop();
+    client.wait_answer("new");
+    let tries = client.end();
+    println!("one restart of uvicorn by --handover off: {}", tries.summary());
+    assert!(tries.refused() > 20, "{}\n{}", tries.summary(), new.logs());
+}
