@@ -5,6 +5,7 @@
 //! So whatever is unsure is let through, and whatever cannot be done for the app is left to it, with the port free: never is an app left
 //! waiting, and never is it told that a port of ours is in use because we hold it.
 
+use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -340,7 +341,8 @@ impl Berth {
     /// Gives the app what it asks for in the place of its own socket.
     fn give(&mut self, one: &Waiting, tree: &Tree, heard: &mut Vec<Heard>) {
         let id = one.asked.id;
-        let pids = tree.pids();
+        // A walk through /proc, thread by thread: only where something stands in the way.
+        let pids = LazyCell::new(|| tree.pids());
         let mut has = |inode: u64| {
             let wanted = std::collections::HashSet::from([inode]);
             let open =
