@@ -29,6 +29,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -335,18 +336,18 @@ static void spawn_mode(int rounds, char **words)
 
 /* ---- freed: from a port that becomes free to a listen() that succeeded -------------------------------------------------------- */
 
-/* Whether somebody listens on the port, with the socket's inode: one exact question to the kernel, 3 us, without a trace in it.
- * The IPv6 table, since reberth's wildcard is one dual-stack socket; holders here are IPv4, so that they are never mistaken for it. */
+/* Whether somebody listens on the port of this family, with the socket's inode: one exact question to the kernel, 3 us, without a trace
+ * in it. */
 static int diag;
 
-static uint32_t listener_inode(int port)
+static uint32_t inode_of_family(int family, int port)
 {
 	struct {
 		struct nlmsghdr head;
 		struct inet_diag_req_v2 ask;
 	} request = {
 		.head = { .nlmsg_len = sizeof request, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST },
-		.ask = { .sdiag_family = AF_INET6, .sdiag_protocol = IPPROTO_TCP, .idiag_states = -1,
+		.ask = { .sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = -1,
 			 .id = { .idiag_sport = htons(port), .idiag_cookie = { INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE } } },
 	};
 	union {
@@ -361,9 +362,20 @@ static uint32_t listener_inode(int port)
 		return 0;
 	found = NLMSG_DATA(&answer.head);
 	/* 10 is TCP_LISTEN. */
-	return found->id.idiag_sport == htons(port) && found->idiag_state == 10 && found->idiag_family == AF_INET6
+	return found->id.idiag_sport == htons(port) && found->idiag_state == 10 && found->idiag_family == family
 		       ? found->idiag_inode
 		       : 0;
+}
+
+/* Whether somebody listens who is not the holder. reberth's wildcard is one dual-stack socket, an app's may be of either family; holders
+ * are IPv4. */
+static int is_taken(int port, int64_t holder)
+{
+	uint32_t inode = inode_of_family(AF_INET6, port);
+
+	if (!inode)
+		inode = inode_of_family(AF_INET, port);
+	return inode && inode != holder;
 }
 
 static char process_state(pid_t pid)
@@ -400,16 +412,29 @@ static long switches(pid_t pid)
 	return sum;
 }
 
-/* Waits until the program has said something (its first line: it waits for the port) and then sleeps. */
-static void until_asleep(pid_t pid, int log)
+/* Waits until the program has said something (its first line: it waits for the port; with --prewarm: its app waits in its bind) and
+ * then sleeps. */
+static void until_asleep(char **argv, pid_t pid, int log)
 {
 	struct pollfd wait = { .fd = log, .events = POLLIN };
-	char text[4096];
-	int64_t end = now() + 5000000000LL;
+	char text[4096], last[8192] = "";
+	const char *needle = "";
+	int64_t end = now() + 20000000000LL;
 	long before = -1;
 
-	if (poll(&wait, 1, 5000) != 1 || read(log, text, sizeof text) <= 0)
-		die("it never said that it waits");
+	for (; *argv; argv++)
+		if (!strcmp(*argv, "--prewarm"))
+			needle = "waits in its bind";
+	do {
+		ssize_t size = poll(&wait, 1, 20000) == 1 ? read(log, text, sizeof text - 1) : 0;
+
+		if (size <= 0 || now() >= end)
+			die("it never said that it waits");
+		text[size] = 0;
+		/* A line may come in two pieces. */
+		memmove(last, last + strlen(last) / 2, strlen(last) - strlen(last) / 2 + 1);
+		strncat(last, text, sizeof last - strlen(last) - 1);
+	} while (!strstr(last, needle));
 	while (now() < end) {
 		if (process_state(pid) == 'S') {
 			long count = switches(pid);
@@ -432,11 +457,12 @@ static void pin(pid_t pid, int cpu)
 	sched_setaffinity(pid, sizeof set, &set);
 }
 
-/* Holds the port on CPU 1 until a byte comes; closes it then, and tells when. The kernel tells of a closed socket from the CPU that closed
+/* Holds the port on CPU 1 until a byte comes; closes it then, and tells when, in `freed[0]`; `freed[1]` is its socket's inode. The kernel tells of a closed socket from the CPU that closed
  * it: on the observer's that news would wait for the observer. */
 static pid_t hold(int port, int *tell, int *told, int64_t *freed)
 {
 	int order[2], ready[2], listener;
+	struct stat its;
 	char byte;
 	pid_t pid;
 
@@ -450,6 +476,8 @@ static pid_t hold(int port, int *tell, int *told, int64_t *freed)
 		listener = listen_on(port, 1);
 		if (listener < 0)
 			_exit(1);
+		fstat(listener, &its);
+		freed[1] = its.st_ino;
 		(void)!write(ready[1], "", 1);
 		if (read(order[0], &byte, 1) == 1) {
 			*freed = now();
@@ -514,7 +542,7 @@ static void freed_round(struct peer *peer, int killed, int64_t *freed, int count
 	pid = start(peer->argv, -1, -1, log[1]);
 	pin(pid, 1);
 	close(log[1]);
-	until_asleep(pid, log[0]);
+	until_asleep(peer->argv, pid, log[0]);
 	/* Not in step with whatever the waiter does on its own. */
 	pause_us(500 + rand() % 3000);
 	*freed = now();
@@ -523,7 +551,7 @@ static void freed_round(struct peer *peer, int killed, int64_t *freed, int count
 		kill(holder, SIGKILL);
 	else if (write(tell, "", 1) != 1)
 		die("write");
-	while (!listener_inode(port) && now() < stop)
+	while (!is_taken(port, freed[1]) && now() < stop)
 		;
 	taken = now();
 	if (taken >= stop)
@@ -540,7 +568,7 @@ static void freed_round(struct peer *peer, int killed, int64_t *freed, int count
 
 static void freed_mode(int rounds, char **words)
 {
-	int64_t *freed = mmap(NULL, sizeof *freed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int64_t *freed = mmap(NULL, 2 * sizeof *freed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int count = read_peers(words);
 
 	diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
@@ -607,7 +635,7 @@ static void waiting_mode(int seconds, char **argv)
 	if (holder < 0 || pipe2(log, O_CLOEXEC | O_NONBLOCK))
 		die("no holder");
 	pid = start(argv, -1, -1, log[1]);
-	until_asleep(pid, log[0]);
+	until_asleep(argv, pid, log[0]);
 	pause_us(500000);
 	before = switches(pid);
 	pause_us(seconds * 1000000LL);
@@ -877,9 +905,44 @@ static int says_claimed(int log)
 	return strstr(text, " claimed") != NULL;
 }
 
-/* Two instances of argv, the second waiting for the port of the first; the first gets TERM, and 600 clients come, one a millisecond,
- * each in a process of its own. `clients REFUSED REFUSED_AFTER_THE_CLAIM CUT_OFF LONGEST_NS` */
-static void clients_mode(int rounds, char **argv)
+/* A parent that holds the port and passes it to its app, as systemd does by LISTEN_FDS; the app is started again when it ends. A TERM of
+ * the parent is the app's. */
+static pid_t passed_to;
+
+static void pass_on(int signal)
+{
+	kill(passed_to, signal);
+}
+
+static void passing_parent(int port, char **argv)
+{
+	int fd;
+
+	/* The app of the round before may be about to die of its parent's death. */
+	while ((fd = listen_on(port, 4096)) < 0)
+		pause_us(1000);
+	if ((fd == 3 ? fcntl(fd, F_SETFD, 0) : dup2(fd, 3)) < 0)
+		die("no socket to pass");
+	signal(SIGTERM, pass_on);
+	for (;;) {
+		passed_to = companion();
+		if (passed_to == 0) {
+			signal(SIGTERM, SIG_DFL);
+			execv(argv[0], argv);
+			_exit(127);
+		}
+		while (waitpid(passed_to, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+}
+
+/* How the second instance follows the first: it waits for the port beside it; or it is started when the first has ended, as an engine
+ * restarts a container; or there is a parent that starts the app again. */
+enum follows { BESIDE, AFTERWARDS, BELOW };
+
+/* Two instances of argv; the first gets TERM, and 600 clients come, one a millisecond, each in a process of its own.
+ * `clients REFUSED REFUSED_AFTER_THE_CLAIM CUT_OFF LONGEST_NS`, the second 0 where nobody claims. */
+static void clients_mode(int rounds, enum follows how, char **argv)
 {
 	const int visitors = 600;
 	int64_t *results = mmap(NULL, visitors * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -887,16 +950,18 @@ static void clients_mode(int rounds, char **argv)
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	for (int round = 0; round < rounds; round++) {
-		int log[2], refused = 0, late = 0, cut = 0;
+		int log[2], refused = 0, late = 0, cut = 0, gone = 0;
 		int64_t begin, claimed = 0, longest = 0;
-		pid_t first = start(argv, null, null, null), second;
+		pid_t first = start(argv, null, null, null), second = first, it;
 
 		if (pipe2(log, O_CLOEXEC | O_NONBLOCK))
 			die("pipe");
 		until_answered(7878);
-		second = start(argv, null, null, log[1]);
+		if (how == BESIDE) {
+			second = start(argv, null, null, log[1]);
+			until_asleep(argv, second, log[0]);
+		}
 		close(log[1]);
-		until_asleep(second, log[0]);
 		begin = now();
 		for (int i = 0; i < visitors; i++) {
 			int64_t left = begin + i * 1000000LL - now();
@@ -905,7 +970,13 @@ static void clients_mode(int rounds, char **argv)
 				pause_us(left / 1000);
 			if (i == 100)
 				kill(first, SIGTERM);
-			if (!claimed && says_claimed(log[0]))
+			/* Of those that end here, one may be the first instance. */
+			while (how == AFTERWARDS && second == first && (it = waitpid(-1, NULL, WNOHANG)) > 0)
+				if (it == first)
+					second = start(argv, null, null, null);
+				else
+					gone++;
+			if (how == BESIDE && !claimed && says_claimed(log[0]))
 				claimed = now();
 			if (companion() == 0) {
 				came[i] = now();
@@ -913,18 +984,25 @@ static void clients_mode(int rounds, char **argv)
 				_exit(0);
 			}
 		}
-		if (!claimed)
+		if (how == BESIDE && !claimed)
 			die("the second instance never claimed the port");
-		for (int left = visitors + 1; left > 0; left--)
+		/* One that takes longer to end than all clients to come has refused them all, and is still to be waited for. */
+		for (gone += second != first && how == AFTERWARDS; gone < visitors + (how != BELOW); gone++)
 			wait(NULL);
+		if (how == AFTERWARDS && second == first) {
+			second = start(argv, null, null, null);
+			until_answered(7878);
+		}
 		for (int i = 0; i < visitors; i++) {
 			refused += results[i] == -1;
-			late += results[i] == -1 && came[i] > claimed;
+			late += results[i] == -1 && claimed && came[i] > claimed;
 			cut += results[i] == -2;
 			longest = results[i] > longest ? results[i] : longest;
 		}
 		printf("clients %d %d %d %ld\n", refused, late, cut, (long)longest);
-		end(second);
+		/* The parent hands a TERM on. */
+		kill(second, how == BELOW ? SIGKILL : SIGTERM);
+		waitpid(second, NULL, 0);
 		close(log[0]);
 	}
 }
@@ -955,6 +1033,8 @@ int main(int argc, char **argv)
 		calls_app(first, number(argv[3]));
 	if (!strcmp(mode, "profiled") && argc > 3)
 		profiled(argv + 3);
+	if (!strcmp(mode, "passing-parent") && argc > 3)
+		passing_parent(first, argv + 3);
 	if (!strcmp(mode, "bare-waiter"))
 		bare_waiter(first);
 	if (!strcmp(mode, "pause-app"))
@@ -983,8 +1063,12 @@ int main(int argc, char **argv)
 		signal_mode(first, argv + 3);
 	else if (!strcmp(mode, "orphans") && argc > 4)
 		orphans_mode(first, number(argv[3]), argv + 4);
+	else if (!strcmp(mode, "clients-after"))
+		clients_mode(first, AFTERWARDS, argv + 3);
+	else if (!strcmp(mode, "clients-below"))
+		clients_mode(first, BELOW, argv + 3);
 	else if (!strcmp(mode, "clients"))
-		clients_mode(first, argv + 3);
+		clients_mode(first, BESIDE, argv + 3);
 	else
 		die("modes: see bench/run");
 	return 0;
