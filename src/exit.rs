@@ -1,4 +1,4 @@
-//! Owns the exit codes (the README has them as a table). Must not know why one is chosen: `error.rs` and the commands say that.
+//! Owns the exit codes (docs/settings.md has them as a table). Must not know why one is chosen: `error.rs` and the commands say that.
 
 /// An exit code of `reberth`, 0 to 255, as the shell and the container engine see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,23 +1,33 @@
-//! Owns the promise that the docs match the code: README's tables, and every flag and variable in docker/ and k8s/.
-//! Must not know how a setting is read: it compares names and defaults with the program's own table and help.
+//! Owns the promise that the docs match the code: what the pages have of settings, exit codes and phases, every flag and variable they and
+//! docker/, k8s/ and examples/ name, and every link. Must not know how a setting is read: it compares with the program's own tables and help.
+//!
+//! `UPDATE_DOCS=1 cargo test --test manifests` writes the generated parts of the pages anew; without it they are only compared.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
+use reberth::cli;
+use reberth::config::meaning::{self, Group};
 use reberth::config::table::{self, Setting};
 
 /// Flags in the docs that are other programs': each is known here by name, so that a slip of ours is not taken for one of theirs.
 #[rustfmt::skip]
-const FOREIGN: [&str; 23] = [
+const FOREIGN: &[&str] = &[
     // docker, podman, compose
-    "build-arg", "format", "from", "health-cmd", "init", "interval", "network", "retries", "start-interval", "scale", "start-period", "verbose", "wait",
-    // cargo, ./static, dpkg
-    "features", "no-tls", "print-architecture", "release", "test",
-    // uvicorn, dumb-init, curl
-    "fd", "rewrite", "single-child", "noproxy", "unix-socket",
+    "arch", "build-arg", "format", "from", "health-cmd", "init", "interval", "name", "network", "no-deps", "no-recreate", "platform", "push",
+    "retries", "rm", "scale", "start-interval", "start-period", "tmpfs", "verbose", "wait",
+    // cargo, its subcommands, the tests
+    "all", "all-targets", "check", "db", "features", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
+    "workspace",
+    // ./static, bench/run, dpkg, pip, etcdctl
+    "no-tls", "quick", "print-architecture", "no-cache-dir", "prefix", "print-value-only",
+    // uvicorn, hypercorn, gunicorn, dumb-init, curl
+    "bind", "fd", "host", "no-control-socket", "worker-tmp-dir", "workers", "rewrite", "single-child", "noproxy", "unix-socket",
 ];
 
 fn root() -> &'static Path {
@@ -29,14 +39,37 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Everything that shows a user how to call reberth.
-fn documents() -> Vec<(PathBuf, String)> {
-    let mut paths = vec![root().join("README.md")];
-    for folder in ["docker", "k8s"] {
-        paths.extend(std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path()));
-    }
-    assert!(paths.len() > 8, "the docs are there: {paths:?}");
+/// All files below a folder of the repository; none where there is no such folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] })
+        .collect()
+}
+
+/// The pages: everything that is written for readers.
+fn pages() -> Vec<(PathBuf, String)> {
+    let top = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    let folders = ["docs", "examples"].into_iter().flat_map(|folder| below(&root().join(folder)));
+    let paths: Vec<_> = top.chain(folders).filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    assert!(paths.len() > 15, "the pages are there: {paths:?}");
     paths.into_iter().map(|path| (path.clone(), read(path))).collect()
+}
+
+/// Everything that shows a user how to call reberth: the pages, images and manifests.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut all = pages();
+    let others: Vec<_> =
+        ["docker", "k8s", "examples"].into_iter().flat_map(|folder| below(&root().join(folder))).collect();
+    assert!(others.len() > 8, "the manifests are there: {others:?}");
+    all.extend(
+        others
+            .into_iter()
+            .filter(|path| path.extension().is_none_or(|e| e != "md"))
+            .map(|path| (path.clone(), read(path))),
+    );
+    all
 }
 
 /// The words of a text that start with `prefix` and go on with letters that `more` allows.
@@ -69,70 +102,123 @@ fn flags(command: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The rows of the table that follows a marker comment, cells trimmed, without the two header lines.
-fn rows(marker: &str) -> Vec<Vec<String>> {
-    let readme = read("README.md");
-    let (_, after) =
-        readme.split_once(&format!("<!-- {marker} -->\n")).unwrap_or_else(|| panic!("no marker '{marker}'"));
-    after
-        .lines()
-        .take_while(|line| line.starts_with('|'))
-        .skip(2)
-        .map(|line| {
-            let line = line.trim_matches('|').replace("\\|", "\u{1}");
-            line.split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect()
-        })
-        .collect()
+/// Compares a generated part of a page with what the code says, or writes it (`UPDATE_DOCS`).
+fn generated(page: &str, name: &str, content: &str) {
+    let text = read(page);
+    let (opening, closing) = (format!("<!-- generated: {name} -->\n"), "\n<!-- end -->");
+    let start = text.find(&opening).unwrap_or_else(|| panic!("{page}: no line '{}'", opening.trim())) + opening.len();
+    let length = text[start..].find(closing).unwrap_or_else(|| panic!("{page}: '{name}' has no line '<!-- end -->'"));
+    let found = &text[start..start + length];
+    if found == content {
+        return;
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let new = format!("{}{content}{}", &text[..start], &text[start + length..]);
+        std::fs::write(root().join(page), new).unwrap();
+        return;
+    }
+    let differs = content.lines().zip(found.lines()).find(|(want, found)| want != found);
+    panic!(
+        "{page}: '{name}' is not what the code says (first difference, code and page: {differs:?}); \
+         UPDATE_DOCS=1 cargo test --test manifests writes it"
+    );
 }
 
-/// What a row says of a setting, in the table's words: flag, variable, default.
-fn setting(row: &[String]) -> (String, String, String) {
-    let flag = row[0].split_once("--").unwrap().1;
-    let flag = flag.split([' ', '`']).next().unwrap();
-    (flag.to_owned(), row[1].replace('`', ""), row[2].replace('`', ""))
+/// How a command's option is written: `-p, --port SPECS`.
+fn written(command: &clap::Command, flag: &str) -> String {
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    let arg = arg.unwrap_or_else(|| panic!("{} has no --{flag}", command.get_name()));
+    let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
+    // A switch may be given a value (`--exec=no`), and nobody needs to.
+    let switch = arg.get_num_args().is_some_and(|n| n.min_values() == 0);
+    let value = arg.get_value_names().filter(|_| !switch).map(|names| format!(" {}", names[0])).unwrap_or_default();
+    format!("{short}--{flag}{value}")
 }
 
-fn same_settings(marker: &str, code: &[Setting], command: &str) {
-    let documented: Vec<_> = rows(marker).iter().map(|row| setting(row)).collect();
-    let version = concat!("reberth/", env!("CARGO_PKG_VERSION"));
-    let coded: Vec<_> = code
-        .iter()
-        .map(|s| (s.flag.to_owned(), s.variable.to_owned(), s.default.replace(version, "reberth/VERSION")))
-        .collect();
-    assert_eq!(documented, coded, "README's table '{marker}' and the code");
+/// A table of settings: names, forms and defaults are the code's.
+fn settings(command: &clap::Command, coded: &[Setting], groups: &[Group], level: &str) -> String {
+    let mut left: BTreeMap<&str, &Setting> = coded.iter().map(|setting| (setting.flag, setting)).collect();
+    assert_eq!(left.len(), coded.len(), "each flag once");
+    let mut page = String::new();
+    for group in groups {
+        write!(page, "{level} {}\n\n| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n", group.title)
+            .unwrap();
+        for (flag, meaning) in group.settings {
+            let setting = left
+                .remove(flag)
+                .unwrap_or_else(|| panic!("meaning of --{flag}, which is no setting, or is there twice"));
+            let form = written(command, flag);
+            let default = setting.default.replace(concat!("reberth/", env!("CARGO_PKG_VERSION")), "reberth/VERSION");
+            let prose = default.contains(' ') || default == "off" || default == "none" && !form.contains("none|");
+            let default = if prose { default } else { format!("`{default}`") };
+            let cells = format!("`{form}` | `{}` | {default} | {meaning}", setting.variable);
+            writeln!(page, "| {} |", cells.replace('|', "\\|").replace(" \\| ", " | ")).unwrap();
+        }
+        page.push('\n');
+    }
+    assert!(left.is_empty(), "settings without a meaning (src/config/meaning.rs): {:?}", left.keys());
+    page.trim_end().to_owned()
+}
+
+/// The table and the help of a command list the same flags.
+fn helped(coded: &[Setting], command: &str) {
     let flags = flags(command);
-    for setting in code {
+    for setting in coded {
         assert!(flags.contains(setting.flag), "--{} is in the table and not in the help of {command}", setting.flag);
     }
     let extra: Vec<_> =
-        flags.iter().filter(|flag| !code.iter().any(|s| s.flag == **flag)).map(String::as_str).collect();
+        flags.iter().filter(|flag| !coded.iter().any(|s| s.flag == **flag)).map(String::as_str).collect();
     let shared = if command == "run" { vec!["help", "version"] } else { vec!["help", "state-dir", "version"] };
     assert_eq!(extra, shared, "flags in the help of {command} that no table has");
 }
 
 #[test]
-fn the_settings_of_run_are_those_in_the_readme() {
-    same_settings("settings: run", &table::RUN, "run");
+fn the_settings_are_those_on_the_page() {
+    helped(&table::RUN, "run");
+    helped(&table::HEALTHCHECK, "healthcheck");
+    let page = [
+        settings(&cli::Run::command(), &table::RUN, &meaning::RUN, "###"),
+        settings(&cli::Healthcheck::command(), &table::HEALTHCHECK, &meaning::HEALTHCHECK, "##"),
+    ];
+    let mut others = String::from("| command | options |\n| --- | --- |\n");
+    for (name, command) in [("keep", cli::Keep::command()), ("who", cli::Who::command())] {
+        let options: Vec<_> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .map(|flag| format!("`{}`", written(&command, flag).replace('|', "\\|")))
+            .collect();
+        writeln!(others, "| `{name}` | {} |", options.join(", ")).unwrap();
+    }
+    // One after the other: each writes the page that it has read.
+    generated("docs/settings.md", "settings of run", &page[0]);
+    generated("docs/settings.md", "settings of healthcheck", &page[1]);
+    generated("docs/settings.md", "options of keep and who", others.trim_end());
+    let codes = exit_codes();
+    generated("docs/settings.md", "exit codes", &codes);
 }
 
-#[test]
-fn the_settings_of_healthcheck_are_those_in_the_readme() {
-    same_settings("settings: healthcheck", &table::HEALTHCHECK, "healthcheck");
-}
-
-#[test]
-fn the_exit_codes_are_those_in_the_readme() {
+/// The table of exit codes: the numbers are the code's.
+fn exit_codes() -> String {
     use reberth::exit::Code;
-    let documented: Vec<String> = rows("exit codes").into_iter().map(|row| row[0].clone()).collect();
-    let code = |code: Code| code.0.to_string();
-    let fixed = [Code::TIMEOUT, Code::CANNOT, Code::NOT_EXECUTABLE, Code::NOT_FOUND].map(code);
-    assert_eq!(documented[..2], ["the app's own", "128+n"]);
-    assert_eq!(documented[2..], fixed);
     assert_eq!(Code::signalled(15).0, 128 + 15);
+    let rows = [
+        ("the app's own".to_owned(), "the app exited"),
+        ("128+n".to_owned(), "the app, or reberth while it waited, was ended by signal n"),
+        (Code::NO.0.to_string(), "also: the app was unhealthy for too long (`--exit-on-unhealthy`)"),
+        (
+            Code::TIMEOUT.0.to_string(),
+            "not in time: the port was not free, the app not ready, or what it comes after not healthy",
+        ),
+        (Code::CANNOT.0.to_string(), "reberth itself could not: bad settings, no permission to bind, …"),
+        (Code::NOT_EXECUTABLE.0.to_string(), "COMMAND cannot be executed"),
+        (Code::NOT_FOUND.0.to_string(), "COMMAND is not found"),
+    ];
+    let rows: Vec<_> = rows.into_iter().map(|(code, meaning)| format!("| {code} | {meaning} |")).collect();
+    format!("| code | `run` |\n| --- | --- |\n{}", rows.join("\n"))
 }
 
 #[test]
-fn the_phases_are_those_in_the_readme() {
+fn the_phases_are_those_on_the_page() {
     use reberth::config::Probe;
     use reberth::health::phase::{Ruling, rule};
     use reberth::state::Phase;
@@ -141,44 +227,153 @@ fn the_phases_are_those_in_the_readme() {
         Ruling::Pass(_) => "pass",
         Ruling::Fail(_) => "fail",
     };
-    let phases =
-        [Phase::Waiting, Phase::Starting, Phase::Ready, Phase::Draining, Phase::Exited, Phase::Exec, Phase::Keeping];
-    let rows = rows("phases");
-    assert_eq!(rows.len(), phases.len());
-    for (row, phase) in rows.iter().zip(phases) {
-        let coded = [Probe::Startup, Probe::Liveness, Probe::Readiness].map(|probe| word(phase, probe));
-        assert!(row[0].starts_with(&format!("{phase:?}").to_lowercase()), "{} stands where {phase:?} belongs", row[0]);
-        assert_eq!(row[1..], coded, "{phase:?}");
+    let phases = [
+        (Phase::Waiting, ": for the port, or for what `--after` names"),
+        (Phase::Starting, ": the app runs, and is not ready yet"),
+        (Phase::Ready, ""),
+        (Phase::Draining, ": a stop was asked for"),
+        (Phase::Exited, ", or a dead pid"),
+        (Phase::Exec, ": `--exec`, nobody watches"),
+        (Phase::Keeping, ": `keep` holds the ports"),
+    ];
+    let mut page = String::from("| phase of `run` | startup | liveness | readiness |\n| --- | --- | --- | --- |");
+    for (phase, meaning) in phases {
+        let words = [Probe::Startup, Probe::Liveness, Probe::Readiness].map(|probe| word(phase, probe));
+        write!(page, "\n| {}{meaning} | {} |", format!("{phase:?}").to_lowercase(), words.join(" | ")).unwrap();
     }
+    generated("docs/probes.md", "phases", &page);
 }
 
 #[test]
-fn every_variable_in_the_docs_exists() {
-    let known: BTreeSet<_> = table::variables().collect();
-    for (path, text) in documents() {
-        for word in words(&text, "REBERTH_", |c| c.is_ascii_uppercase() || c == '_') {
-            assert!(known.contains(word), "{}: {word} is no variable of reberth", path.display());
+fn the_readme_is_short() {
+    let readme = read("README.md");
+    let lines = readme.lines().count();
+    assert!(lines < 200, "README.md has {lines} lines: what not everybody needs belongs into docs/");
+    let wide: Vec<_> = readme.lines().filter(|line| line.chars().count() > 120).collect();
+    assert!(wide.is_empty(), "README.md: lines of more than 120 characters: {wide:#?}");
+}
+
+/// A page without what stands in code: fenced blocks and `spans`.
+fn prose(page: &str) -> String {
+    let mut fenced = false;
+    let mut prose = String::new();
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            prose.extend(line.split('`').enumerate().map(|(n, part)| if n % 2 == 0 { part } else { "code" }));
         }
+        prose.push('\n');
     }
+    prose
+}
+
+/// The targets of a page's links.
+fn links(page: &str) -> Vec<String> {
+    let prose = prose(page);
+    prose.match_indices("](").map(|(at, _)| prose[at + 2..].split(')').next().unwrap().to_owned()).collect()
+}
+
+/// The anchors of a page's headings, by GitHub's rule.
+fn anchors(page: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut anchors = Vec::new();
+    for line in page.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#');
+        if fenced || title.len() == line.len() || !title.starts_with(' ') {
+            continue;
+        }
+        let letters = title.trim().to_lowercase();
+        let kept = letters.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        anchors.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+    }
+    anchors
+}
+
+/// What is wrong with a page's links.
+fn dead(path: &Path, page: &str) -> Vec<String> {
+    let outside = ["https://", "http://", "mailto:"];
+    let is_dead = |link: &String| {
+        let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+        let target = if file.is_empty() { path.to_owned() } else { path.parent().unwrap().join(file) };
+        !target.exists() || !anchor.is_empty() && !anchors(&read(&target)).iter().any(|a| a == anchor)
+    };
+    links(page).into_iter().filter(|link| !outside.iter().any(|o| link.starts_with(o))).filter(is_dead).collect()
 }
 
 #[test]
-fn every_flag_in_the_docs_exists() {
-    let known: BTreeSet<_> = ["run", "healthcheck", "who", "install"].into_iter().flat_map(flags).collect();
-    for (path, text) in documents() {
-        for word in words(&text, "--", |c| c.is_ascii_lowercase() || c == '-') {
-            let flag = &word[2..];
-            // A rule line, or the end of a comment.
-            if flag.trim_matches('-').is_empty() {
-                continue;
-            }
+fn no_link_is_dead() {
+    for (path, text) in pages() {
+        assert_eq!(dead(&path, &text), [""; 0], "{}: links that lead nowhere", path.display());
+        let mut seen = BTreeSet::new();
+        for anchor in anchors(&text) {
+            // A second heading of the same words would get another anchor than the one that is checked here. A changelog repeats its own.
             assert!(
-                known.contains(flag) || FOREIGN.contains(&flag),
-                "{}: {word} is no flag of reberth, nor a known one of another program",
+                seen.insert(anchor.clone()) || path.ends_with("CHANGELOG.md"),
+                "{}: two headings #{anchor}",
                 path.display()
             );
         }
     }
+}
+
+#[test]
+fn every_page_is_found_from_the_readme() {
+    let mut found = BTreeSet::new();
+    let mut open = vec![root().join("README.md")];
+    while let Some(path) = open.pop() {
+        if found.insert(path.clone()) && path.extension().is_some_and(|e| e == "md") {
+            let targets = links(&read(&path)).into_iter().filter(|link| !link.contains("://"));
+            let targets = targets.map(|link| path.parent().unwrap().join(link.split('#').next().unwrap()));
+            // A link to a folder shows its README.
+            let targets = targets.flat_map(|target| [target.join("README.md"), target]);
+            open.extend(targets.filter(|target| target.exists()).map(|target| target.canonicalize().unwrap()));
+        }
+    }
+    let lost: Vec<_> = pages().into_iter().map(|(path, _)| path).filter(|path| !found.contains(path)).collect();
+    assert!(lost.is_empty(), "pages that no link leads to: {lost:?}");
+}
+
+#[test]
+fn a_dead_link_would_be_found() {
+    let page = "# One, two\n[a](README.md) [b](#one-two) [c](READYOU.md) [d](#one)\n```\n[e](no)\n```\n`[f](no)` [g](README.md#no)\n";
+    let path = root().join("README.md");
+    // Anchors of the page itself are those of the file, so `#one-two` is none either.
+    assert_eq!(dead(&path, page), ["#one-two", "READYOU.md", "#one", "README.md#no"]);
+    assert_eq!(anchors(page), ["one-two"]);
+}
+
+#[test]
+fn every_variable_in_the_docs_exists() {
+    let mut known: BTreeSet<_> = table::variables().collect();
+    // The tests' own.
+    known.insert("REBERTH_TEST_ROUNDS");
+    let mut unknown = Vec::new();
+    for (path, text) in documents() {
+        for word in words(&text, "REBERTH_", |c| c.is_ascii_uppercase() || c == '_') {
+            if !known.contains(word) {
+                unknown.push(format!("{}: {word} is no variable of reberth", path.display()));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+#[test]
+fn every_flag_in_the_docs_exists() {
+    let known: BTreeSet<_> = ["run", "healthcheck", "keep", "who", "install"].into_iter().flat_map(flags).collect();
+    let mut unknown = Vec::new();
+    for (path, text) in documents() {
+        for word in words(&text, "--", |c| c.is_ascii_lowercase() || c == '-') {
+            let flag = &word[2..];
+            // A rule line, or the end of a comment.
+            if !flag.trim_matches('-').is_empty() && !known.contains(flag) && !FOREIGN.contains(&flag) {
+                unknown.push(format!("{}: {word}", path.display()));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "no flags of reberth, nor known ones of another program: {unknown:#?}");
 }
 
 fn manifests() -> Vec<(PathBuf, String)> {

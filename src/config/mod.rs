@@ -5,6 +5,7 @@ mod after;
 mod decide;
 mod healthcheck;
 mod http;
+pub mod meaning;
 mod reader;
 mod register;
 mod run;

@@ -1,5 +1,5 @@
-//! Owns the names and defaults of all settings, once: help, the known `REBERTH_*` names and the test that compares README with code
-//! read them here. Must not know types or how a value is read.
+//! Owns the names and defaults of all settings, once: help, the known `REBERTH_*` names and the test that writes docs/settings.md read
+//! them here. Must not know types or how a value is read.
 
 /// One setting: its long flag, its variable and its default as the user reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
