@@ -91,7 +91,7 @@ pub static RUN: [Group; 7] = [
                 "once ready, ask liveness this often, and stop an unhealthy app (grace, KILL) with code 1, so that a restart policy works \
                  on it",
             ),
-            ("unhealthy-failures", "so many failures in a row make it unhealthy"),
+            ("unhealthy-failures", "this many failures in a row make it unhealthy"),
             (
                 "state-dir",
                 "where the state file goes; where none works `run` says so and goes on: as PID 1 it holds the state in memory, for the \
