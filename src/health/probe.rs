@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Healthcheck;
-use crate::error::words;
 use crate::health::target::place::Peer;
 use crate::health::target::{Database, shown_grpc};
+use crate::sys::lookup;
 
 pub(crate) mod body;
 pub mod clock;
@@ -159,9 +159,13 @@ pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: 
         Question::Fcgi(peer, path) => fcgi::ask(peer, path, terms, clock),
         Question::Database(database, peer) => database::ask(*database, peer, clock),
         Question::File(path) => {
-            let outcome = match std::fs::metadata(path) {
-                Ok(_) => Ok("it exists".to_owned()),
-                Err(error) => Err(words(&error)),
+            let outcome = match lookup::exists(path, clock.end()) {
+                Ok(()) => Ok("it exists".to_owned()),
+                Err(lookup::Failed::Error(why)) => Err(why),
+                Err(lookup::Failed::Timeout) => Err(format!(
+                    "timed out after {}: its file system does not answer (a mount whose server is gone?)",
+                    shown_duration(clock.total())
+                )),
             };
             Answer { shown, status: None, outcome, parting: Parting::default() }
         }

@@ -1,10 +1,12 @@
-//! Owns the bounded look-up of a host name. Must not know what the addresses are for.
+//! Owns the look-ups that the kernel or a resolver may keep waiting for ever, each within a time: a host's name, a file. Must not know what
+//! they are for.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -12,8 +14,10 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeSpec;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, fork, pipe2};
+
+use crate::error::words;
 
 /// Why there are no addresses.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,12 +30,34 @@ pub enum Failed {
 
 /// All addresses of `name`, in the resolver's order, by `end` at the latest.
 ///
-/// `getaddrinfo` waits for silent name servers as long as it likes, and nothing but the end of its program stops it. So a fork of this
-/// program asks, and is killed when the time is over; it dies with us too. To be called in a program of one thread only.
+/// `getaddrinfo` waits for silent name servers as long as it likes, and nothing but the end of its program stops it.
 ///
 /// # Errors
 /// See [`Failed`].
 pub fn addresses(name: &str, end: Instant) -> Result<Vec<IpAddr>, Failed> {
+    parse(&elsewhere(|| resolve(name), end, WaitPidFlag::empty())?)
+}
+
+/// Whether there is something at `path`, by `end` at the latest.
+///
+/// A file system whose server is gone keeps `stat` waiting, and some of them until it is back, whatever the signal: then the one that asks
+/// is left to whoever reaps what we leave.
+///
+/// # Errors
+/// See [`Failed`]; the words are those of the log.
+pub fn exists(path: &Path, end: Instant) -> Result<(), Failed> {
+    let look = || {
+        path.metadata().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO).to_string(), |_| String::new())
+    };
+    match elsewhere(look, end, WaitPidFlag::WNOHANG)?.parse() {
+        Ok(errno) => Err(Failed::Error(words(&std::io::Error::from_raw_os_error(errno)))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// What `work` says, by `end` at the latest. A fork of this program does it, and is killed when the time is over; it dies with us too.
+/// `late` says how a killed one is waited for. To be called in a program of one thread only.
+fn elsewhere(work: impl FnOnce() -> String, end: Instant, late: WaitPidFlag) -> Result<String, Failed> {
     let error = |errno: Errno| Failed::Error(errno.desc().to_lowercase());
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(error)?;
     let parent = super::process::pid();
@@ -39,7 +65,7 @@ pub fn addresses(name: &str, end: Instant) -> Result<Vec<IpAddr>, Failed> {
     match unsafe { fork() }.map_err(error)? {
         ForkResult::Child => {
             if super::process::end_with(parent) {
-                let _ = File::from(writer).write_all(resolve(name).as_bytes());
+                let _ = File::from(writer).write_all(work().as_bytes());
             }
             // SAFETY: _exit(2) runs no destructors of the parent's.
             unsafe { libc::_exit(0) }
@@ -49,8 +75,8 @@ pub fn addresses(name: &str, end: Instant) -> Result<Vec<IpAddr>, Failed> {
             let answer = read_until(reader, end);
             // Dead already or not: a pid that nobody has waited for yet is nobody else's.
             let _ = kill(child, Signal::SIGKILL);
-            let _ = waitpid(child, None);
-            parse(&answer.ok_or(Failed::Timeout)?)
+            let _ = waitpid(child, answer.is_none().then_some(late));
+            answer.ok_or(Failed::Timeout)
         }
     }
 }

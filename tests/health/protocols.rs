@@ -346,3 +346,46 @@ fn files_exist_and_names_resolve() {
         assert!(said.healthy == healthy && said.line.contains(words), "{target}: {}", said.line);
     }
 }
+
+/// Mounts a file system whose server takes every question and answers none, and becomes the words that follow. The kernel lets nobody go who
+/// asks it, KILL or not, until the server is gone: it dies with whom it serves, and by the clock where that one hangs.
+const DEAD_MOUNT: &str = "
+import ctypes, os, signal, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+device = os.open('/dev/fuse', os.O_RDWR)
+options = b'fd=%d,rootmode=40000,user_id=0,group_id=0' % device
+if libc.mount(b'dead', sys.argv[1].encode(), b'fuse', 0, options): sys.exit(os.strerror(ctypes.get_errno()))
+parent = os.getpid()
+if os.fork():
+    os.close(device)
+    os.execvp(sys.argv[2], sys.argv[2:])
+for fd in 0, 1, 2: os.close(fd)
+libc.prctl(1, 9)
+signal.alarm(10)
+while os.getppid() == parent:
+    asked = os.read(device, 1 << 17)
+    opcode, unique = struct.unpack_from('<IQ', asked, 4)
+    # FUSE_INIT is answered: from then on questions are on their way.
+    if opcode == 26:
+        body = struct.pack('<4I2H2I2H8I', 7, 31, 4096, 0, 1, 1, 4096, 1, 1, 0, *[0] * 8)
+        os.write(device, struct.pack('<IiQ', 16 + len(body), 0, unique) + body)
+";
+
+/// A mount whose server is gone keeps whoever looks at it, for ever.
+#[test]
+fn a_file_on_a_dead_mount_is_unhealthy_within_the_clock() {
+    let dir = TempDir::new();
+    let place = dir.path().to_str().unwrap().to_owned();
+    for (target, words) in [
+        (format!("file:{place}/ready"), "timed out after 600ms: its file system does not answer"),
+        // The control: it is the mount that keeps it, and not the way there.
+        ("file:/proc/self/status".to_owned(), "it exists"),
+    ] {
+        let mut launch = healthcheck().args(["--timeout", "600ms", &target]);
+        let alone = ["unshare", "--user", "--map-root-user", "--mount", "python3", "-S", "-c", DEAD_MOUNT, &place];
+        launch.words = alone.into_iter().map(Into::into).chain(launch.words).collect();
+        let said = crate::said(launch).expect(target.contains("/proc/"), &[words]);
+        // Python's own start comes before it.
+        assert!(said.took < Duration::from_secs(3) + said.late, "{said:?}");
+    }
+}
