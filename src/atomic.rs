@@ -32,6 +32,7 @@ pub fn try_beside(path: &Path) -> io::Result<()> {
 
 /// In the same folder, so that the rename stays within one file system. The pid is no name of one's own: every container on a shared
 /// volume is pid 1. `create_new` is O_EXCL: it neither takes the file of another writer nor follows a link that somebody has laid there.
+#[allow(clippy::disallowed_methods, reason = "a name unlike others is all that is wanted of the clock")]
 fn create_beside(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     let mut last = io::Error::from(io::ErrorKind::AlreadyExists);

@@ -229,6 +229,7 @@ impl Visit for Fields {
 }
 
 /// Milliseconds since 1970, 0 where the clock says it is earlier.
+#[allow(clippy::disallowed_methods, reason = "the time of day is what a log is read by")]
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(0)

@@ -206,6 +206,7 @@ pub struct Pauses {
 }
 
 impl Pauses {
+    #[allow(clippy::disallowed_methods, reason = "a start unlike others is all that is wanted of the clock")]
     pub fn new(backoff: Backoff) -> Self {
         let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
         let random = (u64::from(clock) << 32) | u64::from(std::process::id()) | 1;

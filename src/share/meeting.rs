@@ -52,6 +52,7 @@ impl Meeting {
     }
 
     /// Waits there together with whoever has given us the socket.
+    #[allow(clippy::disallowed_methods, reason = "the time of day that people are told")]
     pub fn adopt(socket: OwnedFd, spec: &Spec) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { socket, spec: spec.clone(), since, askers: Vec::new(), over: false }

@@ -11,6 +11,8 @@
 mod harness;
 
 mod beside;
+#[cfg(not(target_env = "musl"))]
+mod clock;
 #[cfg(feature = "server-tests")]
 mod etcd;
 mod gateway;
@@ -23,7 +25,7 @@ use harness::{Launch, Running, look};
 const TTL: u64 = 5;
 
 /// An app that listens on PORT, says so, serves `ok`, or 503 until a line comes to its standard input where that is `late`, on descriptor 3 where that is
-/// `given`.
+/// `given`. `told` says that it is there and listens when a line has come.
 const APP: &str = "
 import os, sys, socket, threading, http.server
 well = threading.Event()
@@ -33,6 +35,9 @@ class H(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 if 'late' not in sys.argv: well.set()
 given = 'given' in sys.argv
+if 'told' in sys.argv:
+    os.write(1, b'ready (pid %d)\\n' % os.getpid())
+    sys.stdin.readline()
 s = http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), H, bind_and_activate=not given)
 if given: s.socket = socket.socket(fileno=3)
 threading.Thread(target=s.serve_forever, daemon=True).start()
