@@ -1,5 +1,8 @@
 //! Owns the entry: its key and its text, by the convention that etcd's own naming client reads (clientv3/naming/endpoints: a JSON
 //! object with `Op`, `Addr` and `Metadata`). Pure. Must not know how it gets into a registry.
+//!
+//! `Metadata` may be any JSON by that convention, and an object ends the client: grpc-go compares addresses with `==` or puts them into a
+//! map, and Go panics where an interface holds a map. So ours is an object written as a string, which compares.
 
 use serde_json::{Map, Value};
 
@@ -53,7 +56,7 @@ impl Entry {
         let mut object = Map::new();
         object.insert("Op".into(), 0.into());
         object.insert("Addr".into(), self.address(host).into());
-        object.insert("Metadata".into(), self.metadata.clone().into());
+        object.insert("Metadata".into(), Value::from(self.metadata.clone()).to_string().into());
         Value::from(object).to_string()
     }
 }
@@ -103,7 +106,9 @@ mod tests {
         assert_eq!((&value["Op"], &value["Addr"]), (&0.into(), &"[fd00::7]:8081".into()));
         let wanted =
             serde_json::json!({"instance": "no-de-8081", "ports": {"http": 8081, "9090": 9090}, "zone": "b\"c"});
-        assert_eq!(value["Metadata"], wanted);
+        // No client panics over a string.
+        let metadata: Value = serde_json::from_str(value["Metadata"].as_str().unwrap()).unwrap();
+        assert_eq!(metadata, wanted);
     }
 
     #[test]

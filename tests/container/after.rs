@@ -95,7 +95,7 @@ fn a_late_database_an_unhealthy_app_and_a_moved_port() {
             .lines()
             .find(|line| line.contains(&format!(":{port}\"")))
             .unwrap_or_else(|| panic!("{port}: {found}"));
-        assert!(entry.contains("\"zone\":\"here\""), "{entry}");
+        assert!(entry.contains(r#"\"zone\":\"here\""#), "{entry}");
         assert!(!matches!(get(port), crate::engine::Try::Refused), "{port}");
     }
 

@@ -1,5 +1,6 @@
 //! A real etcd (Debian's etcd-server and etcd-client), and what becomes of it while an app runs.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,7 @@ fn the_entry_is_there_while_the_app_is_ready_and_no_longer() {
         assert_eq!(entries[0].0, format!("services/api/{instance}"));
         let metadata =
             serde_json::json!({"instance": instance, "ports": {"http": port}, "version": "1.4", "zone": "b"});
-        let value = serde_json::json!({"Op": 0, "Addr": format!("127.0.0.1:{port}"), "Metadata": metadata});
+        let value = serde_json::json!({"Op": 0, "Addr": format!("127.0.0.1:{port}"), "Metadata": metadata.to_string()});
         assert_eq!(entries[0].1, value);
         running.signal(15);
         running.stderr_until("withdrawn from");
@@ -308,6 +309,46 @@ fn a_crash_takes_it_back_at_once() {
     running.write("exit 7\n");
     running.finish().expect_code(7);
     assert_eq!(etcd.entries(), []);
+}
+
+/// An app that loses its port before it listens is launched again: nothing is said of the life that never served, and of the next one what
+/// holds then.
+#[test]
+fn a_relaunch_is_announced_on_the_port_that_it_has_then() {
+    let etcd = Etcd::new();
+    let host = nix::unistd::gethostname().unwrap().to_string_lossy().into_owned();
+    both(|mode| {
+        for moves in [false, true] {
+            let (port, url) = (free_port(), etcd.url());
+            let spec = format!("http={port}");
+            let flags = ["--port", &spec, "--register", &url];
+            let falls: &[&str] = if moves { &["--wait", "0s", "--fallback", "next"] } else { &[] };
+            let mut running = mode(app(&[&flags[..], falls].concat(), &["told"])).start();
+            running.ready();
+            let thief = TcpListener::bind(("127.0.0.1", port)).unwrap();
+            running.write("listen\n");
+            running.stderr_until("launching again");
+            assert_eq!((etcd.entries(), beside(&running)), (vec![], None), "{}", running.report());
+            let thief = moves.then_some(thief);
+            running.ready();
+            assert_eq!(etcd.entries(), []);
+            running.write("listen\n");
+            running.stderr_until("announced in");
+            let entries = etcd.entries();
+            let address = entries[0].1["Addr"].as_str().unwrap().to_owned();
+            let taken: u16 = address.strip_prefix("127.0.0.1:").unwrap().parse().unwrap();
+            assert_eq!(taken == port, !moves, "{address}");
+            let instance = format!("{host}-{taken}");
+            let metadata = serde_json::json!({"instance": instance, "ports": {"http": taken}}).to_string();
+            let value = serde_json::json!({"Op": 0, "Addr": address, "Metadata": metadata});
+            assert_eq!(entries, [(format!("services/api/{instance}"), value)]);
+            assert!(serves(taken));
+            let said = end(running);
+            assert_eq!((count(&said, "announced in"), count(&said, "launching again")), (1, 1), "{said}");
+            assert_eq!(etcd.entries(), []);
+            drop(thief);
+        }
+    });
 }
 
 #[test]
