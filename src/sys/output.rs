@@ -289,7 +289,8 @@ mod tests {
     #[test]
     fn a_file_takes_everything() {
         // On a disk and in memory; the latter cannot be told not to wait.
-        for dir in [std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), "/dev/shm".into()] {
+        let built = std::env::current_exe().unwrap();
+        for dir in [built.parent().unwrap(), std::path::Path::new("/dev/shm")] {
             let path = dir.join(format!("reberth-output-{}", std::process::id()));
             let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
