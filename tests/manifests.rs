@@ -44,6 +44,8 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     entries
         .map(|entry| entry.unwrap().path())
+        // What Python leaves beside an app that was tried is no document.
+        .filter(|path| !path.ends_with("__pycache__"))
         .flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] })
         .collect()
 }
