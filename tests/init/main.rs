@@ -17,6 +17,7 @@ mod handover;
 mod inherit;
 mod log;
 mod ports;
+mod readme;
 mod relaunch;
 mod signals;
 mod terminal;
