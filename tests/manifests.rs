@@ -6,12 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory;
 use reberth::cli;
+use reberth::config::decide;
 use reberth::config::meaning::{self, Group};
 use reberth::config::table::{self, Setting};
 
@@ -255,6 +257,13 @@ fn the_readme_is_short() {
     assert!(wide.is_empty(), "README.md: lines of more than 120 characters: {wide:#?}");
 }
 
+#[test]
+fn the_changelog_begins_with_this_version() {
+    let changelog = read("CHANGELOG.md");
+    let first = changelog.lines().find_map(|line| line.strip_prefix("## ")).unwrap();
+    assert_eq!(first.split(' ').next(), Some(env!("CARGO_PKG_VERSION")));
+}
+
 /// A page without what stands in code: fenced blocks and `spans`.
 fn prose(page: &str) -> String {
     let mut fenced = false;
@@ -376,6 +385,139 @@ fn every_flag_in_the_docs_exists() {
         }
     }
     assert!(unknown.is_empty(), "no flags of reberth, nor known ones of another program: {unknown:#?}");
+}
+
+/// What a page shows as code: spans, and lines of blocks without their prompt.
+fn code(page: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut code = Vec::new();
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            let line = line.trim();
+            code.push(line.strip_prefix("$ ").unwrap_or(line).to_owned());
+        } else {
+            code.extend(line.replace("\\|", "|").split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    code
+}
+
+/// The words of a command line; `None` where one is a placeholder (`NAME`, `[OPTIONS]`, `on|off`, `…`), or the line is a message.
+fn typed(line: &str) -> Option<Vec<OsString>> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for letter in line.chars() {
+        match letter {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            _ => words.last_mut()?.push(letter),
+        }
+    }
+    // Signals and variables are real words in capitals.
+    let real = |part: &str| matches!(part, "TERM" | "QUIT" | "WINCH" | "TSTP" | "STOP" | "TTIN" | "TTOU");
+    let parts = |word: &String| word.split(['=', ',', ':', '/', '[']).map(str::to_owned).collect::<Vec<_>>();
+    let placeholder =
+        |part: &String| !part.is_empty() && part != "K" && part.chars().all(|c| c.is_ascii_uppercase()) && !real(part);
+    let open = |word: &String| ["…", "..", "|", "[O"].iter().any(|sign| word.contains(sign)) || word.ends_with(':');
+    let vague = words.iter().any(|word| open(word) || parts(word).iter().any(placeholder));
+    (!vague).then(|| words.into_iter().map(OsString::from).collect())
+}
+
+/// What the program has against a command line in an environment, without doing anything.
+fn objections(words: &[OsString], environ: &[(OsString, OsString)]) -> Vec<String> {
+    let decision = decide(words, environ);
+    let errors = decision.mode.err().map(|error| error.lines().to_vec()).unwrap_or_default();
+    errors.into_iter().chain(decision.warnings).collect()
+}
+
+#[test]
+fn every_command_on_a_page_is_one_that_the_program_takes() {
+    let known: BTreeSet<_> = ["run", "healthcheck"].into_iter().flat_map(flags).collect();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (path, text) in pages() {
+        for line in code(&text) {
+            let Some(words) = typed(&line) else { continue };
+            let first = words[0].to_str().unwrap();
+            let objections = if first == "reberth" && words.len() > 1 {
+                // A command that is only named is not one that lacks something.
+                let named = words.len() == 2;
+                if named { Vec::new() } else { objections(&words, &[]) }
+            } else if words.len() > 1
+                && first.strip_prefix("--").is_some_and(|flag| known.contains(flag))
+                && !line.contains('{')
+            {
+                // Flags without their command: of `run` or of `healthcheck`. One with a `{port}` is the app's.
+                let around = |before: &[&str], after: &[&str]| {
+                    let words =
+                        before.iter().map(OsString::from).chain(words.clone()).chain(after.iter().map(OsString::from));
+                    self::objections(&words.collect::<Vec<_>>(), &[("PORT".into(), "8080".into())])
+                };
+                let run = around(&["reberth", "run"], &["--", "true"]);
+                if run.is_empty() {
+                    run
+                } else if around(&["reberth", "healthcheck"], &[]).is_empty() {
+                    Vec::new()
+                } else {
+                    run
+                }
+            } else {
+                continue;
+            };
+            seen += 1;
+            wrong.extend(objections.iter().map(|objection| format!("{}: `{line}`: {objection}", path.display())));
+        }
+    }
+    assert!(seen > 40, "the commands are found: {seen}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_value_of_a_variable_in_the_docs_is_one_that_the_program_takes() {
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (path, text) in documents() {
+        for (at, _) in text.match_indices("REBERTH_") {
+            let rest = &text[at..text[at..].find('\n').map_or(text.len(), |end| at + end)];
+            let name =
+                words(rest, "REBERTH_", |c| c.is_ascii_uppercase() || c == '_').into_iter().next().unwrap_or_default();
+            let rest = &rest[name.len()..];
+            // `X=value` in Dockerfiles and command lines, `X: value` in compose, `X, value: value` in a pod.
+            let value =
+                rest.strip_prefix('=').or_else(|| rest.strip_prefix(": ")).or_else(|| rest.strip_prefix(", value: "));
+            let Some(value) = value.filter(|_| !name.is_empty() && !name.ends_with('_')) else { continue };
+            let value = match value.strip_prefix('"') {
+                Some(quoted) => quoted.split('"').next().unwrap(),
+                None => value.split([' ', '`', '}', ',', ';', ')']).next().unwrap(),
+            };
+            // Compose fills these in, and of a service link it is said that it is ignored.
+            if ["$", "…", ".."].iter().any(|sign| value.contains(sign))
+                || name == "REBERTH_TEST_ROUNDS"
+                || value.starts_with("tcp://10.") && name == "REBERTH_PORT"
+            {
+                continue;
+            }
+            seen += 1;
+            let environ = [(name, value), ("PORT", "8080")].map(|(name, value)| (name.into(), value.into()));
+            let words = ["reberth", "run", "--", "true"].map(OsString::from);
+            for objection in objections(&words, &environ) {
+                wrong.push(format!("{}: {name}={value}: {objection}", path.display()));
+            }
+        }
+    }
+    assert!(seen > 60, "the values are found: {seen}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_command_that_the_program_refuses_would_be_found() {
+    let of = |line: &str| objections(&typed(line).unwrap(), &[]);
+    assert_eq!(of("reberth run --exit-map 143=0 -- app").len(), 0);
+    assert_eq!(of("reberth run --grace 5 --wiat 3s -- app").len(), 2);
+    assert_eq!(of("reberth healthcheck --header 'K: V' http://a:b@host/").len(), 1);
+    for vague in ["reberth run [OPTIONS] -- app", "reberth who PORT", "--exit-map CODE=0", "--register etcd://…"] {
+        assert_eq!(typed(vague), None, "{vague}");
+    }
 }
 
 fn manifests() -> Vec<(PathBuf, String)> {
