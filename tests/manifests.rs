@@ -24,7 +24,7 @@ const FOREIGN: &[&str] = &[
     "arch", "build-arg", "format", "from", "health-cmd", "init", "interval", "name", "network", "no-deps", "no-recreate", "platform", "push",
     "retries", "rm", "scale", "start-interval", "start-period", "tmpfs", "verbose", "wait",
     // cargo, its subcommands, the tests
-    "all", "all-targets", "check", "db", "features", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
+    "all", "all-targets", "check", "db", "dry-run", "features", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
     "workspace",
     // ./static, bench/run, dpkg, pip, etcdctl
     "no-tls", "quick", "print-architecture", "no-cache-dir", "prefix", "print-value-only",
