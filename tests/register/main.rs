@@ -17,6 +17,8 @@ mod clock;
 mod etcd;
 mod gateway;
 mod hostile;
+#[cfg(feature = "server-tests")]
+mod page;
 
 use harness::launch::Stdio;
 use harness::{Launch, Running, look};
