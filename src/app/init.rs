@@ -489,7 +489,7 @@ impl Init<'_> {
     /// What the app has answered to the liveness question (`--exit-on-unhealthy`).
     fn judge_liveness(&mut self, now: Instant, verdict: vigil::Verdict) -> Option<Code> {
         let Some(vigil) = &self.vigil else { return None };
-        let (reason, failures) = (vigil.reason().to_owned(), vigil.failures());
+        let (reason, failures) = (vigil.reason(), vigil.failures());
         match verdict {
             vigil::Verdict::Healthy => return None,
             vigil::Verdict::Failing(failed) => {

@@ -60,9 +60,10 @@ impl Vigil {
         self.beat.answered(healthy, self.terms)
     }
 
-    /// What was answered last.
-    pub fn reason(&self) -> &str {
-        self.inquiry.last_answer().filter(|answer| !answer.is_empty()).unwrap_or("no answer: who asked was ended")
+    /// What was asked, and what was answered last.
+    pub fn reason(&self) -> String {
+        let said = self.inquiry.last_answer().filter(|answer| !answer.is_empty());
+        format!("{}: {}", self.inquiry.target(), said.unwrap_or("no answer: who asked was ended"))
     }
 
     pub fn failures(&self) -> u32 {

@@ -141,7 +141,11 @@ pub fn ask_once(terms: &Healthcheck, state: State) -> Result<(), String> {
             let answer = probe::ask(&question, terms, own, terms.timeout);
             // Here the answer is told by the end of the child that asked, so leaving comes first.
             answer.parting.take_leave();
-            answer.outcome.map(drop)
+            // There is no verdict's line around it that has the status.
+            answer.outcome.map(drop).map_err(|reason| match answer.status {
+                Some(status) => format!("status {status}: {reason}"),
+                None => reason,
+            })
         }
     }
 }

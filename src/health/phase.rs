@@ -14,12 +14,15 @@ pub enum Ruling {
     Fail(&'static str),
 }
 
+/// The phase is one for both waits: which it is, the log says.
+const WAITS: &str = "run waits for a busy port, or for what --after names";
+
 /// The table. Liveness passes while nothing may be asked yet or any more, because its failure kills the container: a waiting `run`
 /// would never get its port, a draining one never end in peace.
 pub fn rule(phase: Phase, probe: Probe) -> Ruling {
     match (phase, probe) {
-        (Phase::Waiting, Probe::Liveness) => Ruling::Pass("run waits for a busy port"),
-        (Phase::Waiting, _) => Ruling::Fail("run waits for a busy port"),
+        (Phase::Waiting, Probe::Liveness) => Ruling::Pass(WAITS),
+        (Phase::Waiting, _) => Ruling::Fail(WAITS),
         (Phase::Starting, Probe::Liveness) => Ruling::Pass("the app is starting"),
         (Phase::Starting | Phase::Ready | Phase::Exec, _) => Ruling::Ask,
         (Phase::Draining, Probe::Readiness) => Ruling::Fail("the app is draining before it stops"),

@@ -1,5 +1,6 @@
 //! `--after`: what has to be there before the app.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
@@ -78,6 +79,18 @@ fn the_budget_over_each_is_told_with_its_reason() {
             assert!(outcome.stderr.contains(&line), "{line}\n{}", outcome.report());
         }
     }
+}
+
+/// There is no line of a verdict's around the reason here, so it has the status itself.
+#[test]
+fn a_server_that_answers_is_told_with_its_status() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let target = format!("http://127.0.0.1:{}/", listener.local_addr().unwrap().port());
+    let running = run_app(&["--after", &target, "--after-wait", "0s"], "say=never").start();
+    let (mut client, _) = listener.accept().unwrap();
+    client.write_all(b"HTTP/1.1 503 Sorry\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let outcome = running.finish_within(SOON).expect_code(124);
+    assert!(outcome.stderr.contains(": status 503: the status is not in 200-399"), "{}", outcome.report());
 }
 
 /// Even while a server takes the connection and never answers, and as PID 1 too.

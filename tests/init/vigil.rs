@@ -28,9 +28,10 @@ fn too_many_failures_in_a_row_end_the_app_with_1() {
             let (running, _, file) = start(mode, flags, "ready pause");
             std::fs::remove_file(&file).unwrap();
             let outcome = running.finish_within(SOON).expect_code(code);
+            let why = format!("file:{}: no such file or directory", file.display());
             for line in [
-                "fails its liveness check (1 of 3 in a row, --exit-on-unhealthy): no such file or directory",
-                "is unhealthy, 3 failures in a row (--exit-on-unhealthy): stopping it: no such file or directory",
+                &format!("fails its liveness check (1 of 3 in a row, --exit-on-unhealthy): {why}"),
+                &format!("is unhealthy, 3 failures in a row (--exit-on-unhealthy): stopping it: {why}"),
                 &format!("reberth exits with {code}: the app was unhealthy (--exit-on-unhealthy)"),
             ] {
                 assert!(outcome.stderr.contains(line), "{line}\n{}", outcome.report());
