@@ -23,6 +23,9 @@ use crate::sys::descriptor::wait_readable;
 /// Between two log lines about the wait.
 const REPORT: Duration = Duration::from_secs(10);
 
+/// So many targets are named in one line. When the time is over each has a line of its own.
+const LISTED: usize = 10;
+
 /// Waits until all of `targets` are healthy.
 ///
 /// # Errors
@@ -84,6 +87,16 @@ pub fn wait(
 fn reason(inquiry: &Inquiry) -> String {
     let said = inquiry.last_answer().filter(|answer| !answer.is_empty());
     said.unwrap_or("no answer: who asked was ended").to_owned()
+}
+
+/// A line of the log is read by people, and cut in two by engines from 16 KiB on.
+fn listed<T: AsRef<str>>(words: Vec<T>, between: &str) -> String {
+    let (some, more) = words.split_at(words.len().min(LISTED));
+    let mut line = some.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(between);
+    if !more.is_empty() {
+        line += &format!("{between}and {} more", more.len());
+    }
+    line
 }
 
 /// What is to be done.
@@ -213,7 +226,7 @@ impl Patience {
     fn open(&self) -> String {
         let open = self.all.iter().filter(|one| one.stage != Stage::Healthy);
         let words = open.map(|one| format!("{}: {}", one.name, one.reason.as_deref().unwrap_or("no answer yet")));
-        words.collect::<Vec<_>>().join("; ")
+        listed(words.collect(), "; ")
     }
 
     /// The names of those that are, or are not, healthy, with their verb.
@@ -221,7 +234,7 @@ impl Patience {
         let these = self.all.iter().filter(|one| (one.stage == Stage::Healthy) == healthy);
         let names: Vec<&str> = these.map(|one| one.name.as_str()).collect();
         let verb = if names.len() == 1 { "is" } else { "are" };
-        format!("{} {verb}", names.join(", "))
+        format!("{} {verb}", listed(names, ", "))
     }
 
     fn over(&self, took: &str) -> Vec<String> {
@@ -286,6 +299,25 @@ mod tests {
         assert_eq!(lines[0], "--after a: not healthy after 900ms: no");
         assert_eq!(lines[1], "--after b: not healthy after 900ms: never");
         assert!(lines.len() == 3 && lines[2].contains("--after-wait (REBERTH_AFTER_WAIT), which is 0ms"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_crowd_is_counted_in_a_line_and_named_at_the_end() {
+        let names: Vec<String> = (1..=12).map(|at| format!("t{at}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (mut patience, at) = begin(&names, Wait::For(1000 * MS));
+        patience.due(at);
+        (0..12).for_each(|one| patience.answered(at, one, Err("no".into())));
+        let said = patience.due(at);
+        assert!(matches!(&said[..], [Do::Info(line)] if line.ends_with("; t10: no; and 2 more")), "{said:?}");
+        let over = patience.due(at + 1000 * MS);
+        assert!(matches!(&over[..], [Do::Over(lines)] if lines.len() == 13), "{over:?}");
+        (0..12).for_each(|one| patience.answered(at, one, Ok(())));
+        let done = patience.due(at);
+        assert!(
+            matches!(&done[..], [Do::Info(line), Do::Done] if line.contains("t10, and 2 more are healthy")),
+            "{done:?}"
+        );
     }
 
     /// Whose own clock is longer than the budget does not prolong it, and is named meanwhile.

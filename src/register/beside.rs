@@ -135,7 +135,9 @@ impl Beside {
 /// They would die with us, but only when our own parent has reaped us.
 fn end_all(outs: &[Out]) {
     for out in outs {
-        warn!("the registry has not taken the entry back within {FAREWELL:?}: its lease ends it (--register-ttl)");
+        warn!(
+            "the registry has not answered within {FAREWELL:?} at the end: an entry that is still there ends with its lease (--register-ttl)"
+        );
         let _ = process::send(out.pid, libc::SIGKILL);
     }
 }

@@ -3,6 +3,7 @@
 //! Blocking, and so for the process beside PID 1 alone. No thread is started here: ureq would start one to look up a name within a time,
 //! so that is done by `sys::lookup`.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -75,15 +76,21 @@ impl<'a> Cluster<'a> {
             (_, Err(Broken::Refused { why, .. } | Broken::Silent(why))) => Answer::Failed(why),
             (Act::Grant, Ok(answer)) => number(answer.get("ID"))
                 .filter(|id| *id != 0)
-                .map_or_else(|| Answer::Failed("answers, but not as an etcd does".into()), Answer::Granted),
+                .map_or_else(|| Answer::Failed(self.strange()), Answer::Granted),
             // A lease that is not known has no time left. The answer is one message of a stream.
             (Act::Renew(_), Ok(answer)) => match answer.get("result").map(|result| number(result.get("TTL"))) {
                 Some(Some(1..)) => Answer::Done,
                 Some(_) => Answer::Unknown,
-                None => Answer::Failed("answers, but not as an etcd does".into()),
+                None => Answer::Failed(self.strange()),
             },
             (_, Ok(_)) => Answer::Done,
         }
+    }
+
+    /// Of the member that answered last.
+    fn strange(&self) -> String {
+        let member = self.registry.endpoints.get(self.first).map(|(host, port)| authority(host, *port));
+        format!("{}: answers, but not as an etcd does", member.unwrap_or_default())
     }
 
     /// Where the entry says that the app is.
@@ -203,7 +210,13 @@ impl<'a> Cluster<'a> {
         let told = answer.get("error").filter(|error| error.is_object()).unwrap_or(&answer);
         let code = told.get("code").or_else(|| told.get("grpc_code")).and_then(Value::as_i64).unwrap_or(0);
         let why = told.get("message").or_else(|| told.get("error")).and_then(Value::as_str);
-        let why = why.map_or_else(|| format!("status {status}"), shown_words);
+        let why = why.map_or_else(
+            || match status {
+                404 => "status 404: there is no JSON gateway, which an etcd has at /v3 from 3.4 on".to_owned(),
+                _ => format!("status {status}"),
+            },
+            shown_words,
+        );
         if why.contains("user name is empty") {
             return Err(Broken::Refused { code, why: format!("{member}: {why}; set ETCDCTL_USER=USER:PASSWORD") });
         }
@@ -228,7 +241,12 @@ fn number(value: Option<&Value>) -> Option<u64> {
 fn reason(error: &ureq::Error, limit: Duration) -> String {
     match error {
         ureq::Error::Timeout(_) => format!("no answer within {limit:?}"),
+        ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "the connection was closed before the whole answer".into()
+        }
         ureq::Error::Io(error) => words(error),
+        // Ours, from the look-up of its name.
+        ureq::Error::Other(why) => shown_words(&why.to_string()),
         ureq::Error::HostNotFound => "no such host".into(),
         other => shown_words(&other.to_string()),
     }
@@ -258,8 +276,7 @@ impl Resolver for Names {
     fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let port = uri.port_u16().unwrap_or_default();
-        let found = addresses(host, port, Instant::now() + self.limit)
-            .map_err(|why| ureq::Error::Other(format!("{host}: {why}").into()))?;
+        let found = addresses(host, port, Instant::now() + self.limit).map_err(|why| ureq::Error::Other(why.into()))?;
         let mut all = self.empty();
         // It takes no more than these.
         found.into_iter().take(8).for_each(|address| all.push(address));

@@ -67,7 +67,7 @@ fn a_frozen_one_keeps_nobody_from_ending() {
         until("it is announced", || gateway.count("kv/put") == 1);
         gateway.behave(Manner::Frozen);
         let said = not_noticed(running, port);
-        assert!(said.contains("has not taken the entry back within 1s"), "{said}");
+        assert!(said.contains("has not answered within 1s at the end"), "{said}");
         // Frozen from the first moment on.
         let (mut running, port) = started(mode, &gateway.url());
         running.stderr_until("no answer within");
@@ -122,17 +122,26 @@ fn members_are_tried_in_turn() {
 fn answers_that_are_none_are_one_line_each_time() {
     let http = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes();
     let long = format!("{{\"error\":\"{}\\u001b[31m\\n\",\"code\":7}}", "x".repeat(10_000));
-    for manner in [
-        Manner::Saying(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
-        Manner::Saying(b"SSH-2.0-OpenSSH\r\n".to_vec()),
-        Manner::Saying(b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".to_vec()),
-        Manner::Saying(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno".to_vec()),
-        Manner::Saying(http("[1]")),
-        Manner::Saying(http("{\"ID\":-1}")),
-        Manner::Saying(http("{\"ID\":\"0\"}")),
-        Manner::Saying(http(&"[".repeat(60_000))),
-        Manner::Saying(http(&long)),
-        Manner::Flood,
+    let strange = "answers, but not as an etcd does";
+    for (manner, words) in [
+        (Manner::Saying(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()), strange),
+        (Manner::Saying(b"SSH-2.0-OpenSSH\r\n".to_vec()), "http"),
+        (
+            Manner::Saying(
+                b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            ),
+            "status 301",
+        ),
+        (Manner::Saying(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno".to_vec()), "status 503"),
+        (Manner::Saying(b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno".to_vec()), "from 3.4 on"),
+        (Manner::Saying(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".to_vec()), "before the whole answer"),
+        (Manner::Saying(Vec::new()), "before the whole answer"),
+        (Manner::Saying(http("[1]")), strange),
+        (Manner::Saying(http("{\"ID\":-1}")), strange),
+        (Manner::Saying(http("{\"ID\":\"0\"}")), strange),
+        (Manner::Saying(http(&"[".repeat(60_000))), strange),
+        (Manner::Saying(http(&long)), "xxx"),
+        (Manner::Flood, ""),
     ] {
         let gateway = Gateway::new(manner.clone());
         let (mut running, port) = started(&|launch| launch, &gateway.url());
@@ -143,6 +152,9 @@ fn answers_that_are_none_are_one_line_each_time() {
         let said = not_noticed(running, port);
         let line = said.lines().find(|line| line.contains(AWAY)).unwrap();
         assert!(count(&said, AWAY) == 1 && line.len() < 600 && !line.contains('\x1b'), "{manner:?}: {said}");
+        // Which member it was, and what it did.
+        let member = format!(": 127.0.0.1:{}: ", gateway.port);
+        assert!(line.contains(&member) && line.contains(words), "{manner:?}: {line}");
     }
 }
 
@@ -181,5 +193,6 @@ fn names_are_looked_up_and_one_that_is_none_is_away() {
     assert_eq!(count(&not_noticed(running, port), AWAY), 0);
     let (mut running, port) = started(&|launch| launch, "etcd://no-such-host.invalid/p");
     running.stderr_until(AWAY);
-    assert_eq!(count(&not_noticed(running, port), AWAY), 1);
+    let said = not_noticed(running, port);
+    assert!(count(&said, AWAY) == 1 && count(&said, "no-such-host.invalid") == 2 && !said.contains("other:"), "{said}");
 }
