@@ -276,7 +276,7 @@ pub struct Healthcheck {
     #[arg(long, value_name = "UA")]
     pub user_agent: Option<OsString>,
     /// Print nothing when healthy
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub quiet: Option<OsString>,
     /// Where run's state file is
     #[arg(long, value_name = "DIR")]

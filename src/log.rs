@@ -64,7 +64,15 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
         }
     };
     for line in lines {
-        sink.line(&render(log.format, now(), "ERROR", line, Vec::new()));
+        let logged = render(log.format, now(), "ERROR", line, Vec::new());
+        // Whoever has just typed it needs no time of day.
+        if log.format == Format::Text && io::stderr().is_terminal() {
+            sink.file(&logged);
+            let red = if sink.color { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
+            sink.stderr(&format!("{}error:{} {}\n", red.0, red.1, one_line(line)));
+        } else {
+            sink.line(&logged);
+        }
     }
 }
 
@@ -105,11 +113,15 @@ impl Sink {
     }
 
     fn line(&self, line: &str) {
+        self.file(line);
+        self.stderr(&self.colored(line));
+    }
+
+    fn file(&self, line: &str) {
         if let Some(file) = &self.file {
             // A full disk or a pipe without a reader costs the line.
             let _ = (&mut &*file).write(line.as_bytes());
         }
-        self.stderr(line);
     }
 
     /// One write(2) of the whole line, or none. What was dropped before is told first, in the same write.
@@ -123,7 +135,7 @@ impl Sink {
             let note = format!("{dropped} log lines dropped: stderr did not take them");
             text.push_str(&self.colored(&render(self.format, now(), "WARN", &note, Vec::new())));
         }
-        text.push_str(&self.colored(line));
+        text.push_str(line);
         match self.stderr.put(io::stderr().as_fd(), text.as_bytes()) {
             written if written == text.len() => {
                 self.dropped.store(0, Ordering::Relaxed);

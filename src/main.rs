@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use reberth::app::launch::Environment;
@@ -11,6 +12,7 @@ use reberth::config::{Command, Decision, decide};
 use reberth::config::{Log, Mode};
 use reberth::error::{Error, words};
 use reberth::exit::Code;
+use reberth::port::file;
 use reberth::sys::signal::{Signals, end_as_pid_1};
 use reberth::{app, health, install, log, who};
 
@@ -28,44 +30,46 @@ fn main() -> ExitCode {
 
 /// Does what was decided.
 fn perform(decision: Decision, environment: &Environment, signals: Option<io::Result<Signals>>) -> Code {
-    match decision.mode {
+    match &decision.mode {
         Ok(Mode::Run(settings)) => {
             let signals = signals.unwrap_or_else(Signals::block);
-            live(&decision.log, &decision.warnings, signals, |signals| app::run::run(&settings, environment, signals))
+            live(&decision, settings.port_file.as_deref(), signals, |signals| {
+                app::run::run(settings, environment, signals)
+            })
         }
         Ok(Mode::Keep(settings)) => {
             let signals = signals.unwrap_or_else(Signals::block);
-            live(&decision.log, &decision.warnings, signals, |signals| app::keep::keep(&settings, signals))
+            live(&decision, settings.port_file.as_deref(), signals, |signals| app::keep::keep(settings, signals))
         }
         Ok(Mode::Healthcheck(settings)) => {
             if !settings.wait.is_zero() {
                 end_as_pid_1();
             }
-            health::run(&settings, |said| {
+            health::run(settings, |said| {
                 if !said.errors.is_empty() {
                     log::settings_error(&decision.log, &said.errors);
                 }
                 print(&said.line);
             })
         }
-        Ok(Mode::Who(settings)) => who::run(&settings).unwrap_or_else(|error| refuse(&decision.log, &error)),
+        Ok(Mode::Who(settings)) => who::run(settings).unwrap_or_else(|error| refuse(&decision.log, &error)),
         Ok(Mode::Install(destination)) => {
-            install::run(&destination).map_or_else(|error| refuse(&decision.log, &error), |_| Code::OK)
+            install::run(destination).map_or_else(|error| refuse(&decision.log, &error), |_| Code::OK)
         }
-        Ok(Mode::Print(text)) => print(&text),
+        Ok(Mode::Print(text)) => print(text),
         // Docker reserves every code of a HEALTHCHECK but 0 and 1.
         Err(error) if decision.command == Command::Healthcheck => {
-            refuse(&decision.log, &error);
+            refuse(&decision.log, error);
             Code::NO
         }
-        Err(error) => refuse(&decision.log, &error),
+        Err(error) => refuse(&decision.log, error),
     }
 }
 
 /// The commands that stay: with signals and a log.
 fn live(
-    log: &Log,
-    warnings: &[String],
+    Decision { log, warnings, .. }: &Decision,
+    port_file: Option<&Path>,
     signals: io::Result<Signals>,
     work: impl FnOnce(&Signals) -> Result<Code, Error>,
 ) -> Code {
@@ -88,7 +92,11 @@ fn live(
         }
     };
     if let Err(error) = log::init(log) {
-        return refuse(log, &error);
+        // The other file is looked at as well: who corrects one should not find the next one at the next start.
+        let other = port_file.and_then(|path| file::check(path).err());
+        let code = refuse(log, &error);
+        other.iter().for_each(|error| log::settings_error(log, error.lines()));
+        return code;
     }
     for line in warnings {
         tracing::warn!("{line}");

@@ -245,10 +245,11 @@ impl Publisher {
             Ok(place) => Ok(Self { seat: Seat::Taken(place), complained: false }),
             Err(error) => Err(Error::Settings(vec![format!(
                 "--state-dir (REBERTH_STATE_DIR) {:?}: the state file cannot be written there: {}; \
-                 name an existing directory that uid {} can write, or leave it out",
+                 name an existing directory that uid {} can write, or leave it out: then it is the first of {} that can be written, or PID 1's memory",
                 dir,
                 words(&error),
                 nix::unistd::geteuid(),
+                DEFAULT_DIRS.join(", "),
             )])),
         }
     }

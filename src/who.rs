@@ -2,17 +2,17 @@
 //! holder is found.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use crate::config::Who;
+use crate::config::{Source, Who};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::port::advice;
 use crate::port::attempt::{Attempt, Tried};
-use crate::port::claim;
-use crate::port::holder::{self, Depth, Holder, Look, State};
+use crate::port::claim::{self, Given, Voice};
+use crate::port::holder::{self, Depth, Hidden, Holder, Look, State};
 use crate::port::spec::{Protocol, Spec};
 
 #[derive(Debug, Serialize)]
@@ -43,6 +43,8 @@ struct Line {
     since: Option<String>,
     seconds_left: Option<u64>,
     hidden: Option<String>,
+    /// The same as a word: `kernel`, `closed`, `no-proc`, `refused`, `user` or `namespace`.
+    hidden_by: Option<&'static str>,
     /// How many sockets this line is for, and whether with SO_REUSEPORT; the table tells, the JSON has had its keys fixed.
     #[serde(skip)]
     sockets: usize,
@@ -58,12 +60,13 @@ impl From<Holder> for Line {
             command: holder.command,
             uid: holder.uid,
             user: holder.user,
-            container: holder.container,
+            container: holder.container.map(|(id, _)| id),
             state: holder.state.name(),
             address: Some(holder.address.to_string()),
             since: holder.since.map(holder::timestamp),
             seconds_left,
-            hidden: holder.hidden,
+            hidden: holder.hidden.map(|why| why.to_string()),
+            hidden_by: holder.hidden.map(Hidden::name),
             sockets: holder.sockets,
             reuse_port: holder.reuse_port == Some(true),
         }
@@ -84,7 +87,13 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
         let held = ports.iter().any(|port| port.state == HELD);
         (Report { ports }, if held { Code::NO } else { Code::OK })
     };
-    let text = if asked.json { json(&report)? } else { table(&report) };
+    let (text, notes) = if asked.json { (json(&report)?, String::new()) } else { (table(&report), notes(&report)) };
+    // A pipe gets the rows alone, for awk and its like; the advice is for people.
+    let beside = !std::io::stdout().is_terminal();
+    let text = if beside { text } else { text + &notes };
+    if beside {
+        let _ = std::io::stderr().write_all(notes.as_bytes());
+    }
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::cannot(format!("cannot write to stdout: {}", words(&error))))
@@ -92,6 +101,16 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
         _ => Ok(code),
     }
 }
+
+/// Who asks may be a person at a shell or in a container, and is told both ways.
+const ADVISED: Given = Given {
+    voice: Voice::Both,
+    port: Source::Default,
+    wait: Source::Default,
+    fallback: Source::Default,
+    handover: Source::Default,
+    hands_over: false,
+};
 
 const FREE: &str = "free";
 const HELD: &str = "held";
@@ -147,7 +166,7 @@ fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
     };
     notes.extend(look.incomplete.map(|reason| format!("this may not be all: {reason}")));
     if held {
-        notes.extend(advice::advice(spec, &look));
+        notes.extend(advice::advice(spec, &look, &ADVISED));
     } else {
         notes.extend(look.holders.iter().map(|holder| format!("this does not block a claim: {holder}")));
     }
@@ -190,6 +209,12 @@ fn table(report: &Report) -> String {
         // A String takes everything: there is no error to look at.
         let _ = writeln!(text, "{}", padded.join("  ").trim_end());
     }
+    text
+}
+
+/// What is to be said of the ports, a line each.
+fn notes(report: &Report) -> String {
+    let mut text = String::new();
     for port in &report.ports {
         for advice in &port.advice {
             let _ = writeln!(text, "{}/{}: {advice}", port.port, port.protocol);
@@ -232,7 +257,7 @@ fn cells(port: &Port, line: &Line) -> [String; 9] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, Port, Report, json, table};
+    use super::{Line, Port, Report, json, notes, table};
 
     fn report() -> Report {
         let line = Line {
@@ -246,6 +271,7 @@ mod tests {
             since: None,
             seconds_left: Some(42),
             hidden: None,
+            hidden_by: None,
             sockets: 3,
             reuse_port: false,
         };
@@ -259,7 +285,7 @@ mod tests {
     fn json_has_every_key_and_null_for_the_unknown() {
         let expected = concat!(
             r#"{"ports":[{"port":80,"protocol":"tcp","state":"held","holders":[{"pid":null,"command":null,"uid":null,"user":null,"#,
-            r#""container":null,"state":"TIME_WAIT","address":"127.0.0.1","since":null,"seconds_left":42,"hidden":null}],"#,
+            r#""container":null,"state":"TIME_WAIT","address":"127.0.0.1","since":null,"seconds_left":42,"hidden":null,"hidden_by":null}],"#,
             r#""advice":["wait"]},{"port":53,"protocol":"udp","state":"free","holders":[],"advice":[]}]}"#,
             "\n"
         );
@@ -282,6 +308,6 @@ PORT    STATE  HOLDER            PID  USER  ADDRESS    CONTAINER  SINCE  COMMAND
 53/udp  free   -                 -    -     -          -          -      -
 80/tcp: wait
 ";
-        assert_eq!(table(&report()), expected);
+        assert_eq!(table(&report()) + &notes(&report()), expected);
     }
 }

@@ -17,7 +17,7 @@ use super::race::{Race, Verdict};
 use super::readiness::{Do, Fact, Readiness};
 use super::sharing::Sharing;
 use super::sight::Sight;
-use super::supervisor::{Action, Event, Supervisor};
+use super::supervisor::{Action, Event, Supervisor, Unseen};
 use super::tree::Tree;
 use super::vigil::{self, Vigil};
 use crate::config::SignalScope;
@@ -353,16 +353,19 @@ impl Init<'_> {
     }
 
     fn gone(&mut self, now: Instant, how: End, again: bool, ending: &mut Ending) -> Option<Code> {
+        let at = self.end.map_or(now, |end| end.at);
         self.end = Some(Ended { how, at: now, unsure_until: None });
         ending.again = again;
         let stop_asked = self.supervisor.stop_asked();
         let served = self.readiness.serves();
+        let unseen =
+            self.readiness.unseen().map(|(port, launched)| Unseen { port, lived: at.duration_since(launched) });
         self.give_up_waiting();
         let leftovers = !self.tree.is_gone(self.childless);
         if leftovers && !again && !stop_asked {
             self.say_left_behind(how, served);
         }
-        self.on(now, Event::AppEnded { end: how, leftovers, again })
+        self.on(now, Event::AppEnded { end: how, leftovers, again, unseen })
     }
 
     /// A container lives as long as the program it was started with; one that hands its work to another and ends, ends it all.

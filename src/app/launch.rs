@@ -12,6 +12,7 @@ use std::time::Instant;
 use nix::unistd::{AccessFlags, access};
 
 use super::outfit::Outfit;
+use crate::config::table;
 use crate::error::{Error, words};
 pub use crate::sys::exec::Heard;
 use crate::sys::exec::{self, ExecFailure, FIRST_PASSED, Image, NotStarted, Setup, Started};
@@ -167,9 +168,14 @@ pub fn replace(launch: &Launch<'_>) -> Error {
 /// Why this command cannot be executed, as far as that can be known before it is: it is found, and may be executed.
 pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error> {
     let image = Image::new(command, environment, false).ok()?;
-    let may = |path: &OsStr| access(path, AccessFlags::X_OK).is_ok() && Path::new(path).is_file();
-    if image.candidates().any(may) {
+    let may = |path: &&OsStr| access(*path, AccessFlags::X_OK).is_ok() && Path::new(path).is_file();
+    let has_interpreter =
+        |path: &OsStr| interpreter(&head(Path::new(path))).is_none_or(|name| Path::new(&name).exists());
+    if image.candidates().filter(may).any(has_interpreter) {
         return None;
+    }
+    if image.candidates().any(|path| may(&path)) {
+        return Some(explain(&image, command.first()?, ExecFailure { errno: libc::ENOENT }));
     }
     // As execvp(3) has it: EACCES, be it of the file or of the way to it, outlives that others are not there.
     let refused = |path: &OsStr| access(path, AccessFlags::X_OK) != Err(nix::Error::ENOENT);
@@ -209,6 +215,13 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
                 "{shown}: not found, and not everywhere it may be could be looked: {reason}; check what is mounted along PATH"
             )),
             _ if word.is_empty() => Error::NotFound("the command is empty; name a program after --".to_owned()),
+            _ if word.as_bytes().starts_with(b"-") => {
+                Error::NotFound(format!("{shown}: not found: {}", option(image, &shown)))
+            }
+            _ if shown.contains(char::is_whitespace) => Error::NotFound(format!(
+                "{shown}: not found: it is one argument with spaces; split it, as {}",
+                words_of(&shown)
+            )),
             _ if word.as_bytes().contains(&b'/') => Error::NotFound(format!("{shown}: no such file")),
             _ => Error::NotFound(format!("{shown}: not found in PATH; check the image, or give the full path")),
         };
@@ -236,6 +249,22 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
         libc::E2BIG => format!("{place}: arguments and environment are too long together ({reason})"),
         _ => format!("{place}: cannot be executed: {reason}"),
     })
+}
+
+/// What to do about an option where COMMAND was expected: it came after `--`, as all that `docker run IMAGE` is given does.
+fn option(image: &Image, word: &str) -> String {
+    let (flag, value) = word.split_once('=').map_or((word, None), |(flag, value)| (flag, Some(value.to_owned())));
+    let Some(setting) = flag.strip_prefix("--").and_then(|flag| table::of_flag(flag, false)) else {
+        return "it begins like an option, and options go before --".to_owned();
+    };
+    let next = || image.arguments().nth(1).map(|next| next.to_string_lossy().into_owned());
+    let value = value.or_else(next).unwrap_or_default();
+    format!("options go before --, or set {}={value}", setting.variable)
+}
+
+/// `["python3", "app.py"]`, as a Dockerfile and a manifest have it.
+fn words_of(line: &str) -> String {
+    format!("{:?}", line.split_whitespace().collect::<Vec<_>>())
 }
 
 /// The first bytes of a file: as much as the kernel itself looks at for `#!` (BINPRM_BUF_SIZE), and an ELF header with its table.

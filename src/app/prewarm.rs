@@ -94,7 +94,8 @@ fn warn_of_range(port: u16) {
     if range::may_be_taken(port) {
         warn!(
             "port {port} lies in net.ipv4.ip_local_port_range, so any outgoing connection may take it while the app does not run: \
-             take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
+             take a port outside, or reserve it: {}",
+            range::reserve(port)
         );
     }
 }

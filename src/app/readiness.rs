@@ -34,6 +34,10 @@ const SOON: Duration = Duration::from_millis(20);
 /// An app that was given the socket and cannot be seen waiting on it is believed to after this long.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// An app that listens nowhere at all is worth a word after the first of these, and called a fault after the second.
+const QUIET_TOLD: Duration = Duration::from_secs(10);
+const QUIET_FAULT: Duration = Duration::from_secs(60);
+
 /// How the app comes to its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -125,6 +129,8 @@ enum Stage {
 /// What has been said already: each of these once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
+    Quiet,
+    QuietFault,
     SoFar,
     Elsewhere,
     Closed,
@@ -180,7 +186,8 @@ impl Readiness {
         self.ready_by = self.expected.limit.filter(|_| !nothing).map(|limit| now + limit);
         // An app whose listen(2) is heard needs no look; a target elsewhere is asked all the same.
         let heard = self.expected.way == Way::Heard && self.expected.target.is_none_or(|target| target.on_port);
-        self.next_look = (!nothing && !heard).then(|| now + FIRST_PAUSE);
+        // But for the word that it listens nowhere.
+        self.next_look = (!nothing).then(|| now + if heard { QUIET_TOLD } else { FIRST_PAUSE });
     }
 
     /// The app's calls cannot be heard any more: it is looked for from now on.
@@ -198,6 +205,13 @@ impl Readiness {
     /// True once the app has been seen serving its port.
     pub fn serves(&self) -> bool {
         matches!(self.stage, Stage::Asking | Stage::Up) && self.primary().is_some()
+    }
+
+    /// The port that the app has not been seen listening on, and when it was launched; `None`: it was, or it need not be seen (a socket that it
+    /// was given listens anyway).
+    pub fn unseen(&self) -> Option<(u16, Instant)> {
+        let looked_for = self.stage == Stage::Looking && !matches!(self.expected.way, Way::Given { .. });
+        self.primary().filter(|_| looked_for).map(|primary| (primary.port, self.launched))
     }
 
     /// When `Fact::Due` is due; `None`: nothing is waited for.
@@ -302,7 +316,8 @@ impl Readiness {
         if heard && self.stage == Stage::Looking {
             let since = self.elsewhere_since;
             let steps = since.map(|since| [since + ELSEWHERE_TOLD, self.fault_at(since)]);
-            self.next_look = steps.into_iter().flatten().filter(|at| *at > now).min();
+            let quiet = [self.launched + QUIET_TOLD, self.launched + QUIET_FAULT];
+            self.next_look = steps.into_iter().flatten().chain(quiet).filter(|at| *at > now).min();
             return Vec::new();
         }
         let age = now.saturating_duration_since(self.launched);
@@ -438,7 +453,7 @@ impl Readiness {
         let partly = all.iter().find(|found| told.contains(&found.port) && found.port != primary.port);
         let Some(first) = other.or(partly) else {
             self.elsewhere_since = None;
-            return;
+            return self.quiet(now, primary, todo);
         };
         let since = *self.elsewhere_since.get_or_insert(now);
         let place = SocketAddr::new(first.addr, first.port);
@@ -473,6 +488,27 @@ impl Readiness {
             "the app listens on {place}, not on port {port} as it was told{ignored}{loopback}; make it take PORT from its environment, \
              or write {{port}} into its arguments, and bind 0.0.0.0"
         )));
+    }
+
+    /// It has been seen listening nowhere. Slow starts are usual, so that is no fault at first.
+    fn quiet(&mut self, now: Instant, primary: &Spec, todo: &mut Vec<Do>) {
+        let (age, port) = (now.saturating_duration_since(self.launched), primary.port);
+        // What it does with a socket that it was given is `doubt`'s to say.
+        if matches!(self.expected.way, Way::Given { .. }) {
+            return;
+        }
+        if age >= QUIET_FAULT && self.say(Said::QuietFault) {
+            self.say(Said::Quiet);
+            todo.push(Do::Warn(format!(
+                "the app still listens nowhere after {}, and was told port {port} (PORT, {{port}}): look into its own log",
+                advice::human(age)
+            )));
+        } else if age >= QUIET_TOLD && self.say(Said::Quiet) {
+            todo.push(Do::Info(format!(
+                "the app listens nowhere so far, after {}; still waiting for it on port {port}",
+                advice::human(age)
+            )));
+        }
     }
 
     /// When it is no longer likely that the port still comes: after a long time, or in the last fifth of `--start-timeout`.

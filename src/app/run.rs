@@ -23,13 +23,13 @@ use super::sight::Sight;
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
 use super::vigil::Vigil;
-use crate::config::{Handover, Healthcheck, Probe, Run};
+use crate::config::{Handover, Healthcheck, Probe, Run, Source};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
 use crate::health::target;
 use crate::log;
-use crate::port::claim::{self, Claim, Claiming, Hear, Hold, Step, Stop};
+use crate::port::claim::{self, Claim, Claiming, Given, Hear, Hold, Step, Stop, Voice};
 use crate::port::file;
 use crate::port::held::Held;
 use crate::port::spec::{Protocol, Spec};
@@ -481,6 +481,23 @@ fn policy(config: &Run, handover: Handover) -> claim::Policy {
             // What is shared listens: which family the app wants, others may have decided already.
             Handover::Listen | Handover::Bind => Hold::Listen,
         },
+        told: given(config, handover),
+    }
+}
+
+/// In a container of its own, and where any setting came from the environment, nobody can type a flag without another image.
+fn given(config: &Run, handover: Handover) -> Given {
+    let of = |flag| config.sources.of(flag);
+    let by_variable = |flag| matches!(of(flag), Source::Variable | Source::Port | Source::ProfileVariable);
+    let variables =
+        process::pid() == 1 || ["port", "wait", "fallback", "handover", "profile"].into_iter().any(by_variable);
+    Given {
+        voice: if variables { Voice::Variables } else { Voice::Flags },
+        port: of("port"),
+        wait: of("wait"),
+        fallback: of("fallback"),
+        handover: of("handover"),
+        hands_over: handover != Handover::Off,
     }
 }
 

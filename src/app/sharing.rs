@@ -20,7 +20,6 @@ use crate::port::spec::{Protocol, Spec};
 use crate::share::Group;
 use crate::share::meeting::{Meeting, Met};
 use crate::share::message::{Container, Secret, container_words};
-use crate::sys::process;
 
 /// Whoever asks in vain may do so a thousand times a second; the log has a line about it this often.
 const QUIET: Duration = Duration::from_secs(10);
@@ -75,7 +74,7 @@ pub fn company(group: &Group) -> Company {
 }
 
 fn own_container() -> Container {
-    let id = processes::facts(process::pid()).container.unwrap_or_default();
+    let id = processes::own_container().unwrap_or_default();
     let mut container = Container::default();
     container.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
     container

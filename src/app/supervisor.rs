@@ -1,6 +1,7 @@
 //! Owns what happens to the app's life: a pure machine from events to actions. Must not know how an action is done, or read a clock:
 //! every instant comes in with its event.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -36,8 +37,9 @@ pub enum Event {
     Signal(i32),
     /// The app was stopped by this signal; `in_front`: its group has the terminal.
     AppStopped { by: i32, in_front: bool },
-    /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more.
-    AppEnded { end: End, leftovers: bool, again: bool },
+    /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more; `unseen`: nobody has
+    /// seen it listen, though it was told a port.
+    AppEnded { end: End, leftovers: bool, again: bool, unseen: Option<Unseen> },
     /// A child has ended, and others are still there.
     ChildGone,
     /// The last child has ended.
@@ -48,6 +50,13 @@ pub enum Event {
     GiveUp(Code),
     /// The app is up and unhealthy: it is stopped, and reberth ends with 1, or what the map makes of that.
     Unhealthy,
+}
+
+/// The port that an app never listened on, and how long it had for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unseen {
+    pub port: u16,
+    pub lived: Duration,
 }
 
 /// What is to be done, in order.
@@ -201,7 +210,7 @@ impl Supervisor {
         match event {
             Event::Signal(received) => self.on_signal(now, received),
             Event::AppStopped { by, in_front } => self.on_stopped(by, in_front),
-            Event::AppEnded { end, leftovers, again } => self.on_ended(now, end, leftovers, again),
+            Event::AppEnded { end, leftovers, again, unseen } => self.on_ended(now, end, (leftovers, again), unseen),
             Event::ChildGone => match self.stage {
                 // The killed may have forked once more before the signal reached them.
                 Stage::Killing { .. } => vec![Action::SignalTree(libc::SIGKILL)],
@@ -328,13 +337,19 @@ impl Supervisor {
         Vec::new()
     }
 
-    fn on_ended(&mut self, now: Instant, end: End, leftovers: bool, again: bool) -> Vec<Action> {
+    fn on_ended(
+        &mut self,
+        now: Instant,
+        end: End,
+        (leftovers, again): (bool, bool),
+        unseen: Option<Unseen>,
+    ) -> Vec<Action> {
         let own = match end {
             End::Code(code) => Code(code),
             End::Signal(signal) => Code::signalled(signal),
         };
         self.code = self.forced.unwrap_or_else(|| Code(self.policy.exit_map.apply(own.0)));
-        self.say_ended(end, own);
+        self.say_ended(end, own, unseen.filter(|_| !again));
         if !leftovers {
             return vec![Action::Finish(self.code)];
         }
@@ -353,11 +368,20 @@ impl Supervisor {
         actions
     }
 
-    fn say_ended(&self, end: End, own: Code) {
-        let how = match end {
+    fn say_ended(&self, end: End, own: Code, unseen: Option<Unseen>) {
+        let mut how = match end {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
+        // Whoever stops an app that still starts knows why it does not listen.
+        if let Some(Unseen { port, lived }) = unseen.filter(|_| !self.stop_asked() && self.forced.is_none()) {
+            let _ = write!(how, " after {} ms, and was never seen listening on port {port}", lived.as_millis());
+            if own != Code::OK {
+                let then =
+                    if self.code == own { String::new() } else { format!("; reberth exits with {}", self.code.0) };
+                return warn!("{how}{then}");
+            }
+        }
         if self.unhealthy {
             info!("{how}; reberth exits with {}: the app was unhealthy (--exit-on-unhealthy)", self.code.0);
         } else if self.code == Code::OK && own == Code::OK && !self.stop_asked() {

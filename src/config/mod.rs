@@ -10,6 +10,7 @@ mod reader;
 mod register;
 mod run;
 pub mod signal;
+mod source;
 pub mod table;
 pub mod value;
 
@@ -25,6 +26,7 @@ use crate::port::spec::Spec;
 use crate::register::place::Register;
 
 pub use decide::{Command, Decision, decide};
+pub use source::{Source, Sources};
 
 /// How long a busy port is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +158,8 @@ pub struct Run {
     pub state_dir: Option<PathBuf>,
     /// COMMAND and its arguments as typed, templates not yet replaced. Never empty.
     pub command: Vec<OsString>,
+    /// Where all of this came from.
+    pub sources: Sources,
 }
 
 /// The log's verbosity.

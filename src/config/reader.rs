@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use super::source::{Source, Sources as Origins};
 use super::value::shown;
 use crate::env::Environ;
 
@@ -21,6 +22,8 @@ pub struct Reader<'a> {
     /// `REBERTH_` or `REBERTH_HEALTH_`: a variable is this and the flag's name in capitals.
     prefix: &'static str,
     pub errors: Vec<String>,
+    /// Where the settings that are set came from.
+    pub origins: Origins,
 }
 
 /// Where a setting's text stands; a flag's shadows a variable's.
@@ -37,13 +40,13 @@ pub fn from<'a>(flag: &'a Option<OsString>, variable: &'a Option<String>) -> Sou
 
 impl<'a> Reader<'a> {
     pub fn new(environ: &'a Environ, prefix: &'static str) -> Self {
-        Self { environ, prefix, errors: Vec::new() }
+        Self { environ, prefix, errors: Vec::new(), origins: Origins::default() }
     }
 
     /// The setting's value where it is set and good. A bad value is noted and counts as unset, so that the others are still read.
     pub fn read<T>(
         &mut self,
-        name: &str,
+        name: &'static str,
         sources: Sources<'_>,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
@@ -51,6 +54,7 @@ impl<'a> Reader<'a> {
         let parse =
             |text: &str| if name == "header" { Ok(()) } else { no_carriage_return(text) }.and_then(|()| parse(text));
         if let Some(flag) = sources.flag {
+            self.origins.note(name, Source::Flag);
             return match flag.to_str() {
                 Some(text) => self.checked(|| flag_label(name, flag), parse(text)),
                 None => self.bad(format!("{}: is not UTF-8", flag_label(name, flag))),
@@ -62,6 +66,7 @@ impl<'a> Reader<'a> {
                 self.bad(format!("{label}: is not UTF-8"))
             }
             (Some(text), None) => {
+                self.origins.note(name, Source::Variable);
                 let outcome = parse(text);
                 let variable = self.variable(name);
                 self.checked(|| format!("{variable}={}", shown(text)), outcome)
@@ -71,10 +76,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A path. From a flag any bytes but none are good; a variable is UTF-8 or a bad value, like every other variable of ours.
-    pub fn path(&mut self, name: &str, sources: Sources<'_>) -> Option<PathBuf> {
+    pub fn path(&mut self, name: &'static str, sources: Sources<'_>) -> Option<PathBuf> {
         match sources.flag {
             Some(flag) if flag.is_empty() => self.bad(format!("{}: must be a path", flag_label(name, flag))),
-            Some(flag) => self.checked(|| flag_label(name, flag), no_carriage_return(flag).map(|()| flag.into())),
+            Some(flag) => {
+                self.origins.note(name, Source::Flag);
+                self.checked(|| flag_label(name, flag), no_carriage_return(flag).map(|()| flag.into()))
+            }
             None => self.read(name, sources, |text| Ok(text.into())),
         }
     }

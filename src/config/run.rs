@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::reader::{Reader, Sources, from, no_carriage_return};
+use super::reader::{self, Reader, from, no_carriage_return};
+use super::source::{Source, Sources};
 use super::value::{boolean, duration, is, number, pairs, positive, word};
 use super::{
     Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait, after,
@@ -38,14 +39,25 @@ fn decide_as(
     let mut warnings = environ.warnings();
     let log = log(&mut reader, cli, environ);
     let profile = reader.read("profile", from(&cli.profile, &environ.run.profile), profile).unwrap_or(Profile::Prod);
-    let ports = ports(&mut reader, cli, environ, &mut warnings);
+    let ports = ports(&mut reader, cli, environ, profile == Profile::Test, &mut warnings);
+    let by_profile = match reader.origins.of("profile") {
+        Source::Flag => Source::Profile,
+        _ => Source::ProfileVariable,
+    };
     let ports = match ports {
-        Ports::Unset if profile == Profile::Test => Some(vec![any_port()]),
+        Ports::Unset if profile == Profile::Test => {
+            reader.origins.note("port", by_profile);
+            Some(vec![any_port()])
+        }
         Ports::Unset => Some(Vec::new()),
         Ports::Set(ports) => Some(ports),
         Ports::Bad => None,
     };
     let run = settings(&mut reader, cli, environ, profile);
+    if profile == Profile::Dev {
+        reader.origins.note("wait", by_profile);
+        reader.origins.note("fallback", by_profile);
+    }
     let mut run = Run { ports: ports.clone().unwrap_or_default(), ..run };
     if run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
         run.question = question(environ).unwrap_or_else(|lines| {
@@ -58,6 +70,7 @@ fn decide_as(
     } else if complete {
         check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
     }
+    run.sources = std::mem::take(&mut reader.origins);
     let mode = match reader.errors.is_empty() {
         true if keeps => Ok(Mode::Keep(Box::new(run))),
         true => Ok(Mode::Run(Box::new(run))),
@@ -119,31 +132,41 @@ enum Ports {
 }
 
 /// `--port`, `REBERTH_PORT`, `PORT`, in this order; a Kubernetes service link in a variable counts as unset, with a warning.
-fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, warnings: &mut Vec<String>) -> Ports {
+///
+/// `any`: where none is set, any free port is taken.
+fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, any: bool, warnings: &mut Vec<String>) -> Ports {
     let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
     if !cli.port.is_empty() {
         // Several `-p` are one list, as with `docker run`.
         let flag = Some(cli.port.join(OsStr::new(",")));
         return outcome(reader.read("port", from(&flag, &None), spec::list));
     }
-    let mut linked = |name: &str, text: &str| {
-        let linked = service_link(text);
-        if linked {
-            warnings.push(format!(
-                "{name}={text}: a Kubernetes service link, not a port, ignored; enableServiceLinks: false in the pod spec keeps it out"
-            ));
-        }
-        linked
-    };
-    let own = environ.run.port.as_deref().is_some_and(|text| linked("REBERTH_PORT", text));
+    let own = environ.run.port.as_deref().filter(|text| service_link(text));
     let unreadable = environ.unreadable.iter().any(|(name, _)| *name == "REBERTH_PORT");
-    if !own && (environ.run.port.is_some() || unreadable) {
+    if own.is_none() && (environ.run.port.is_some() || unreadable) {
         return outcome(reader.read("port", from(&None, &environ.run.port), spec::list));
     }
-    match &environ.port {
-        Some(text) if !linked("PORT", text) => outcome(plain_port(text).map_or_else(|line| reader.bad(line), Some)),
+    let plain = environ.port.as_deref().filter(|text| service_link(text));
+    let ports = match &environ.port {
+        Some(text) if plain.is_none() => {
+            reader.origins.note("port", Source::Port);
+            outcome(plain_port(text).map_or_else(|line| reader.bad(line), Some))
+        }
         _ => Ports::Unset,
+    };
+    let so = if matches!(ports, Ports::Unset) && !any {
+        "no port is claimed, and run is a plain init (set --port or REBERTH_PORT)"
+    } else {
+        "ignored"
+    };
+    for (name, text) in [("REBERTH_PORT", own), ("PORT", plain)] {
+        warnings.extend(text.map(|text| {
+            format!(
+                "{name}={text}: a Kubernetes service link, not a port: {so}; enableServiceLinks: false in the pod spec keeps it out"
+            )
+        }));
     }
+    ports
 }
 
 /// `PORT`, in the grammar of `--port`; the error names it.
@@ -201,6 +224,7 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         register: register::read(reader, cli, environ).map(Box::new),
         state_dir: reader.path("state-dir", from(&cli.state_dir, &vars.state_dir)),
         command: cli.command.clone(),
+        sources: Sources::default(),
     }
 }
 
@@ -371,7 +395,7 @@ fn check(
     }
     register::check(reader, cli, environ, run);
     after::check(reader, cli, environ, run);
-    let targets: [(&str, _, Sources<'_>); 2] = [
+    let targets: [(&str, _, reader::Sources<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),
     ];

@@ -19,7 +19,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::ZERO);
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("a duration needs a unit: 250ms, 10s, 1m30s, 2h (did you mean {text}s?)"));
+        // Nobody means a thousand seconds or more, or a time too short to matter; in between both are meant.
+        let meant = match text.len() {
+            1 | 2 => format!("{text}s?"),
+            3 => format!("{text}ms or {text}s?"),
+            _ => format!("{text}ms?"),
+        };
+        return Err(format!("a duration needs a unit: 250ms, 10s, 1m30s, 2h (did you mean {meant})"));
     }
     let (mut rest, mut units, mut nanos) = (text, UNITS.iter(), 0u128);
     loop {

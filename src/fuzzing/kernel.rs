@@ -26,7 +26,7 @@ pub fn netlink(data: &[u8]) {
 /// One file of `/proc`, read as each of those that are looked at.
 pub fn proc_files(data: &[u8]) {
     let text = &*String::from_utf8_lossy(data);
-    if let Some(id) = container(text) {
+    if let Some((id, _)) = container(text) {
         assert!(id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id:?}");
     }
     let _ = started(text);

@@ -108,7 +108,7 @@ impl World {
             End::Code(code) => Code(code),
             End::Signal(signal) => Code::signalled(signal),
         });
-        self.tell(Event::AppEnded { end, leftovers: self.children > 0, again });
+        self.tell(Event::AppEnded { end, leftovers: self.children > 0, again, unseen: None });
     }
 
     fn child_ends(&mut self) {

@@ -4,11 +4,60 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use super::holder::{Holder, Look, State};
+use super::holder::{Engine, Holder, Look, State, own_container};
 use super::range;
 use super::spec::{Protocol, Spec};
-use crate::config::{Fallback, Wait};
+use crate::config::{Fallback, Source, Wait, table};
 use crate::error::words;
+use crate::sys::process;
+
+/// In which words a setting is advised that has its default: whoever typed a command line is told a flag; an image's ENTRYPOINT cannot be
+/// given one (`docker run IMAGE --wait 120s` is a COMMAND), so there it is the variable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Voice {
+    #[default]
+    Flags,
+    Variables,
+    Both,
+}
+
+/// What whoever claims was told, as far as it decides how to tell them more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    pub voice: Voice,
+    pub port: Source,
+    pub wait: Source,
+    pub fallback: Source,
+    pub handover: Source,
+    /// The sockets are handed over already.
+    pub hands_over: bool,
+}
+
+impl Given {
+    /// What to type for another value of a setting. One that is set is changed where it stands: a variable does not beat a flag.
+    fn set(&self, flag: &str, value: &str) -> String {
+        let source = match flag {
+            "port" => self.port,
+            "wait" => self.wait,
+            "fallback" => self.fallback,
+            "handover" => self.handover,
+            _ => Source::Default,
+        };
+        let variable = if source == Source::Port {
+            "PORT"
+        } else {
+            table::of_flag(flag, false).map_or("", |setting| setting.variable)
+        };
+        let by_flag = if value.is_empty() { format!("--{flag}") } else { format!("--{flag} {value}") };
+        let by_variable = if value.is_empty() { variable.to_owned() } else { format!("{variable}={value}") };
+        match (source, self.voice) {
+            (Source::Flag, _) => by_flag,
+            (Source::Variable | Source::Port, _) | (_, Voice::Variables) => by_variable,
+            (_, Voice::Flags) => by_flag,
+            (_, Voice::Both) => format!("{by_flag} or {by_variable}"),
+        }
+    }
+}
 
 /// `port 8080`, `port 127.0.0.1:8080`, `port 53/udp`, `port [::1]:80`.
 pub fn label(spec: &Spec) -> String {
@@ -48,7 +97,7 @@ pub fn never(spec: &Spec, error: &io::Error) -> String {
             let asked = spec.addr.map_or_else(|| "any address".to_owned(), |addr| addr.to_string());
             let has = addresses().join(", ");
             format!(
-                "{what}: this host does not have the address {asked}; it has {has}: name one of these, or none for all of them"
+                "{what}: this host does not have the address {asked}; it has {has}: name one of these, or leave the address out for all of them"
             )
         }
         Some(libc::EMFILE) => {
@@ -59,7 +108,7 @@ pub fn never(spec: &Spec, error: &io::Error) -> String {
         }
         Some(libc::ENFILE) => format!("{what}: the host has no more file descriptors (sysctl fs.file-max): free some"),
         Some(libc::EAFNOSUPPORT) => {
-            format!("{what}: this host has no such address family: name an IPv4 address, or none")
+            format!("{what}: this host has no such address family: name an IPv4 address, or leave the address out")
         }
         Some(libc::EINVAL) => {
             format!("{what}: the kernel refuses this address; a link-local one needs an interface: name another")
@@ -73,14 +122,24 @@ fn refused(spec: &Spec, what: &str) -> String {
     let start = range::unprivileged_from();
     let capable = if may_bind_low() { "has" } else { "lacks" };
     let known = format!("uid {uid} {capable} CAP_NET_BIND_SERVICE, net.ipv4.ip_unprivileged_port_start is {start}");
-    if spec.port < start && !may_bind_low() {
+    if spec.port >= start || may_bind_low() {
+        return format!(
+            "{what}: permission denied, though {known}: a security module (SELinux, AppArmor, seccomp) forbids it"
+        );
+    }
+    let root = if uid.is_root() { "start" } else { "start as root (--user 0)" };
+    let cure = if !process::is_contained() {
+        "start as root, or give reberth's file the capability (setcap cap_net_bind_service=ep FILE) and let it hand the port over \
+         (--handover bind, or on)"
+            .to_owned()
+    } else if range::is_the_hosts() {
         format!(
-            "{what}: permission denied: {known}: take a port from {start} up, or start with --cap-add NET_BIND_SERVICE as root, \
-             or with --sysctl net.ipv4.ip_unprivileged_port_start=0"
+            "{root} with --cap-add NET_BIND_SERVICE, which a plain uid does not get; on the host's network the engine refuses --sysctl"
         )
     } else {
-        format!("{what}: permission denied, though {known}: a security module (SELinux, AppArmor, seccomp) forbids it")
-    }
+        "start with --sysctl net.ipv4.ip_unprivileged_port_start=0 (in a pod: securityContext.sysctls)".to_owned()
+    };
+    format!("{what}: permission denied: {known}: take a port from {start} up, or {cure}")
 }
 
 /// CapEff bit 10, as `/proc/thread-self/status` has it; in a user namespace that does not own the network it may be set and yet not count.
@@ -108,12 +167,17 @@ fn limit() -> String {
 }
 
 /// Every line about one busy port when the wait is over: the port, each holder, what to do.
-pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback) -> Vec<String> {
+pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback, told: &Given) -> Vec<String> {
     let what = label(spec);
-    let waited = match wait {
-        Wait::For(Duration::ZERO) => "and was not waited for (--wait 0s)".to_owned(),
-        Wait::For(time) => format!("after {} (--wait)", human(time)),
-        Wait::Forever => "still".to_owned(),
+    let by = told.wait.place("wait", "REBERTH_WAIT");
+    let waited = match (wait, told.wait) {
+        (Wait::For(Duration::ZERO), Source::Flag) => format!("and was not waited for ({by} 0s)"),
+        (Wait::For(Duration::ZERO), Source::Variable) => format!("and was not waited for ({by}=0s)"),
+        (Wait::For(Duration::ZERO), Source::Profile) => format!("and was not waited for ({by} dev)"),
+        (Wait::For(Duration::ZERO), Source::ProfileVariable) => format!("and was not waited for ({by}=dev)"),
+        (Wait::For(Duration::ZERO), _) => "and was not waited for".to_owned(),
+        (Wait::For(time), _) => format!("after {} ({by})", human(time)),
+        (Wait::Forever, _) => "still".to_owned(),
     };
     let mut lines = vec![format!("{what} is busy {waited}")];
     lines.extend(look.holders.iter().map(|holder| held_by(spec, holder)));
@@ -124,16 +188,22 @@ pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback) -> Vec<Str
     }
     match fallback {
         Fallback::Next(_) if spec.port == u16::MAX => {
-            lines
-                .push(format!("{what}: no port lies above it for --fallback next: --fallback any takes one elsewhere"));
+            lines.push(format!(
+                "{what}: no port lies above it for --fallback next: {} takes one elsewhere",
+                told.set("fallback", "any")
+            ));
         }
         Fallback::Next(count) => {
             let count = count.min(u16::MAX - spec.port);
-            lines.push(format!("{what}: none of the next {count} ports could be had either: allow more with --fallback next:N, or --fallback any"));
+            lines.push(format!(
+                "{what}: none of the next {count} ports could be had either: allow more with {}, or any port with {}",
+                told.set("fallback", "next:N"),
+                told.set("fallback", "any")
+            ));
         }
         Fallback::None | Fallback::Any => {}
     }
-    lines.extend(advice(spec, look).into_iter().map(|advice| format!("{what}: {advice}")));
+    lines.extend(advice(spec, look, told).into_iter().map(|advice| format!("{what}: {advice}")));
     lines
 }
 
@@ -143,7 +213,7 @@ fn held_by(spec: &Spec, holder: &Holder) -> String {
 }
 
 /// What the user can do about a held port, a sentence each.
-pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
+pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
     let mut advice = Vec::new();
     for group in crate::share::groups(spec) {
         advice.push(format!(
@@ -153,32 +223,17 @@ pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
     let has = |state: State| look.holders.iter().any(|holder| holder.state == state);
     if has(State::Client) {
         advice.push(format!(
-            "a client connection was given this port since it lies in net.ipv4.ip_local_port_range: take a port outside, \
-             or reserve it with sysctl net.ipv4.ip_local_reserved_ports={}",
-            spec.port
+            "a client connection was given this port since it lies in net.ipv4.ip_local_port_range: take a port outside, or \
+             reserve it for the next time, which does not free it now: {}",
+            range::reserve(spec.port)
         ));
     }
     if look.only_connections() && !has(State::Client) {
-        let left = look.time_wait().and_then(|_| look.holders.iter().filter_map(Holder::seconds_left).max());
-        advice.push(match left {
-            Some(left) => format!(
-                "this ends by itself in {left}s: wait longer (--wait 90s), and let the old server set SO_REUSEADDR, then it never blocks"
-            ),
-            None => "these connections end when their peers close: wait longer (--wait), and let the old server set SO_REUSEADDR, \
-                     then they never block"
-                .to_owned(),
-        });
+        advice.push(only_connections(look, told));
     }
-    let silent = look.holders.iter().filter(|holder| holder.state.has_no_peer());
-    let pids: BTreeSet<i32> = silent.filter_map(|holder| holder.pid).collect();
-    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
-    if !pids.is_empty() {
-        advice.push(format!(
-            "stop the holder (kill {}), or wait longer for it to end (--wait 120s, --wait forever)",
-            pids.join(" ")
-        ));
-    } else if look.holders.iter().any(|holder| holder.state.has_no_peer()) {
-        advice.push("stop the holder where it is visible (its container, its user, the host), or wait longer for it (--wait 120s, --wait forever)".to_owned());
+    let silent: Vec<&Holder> = look.holders.iter().filter(|holder| holder.state.has_no_peer()).collect();
+    if !silent.is_empty() {
+        stop_them(spec, &silent, told, &mut advice);
     }
     if look.holders.iter().any(|holder| holder.reuse_port == Some(true)) {
         advice.push(
@@ -187,14 +242,86 @@ pub fn advice(spec: &Spec, look: &Look) -> Vec<String> {
                 .to_owned(),
         );
     }
-    advice.push("or take another port: --fallback next, --fallback any, or --port".to_owned());
-    if has(State::Listening) && spec.protocol == Protocol::Tcp {
-        advice.push(
-            "to take over without refused clients next time: --handover on, if the app takes a listening socket"
-                .to_owned(),
-        );
+    advice.push(format!(
+        "or take another port: {}, {} or {}; whoever was told {} (docker run -p, a Service, a probe) does not follow there",
+        told.set("fallback", "next"),
+        told.set("fallback", "any"),
+        told.set("port", ""),
+        spec.port
+    ));
+    if has(State::Listening) && spec.protocol == Protocol::Tcp && !told.hands_over {
+        advice.push(format!("to take over without refused clients next time: {}", told.set("handover", "bind")));
     }
     advice
+}
+
+/// Nobody listens: connections are left that end by themselves.
+fn only_connections(look: &Look, told: &Given) -> String {
+    let left = look.time_wait().and_then(|_| look.holders.iter().filter_map(Holder::seconds_left).max());
+    let again = "and let the old server set SO_REUSEADDR, then it never blocks";
+    match left {
+        Some(0 | 1) => format!("this ends by itself within a second: start again, {again}"),
+        Some(left) => {
+            let enough = format!("{}s", (left + 10).max(75));
+            format!("this ends by itself in {left}s: wait longer ({}), {again}", told.set("wait", &enough))
+        }
+        None => format!(
+            "these connections end when their peers close: wait longer ({}), {again}",
+            told.set("wait", "forever")
+        ),
+    }
+}
+
+/// How to stop those who have the port. A container's program is stopped by its engine: one that is merely killed comes back in a second
+/// where the container has a restart policy.
+fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<String>) {
+    let longer = format!("or wait longer for it to end ({}, or forever)", told.set("wait", "120s"));
+    let ours = own_container();
+    let (mut pids, mut stops) = (BTreeSet::new(), BTreeSet::new());
+    let (mut published, mut unseen) = (false, false);
+    for holder in silent {
+        match (holder.pid, &holder.container) {
+            (None, _) => unseen = true,
+            (Some(_), _) if holder.is_docker_proxy() => published = true,
+            (Some(_), Some((id, engine))) if ours.as_ref() != Some(id) => {
+                let id = id.get(..12).unwrap_or(id);
+                stops.insert(match engine {
+                    Engine::Docker => format!("docker stop {id}"),
+                    Engine::Podman => format!("podman stop {id}"),
+                    Engine::Cri => format!("crictl stop {id}, and its pod, or the kubelet starts it again"),
+                    Engine::Other => format!("container {id}"),
+                });
+            }
+            (Some(pid), _) => {
+                pids.insert(pid);
+            }
+        }
+    }
+    if published {
+        advice.push(format!(
+            "docker-proxy holds it for a container that publishes it: stop that one (docker ps --filter publish={} names it); to kill \
+             docker-proxy would cut that container off, and no wait helps while it runs",
+            spec.port
+        ));
+    }
+    if !stops.is_empty() {
+        let stops: Vec<String> = stops.into_iter().collect();
+        advice.push(format!(
+            "stop the holder's container ({}), since a killed one comes back with a restart policy, {longer}",
+            stops.join("; ")
+        ));
+    }
+    if !pids.is_empty() {
+        let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+        advice.push(format!("stop the holder (kill {}), {longer}", pids.join(" ")));
+    }
+    if unseen {
+        let suffix = if spec.protocol == Protocol::Udp { "/udp" } else { "" };
+        advice.push(format!(
+            "see who it is where it is visible (on the host, as root: reberth who {}{suffix}) and stop it there, {longer}",
+            spec.port
+        ));
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
+pub use super::advice::{Given, Voice};
 pub use super::attempt::Hold;
 pub use super::claiming::{Claiming, Step};
 use super::spec::{Protocol, Spec};
@@ -24,6 +25,8 @@ pub struct Policy {
     pub fallback: Fallback,
     pub backoff: Backoff,
     pub hold: Hold,
+    /// For the words of a failure.
+    pub told: Given,
 }
 
 /// A port that is ours for as long as `socket` is open.

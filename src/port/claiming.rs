@@ -254,7 +254,7 @@ impl Claiming {
                     given_up = given_up || interrupted();
                     !given_up
                 });
-                lines.extend(advice::busy(spec, &look, self.policy.wait, self.policy.fallback));
+                lines.extend(advice::busy(spec, &look, self.policy.wait, self.policy.fallback, &self.policy.told));
             }
         }
         if given_up {

@@ -4,7 +4,8 @@ pub mod processes;
 pub mod sockets;
 mod words;
 
-pub use words::{short, timestamp};
+pub use processes::{Engine, own_container};
+pub use words::{Hidden, short, timestamp};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -75,8 +76,8 @@ pub struct Holder {
     pub command: Option<String>,
     pub uid: Option<u32>,
     pub user: Option<String>,
-    /// The container's id, 64 hexadecimal digits.
-    pub container: Option<String>,
+    /// The container's id, 64 hexadecimal digits, and whose it is.
+    pub container: Option<(String, Engine)>,
     pub state: State,
     /// The local address the socket is bound to.
     pub address: IpAddr,
@@ -86,14 +87,20 @@ pub struct Holder {
     pub since: Option<u64>,
     /// TIME_WAIT, and FIN_WAIT_2 of a connection that its program has closed: the longest of them, where all have a timer that ends them.
     pub left: Option<Duration>,
-    /// Why there is no pid, in words.
-    pub hidden: Option<String>,
+    /// Why there is no pid.
+    pub hidden: Option<Hidden>,
     /// It has set SO_REUSEPORT: others of its user may share the port with it, and nobody would notice. Seen where its socket is ours to look
     /// at (`processes::shares`), and else of a listener of our own user.
     pub reuse_port: Option<bool>,
 }
 
 impl Holder {
+    /// What Docker starts on the host for a port that a container publishes.
+    pub fn is_docker_proxy(&self) -> bool {
+        let program = self.command.as_deref().and_then(|command| command.split(' ').next());
+        program.and_then(|path| path.rsplit('/').next()) == Some("docker-proxy")
+    }
+
     /// After this many seconds it is over by itself.
     pub fn seconds_left(&self) -> Option<u64> {
         self.left.map(|left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
@@ -268,7 +275,7 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
                 sockets: 0,
                 since: None,
                 left: None,
-                hidden: words::hidden(pid, &row, state, search, own),
+                hidden: Hidden::why(pid, &row, state, search, own),
                 reuse_port: None,
             };
             let holder = groups.entry((state, row.local_port, pid, uid, apart)).or_insert_with(new);

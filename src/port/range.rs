@@ -29,6 +29,20 @@ pub fn reserved() -> Vec<RangeInclusive<u16>> {
     ranges(&read("ip_local_reserved_ports").unwrap_or_default())
 }
 
+/// What keeps this port from outgoing connections: the list that is there, and the port, since the sysctl takes the whole list.
+pub fn reserve(port: u16) -> String {
+    let list = read("ip_local_reserved_ports").unwrap_or_default();
+    let list = list.trim();
+    let comma = if list.is_empty() { "" } else { "," };
+    format!("sysctl -w net.ipv4.ip_local_reserved_ports={list}{comma}{port}")
+}
+
+/// Whether this is the machine's own network, not a container's: only the first network namespace has all of `net.core`
+/// (`netns_core_table` in net/core/sysctl_net_core.c).
+pub fn is_the_hosts() -> bool {
+    fs::exists("/proc/sys/net/core/netdev_budget").unwrap_or(false)
+}
+
 /// `ip_unprivileged_port_start`: below it, a bind needs CAP_NET_BIND_SERVICE.
 pub fn unprivileged_from() -> u16 {
     read("ip_unprivileged_port_start").and_then(|text| text.trim().parse().ok()).unwrap_or(1024)

@@ -205,7 +205,8 @@ fn say_first(spec: &Spec, limit: &str, look: &Look) {
         tracing::warn!(
             port,
             "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
-            take a port outside, or set sysctl net.ipv4.ip_local_reserved_ports={port}"
+            take a port outside, or reserve it for the next time: {}",
+            range::reserve(port)
         );
     } else if ephemeral {
         tracing::debug!(port, "{what} lies in net.ipv4.ip_local_port_range: any outgoing connection may take it");

@@ -54,6 +54,12 @@ struct Look {
 /// PID 1 is asked first and alone where it is a `run`. Of several live writers the one whose ports as asked are `asked` is taken,
 /// else the youngest.
 pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
+    // A name with a slip in it must not be taken for a place where nobody has written yet.
+    if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
+        let why =
+            "--state-dir (REBERTH_STATE_DIR) names no directory; left out, it is looked for in /run, /dev/shm and /tmp";
+        return Found::NotBelieved { path: dir.to_owned(), why: why.into() };
+    }
     let dirs: Vec<&Path> = dir.map_or_else(|| DEFAULT_DIRS.iter().map(Path::new).collect(), |dir| vec![dir]);
     let mine = match Namespaces::mine() {
         Ok(mine) => mine,

@@ -76,6 +76,11 @@ impl Image {
         Ok(Self { candidates, arguments, environment: entries, listen_pid })
     }
 
+    /// The command line, the word first.
+    pub fn arguments(&self) -> impl Iterator<Item = &OsStr> {
+        self.arguments.iter().map(|word| OsStr::from_bytes(word.as_bytes()))
+    }
+
     /// The paths that are tried, in order.
     pub fn candidates(&self) -> impl Iterator<Item = &OsStr> {
         self.candidates.iter().map(|path| OsStr::from_bytes(path.as_bytes()))

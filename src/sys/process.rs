@@ -133,6 +133,11 @@ pub fn proc_is_ours() -> bool {
     std::path::Path::new(&format!("/proc/self/task/{}", pid())).exists()
 }
 
+/// Whether we run in a container: in another PID namespace than the machine's first, whose inode is fixed (`PROC_PID_INIT_INO`).
+pub fn is_contained() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() != "pid:[4026531836]")
+}
+
 /// Every process below us but `strangers` and what is below those, children before grandchildren; empty where /proc does not say.
 /// A look, not a lock: what forks meanwhile is missed, so callers look again after each end.
 pub fn descendants(strangers: &[i32]) -> Vec<i32> {

@@ -16,6 +16,7 @@ mod grace;
 mod handover;
 mod inherit;
 mod log;
+mod nights;
 mod ports;
 mod readme;
 mod relaunch;

@@ -76,7 +76,7 @@ fn a_socket_without_a_visible_program_is_said_to_be_hidden() {
         let found = look(&spec("", PORT), Depth::Programs);
         let [found] = found.holders.as_slice() else { panic!("{found:?}") };
         assert_eq!(found.pid, None);
-        let hidden = found.hidden.as_deref().unwrap_or_default();
+        let hidden = found.hidden.map(|why| why.to_string()).unwrap_or_default();
         assert!(hidden.ends_with("in another PID namespace or container"), "{hidden}");
     });
 }

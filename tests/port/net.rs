@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reberth::config::{Backoff, Fallback, Wait};
 use reberth::exit::Code;
-use reberth::port::claim::{Claim, Hear, Hold, Policy, Stop};
+use reberth::port::claim::{Claim, Given, Hear, Hold, Policy, Stop};
 use reberth::port::claiming::{Claiming, Step};
 use reberth::port::spec::{Protocol, Spec};
 use socket2::{Domain, Socket, Type};
@@ -130,6 +130,7 @@ pub fn by_event(wait: Duration) -> Policy {
         fallback: Fallback::None,
         backoff: Backoff { min: minute, max: minute },
         hold: Hold::Listen,
+        told: Given::default(),
     }
 }
 

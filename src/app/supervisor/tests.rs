@@ -18,7 +18,7 @@ fn policy() -> Policy {
 }
 
 fn ended(code: u8, leftovers: bool) -> Event {
-    Event::AppEnded { end: End::Code(code), leftovers, again: false }
+    Event::AppEnded { end: End::Code(code), leftovers, again: false, unseen: None }
 }
 
 /// Plays events at their seconds, and compares the actions of each and the deadline after the last.
@@ -35,10 +35,10 @@ fn play(policy: Policy, script: &[(u64, Event, &[Action])], deadline: Option<u64
 #[test]
 fn an_app_that_ends_alone_ends_reberth_at_once() {
     play(policy(), &[(5, ended(3, false), &[Action::Finish(Code(3))])], None);
-    let killed = Event::AppEnded { end: End::Signal(9), leftovers: false, again: false };
+    let killed = Event::AppEnded { end: End::Signal(9), leftovers: false, again: false, unseen: None };
     play(policy(), &[(5, killed, &[Action::Finish(Code(137))])], None);
     let mapped = Policy { exit_map: ExitMap(vec![(143, 0)]), ..policy() };
-    let by_term = Event::AppEnded { end: End::Signal(TERM), leftovers: false, again: false };
+    let by_term = Event::AppEnded { end: End::Signal(TERM), leftovers: false, again: false, unseen: None };
     play(mapped, &[(5, by_term, &[Action::Finish(Code(0))])], None);
 }
 
@@ -66,7 +66,7 @@ fn the_first_request_to_stop_starts_the_one_grace() {
 
 #[test]
 fn the_grace_ends_in_kill_for_the_app_and_then_for_its_leftovers() {
-    let killed = Event::AppEnded { end: End::Signal(9), leftovers: true, again: false };
+    let killed = Event::AppEnded { end: End::Signal(9), leftovers: true, again: false, unseen: None };
     play(
         policy(),
         &[

@@ -186,6 +186,7 @@ fn defaults_of_run() {
         register: None,
         state_dir: None,
         command: words(&["app"]),
+        sources: Sources::default(),
     };
     assert_eq!(got, want);
     let log = decision(&["run", "app"], &[]).log;

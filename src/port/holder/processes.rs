@@ -126,7 +126,7 @@ pub struct Facts {
     pub command: Option<String>,
     /// Its effective uid.
     pub uid: Option<u32>,
-    pub container: Option<String>,
+    pub container: Option<(String, Engine)>,
     /// When it started, in seconds since 1970.
     pub since: Option<u64>,
 }
@@ -154,9 +154,40 @@ pub(crate) fn one_line(arguments: &str) -> String {
 
 /// The container's id in `/proc/PID/cgroup`: 64 hexadecimal digits, whatever the engine wraps around them. The last one counts, since
 /// a container in a container (kind, Docker in Docker) is named by both.
-pub(crate) fn container(cgroup: &str) -> Option<String> {
+pub(crate) fn container(cgroup: &str) -> Option<(String, Engine)> {
     let mut runs = cgroup.split(|c: char| !c.is_ascii_hexdigit());
-    runs.rfind(|run| run.len() == 64).map(str::to_owned)
+    let id = runs.rfind(|run| run.len() == 64)?;
+    let before = cgroup.rsplit_once(id).map_or("", |(before, _)| before);
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let engine = if line.contains("kubepods")
+        || line.contains("kubelet")
+        || line.contains("cri-containerd-")
+        || line.contains("crio-")
+    {
+        Engine::Cri
+    } else if line.ends_with("docker-") || line.ends_with("/docker/") {
+        Engine::Docker
+    } else if line.ends_with("libpod-") {
+        Engine::Podman
+    } else {
+        Engine::Other
+    };
+    Some((id.to_owned(), engine))
+}
+
+/// Who runs a container, as its cgroup's name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Docker,
+    Podman,
+    /// containerd or CRI-O, for the kubelet.
+    Cri,
+    Other,
+}
+
+/// The id of the container that we are in, where our cgroup's name is not hidden from us.
+pub fn own_container() -> Option<String> {
+    container(&fs::read_to_string("/proc/self/cgroup").ok()?).map(|(id, _)| id)
 }
 
 /// Field 22 of `/proc/PID/stat` counts ticks (USER_HZ, 100 a second) since boot; the name in field 2 may hold anything, `)` included.
@@ -186,7 +217,7 @@ pub(crate) fn name_in(passwd: &str, uid: u32) -> Option<String> {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{STRIDE, Search, container, name_in, one_line, search, search_in};
+    use super::{Engine, STRIDE, Search, container, name_in, one_line, search, search_in};
 
     #[test]
     fn a_long_look_can_be_left() {
@@ -214,16 +245,21 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         let inner = "f".repeat(64);
         let table = [
-            (format!("0::/system.slice/docker-{id}.scope\n"), Some(&id)),
-            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{id}\n"), Some(&id)),
-            (format!("0::/kubepods.slice/kubepods-pod1234.slice/cri-containerd-{id}.scope\n"), Some(&id)),
-            (format!("0::/machine.slice/libpod-{id}.scope/container\n"), Some(&id)),
-            (format!("0::/docker/{id}/kubelet/{inner}\n"), Some(&inner)),
+            (format!("0::/system.slice/docker-{id}.scope\n"), Some((&id, Engine::Docker))),
+            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{id}\n"), Some((&id, Engine::Docker))),
+            (
+                format!("0::/kubepods.slice/kubepods-pod1234.slice/cri-containerd-{id}.scope\n"),
+                Some((&id, Engine::Cri)),
+            ),
+            (format!("0::/machine.slice/libpod-{id}.scope/container\n"), Some((&id, Engine::Podman))),
+            (format!("0::/docker/{id}/kubelet/{inner}\n"), Some((&inner, Engine::Cri))),
+            (format!("0::/default/{id}\n"), Some((&id, Engine::Other))),
             ("0::/\n".to_owned(), None),
             ("0::/user.slice/user-1000.slice\n".to_owned(), None),
         ];
         for (cgroup, expected) in table {
-            assert_eq!(container(&cgroup).as_ref(), expected, "{cgroup}");
+            let expected = expected.map(|(id, engine)| (id.clone(), engine));
+            assert_eq!(container(&cgroup), expected, "{cgroup}");
         }
     }
 

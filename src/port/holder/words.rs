@@ -11,24 +11,60 @@ use crate::sys::netlink::Row;
 /// More than this of a command line helps nobody in a log.
 const COMMAND: usize = 160;
 
-/// Why no pid is known for this socket; `None` where it is, or where there can be none.
-pub fn hidden(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u32) -> Option<String> {
-    if pid.is_some() || state == State::TimeWait {
-        return None;
+/// Why no pid is known for a socket that somebody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hidden {
+    Kernel,
+    Closed,
+    NoProc,
+    /// Of our own user: more than one reason is possible.
+    Refused,
+    User,
+    Namespace,
+}
+
+impl Hidden {
+    /// `None` where the pid is known, or where there can be none.
+    pub fn why(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u32) -> Option<Self> {
+        if pid.is_some() || state == State::TimeWait {
+            return None;
+        }
+        Some(match row.inode {
+            0 if state.has_no_peer() => Self::Kernel,
+            0 => Self::Closed,
+            _ if !search.looked => Self::NoProc,
+            _ if search.refused.contains(&row.uid) && row.uid == own => Self::Refused,
+            _ if search.refused.contains(&row.uid) || (row.uid != own && !search.refused.is_empty()) => Self::User,
+            _ => Self::Namespace,
+        })
     }
-    Some(match row.inode {
-        0 if state.has_no_peer() => "a socket of the kernel itself, or of a file system".to_owned(),
-        0 => "closed by its program, the kernel still ends the connection".to_owned(),
-        _ if !search.looked => "pid unknown: /proc was not searched".to_owned(),
-        _ if search.refused.contains(&row.uid) && row.uid == own => {
-            "pid hidden: a program of this user that we may not look into, or in another PID namespace or container"
-                .to_owned()
+
+    /// The word for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Closed => "closed",
+            Self::NoProc => "no-proc",
+            Self::Refused => "refused",
+            Self::User => "user",
+            Self::Namespace => "namespace",
         }
-        _ if search.refused.contains(&row.uid) || (row.uid != own && !search.refused.is_empty()) => {
-            "pid hidden: another user".to_owned()
-        }
-        _ => "in another PID namespace or container".to_owned(),
-    })
+    }
+}
+
+impl fmt::Display for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "a socket of the kernel itself, or of a file system",
+            Self::Closed => "closed by its program, the kernel still ends the connection",
+            Self::NoProc => "pid unknown: /proc was not searched",
+            Self::Refused => {
+                "pid hidden: a program of this user that we may not look into, or in another PID namespace or container"
+            }
+            Self::User => "pid hidden: another user",
+            Self::Namespace => "in another PID namespace or container",
+        })
+    }
 }
 
 /// As much of a command line as a line can bear.
@@ -46,7 +82,10 @@ impl fmt::Display for Holder {
         match (self.pid, self.state) {
             (Some(pid), _) => write!(f, "pid {pid}")?,
             (None, State::TimeWait) => return self.doing(f),
-            (None, _) => write!(f, "no visible pid ({})", self.hidden.as_deref().unwrap_or("unknown"))?,
+            (None, _) => match self.hidden {
+                Some(why) => write!(f, "no visible pid ({why})")?,
+                None => write!(f, "no visible pid")?,
+            },
         }
         if let Some(command) = &self.command {
             write!(f, " `{}`", short(command))?;
@@ -56,7 +95,7 @@ impl fmt::Display for Holder {
             (None, Some(uid)) => write!(f, ", uid {uid}")?,
             _ => {}
         }
-        if let Some(container) = &self.container {
+        if let Some((container, _)) = &self.container {
             write!(f, ", container {}", container.get(..12).unwrap_or(container))?;
         }
         write!(f, ", ")?;
