@@ -1,18 +1,20 @@
 //! Owns the command line: which words are options, which belong to the app, and the help. Must not know defaults, nor what a value
 //! means: every value stays raw text here, so that all bad ones are reported together, whatever their encoding.
 //!
+//! clap makes no help pages here (`help` does); a command that overrides its page keeps the flags for it all the same.
+//!
 //! Only the named command's own parser is ever built: `healthcheck` must not pay for the options of `run` every few seconds.
 
+mod help;
 mod plain;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, Error as ClapError, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{FromArgMatches, Parser};
 
-use crate::config::table;
-
+use help::{Page, Paged};
 pub use plain::Plain;
 
 /// What `reberth --help` prints.
@@ -37,17 +39,7 @@ In an image: ENTRYPOINT [\"/reberth\", \"run\", \"--\"]
 
 /// Options of `run`, and the app's command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
-#[command(
-    name = "reberth run",
-    about = "Claim the ports, launch the app, be its init",
-    override_usage = "reberth run [OPTIONS] [--] COMMAND [ARG]...",
-    version,
-    args_override_self = true,
-    after_help = "\
-In the arguments of COMMAND, {port}, {port.NAME}, {addr}, {host}, {fd} and {fd.NAME} are replaced.
-A flag beats its variable, then PORT (for ports), the profile and the default. Durations: 250ms, 10s, 1m30s, 2h.
-Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth could not, 126 and 127 as in a shell."
-)]
+#[command(name = "reberth run", override_help = "", version, args_override_self = true)]
 pub struct Run {
     /// Ports to claim: [NAME=][ADDR:]PORT[/udp],...; 0 = any free port; may be repeated
     #[arg(short, long, value_name = "SPECS", action = clap::ArgAction::Append, allow_hyphen_values = true)]
@@ -151,6 +143,12 @@ pub struct Run {
     /// Where the state file goes
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
+    /// Say what would be claimed, asked and launched, with the source of each setting, and do nothing
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub check: Option<OsString>,
+    /// The same as JSON, for machines
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub json: Option<OsString>,
     /// The app and its arguments; everything after COMMAND is the app's own
     #[arg(value_name = "COMMAND", num_args = 0.., trailing_var_arg = true)]
     pub command: Vec<OsString>,
@@ -158,16 +156,7 @@ pub struct Run {
 
 /// Options of `keep`: those of `run` that are about ports and the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
-#[command(
-    name = "reberth keep",
-    about = "Hold the ports of a --share name, without an app, until TERM",
-    override_usage = "reberth keep [OPTIONS]",
-    version,
-    args_override_self = true,
-    after_help = "\
-A container or sidecar that outlives restarts, crashes and deployments of the app: clients wait meanwhile, and are not refused.
-Exit codes: 0 after TERM, INT or QUIT; 124 the port was not free in time, 125 reberth could not."
-)]
+#[command(name = "reberth keep", override_help = "", version, args_override_self = true)]
 pub struct Keep {
     /// Ports to hold: [NAME=][ADDR:]PORT[/udp],...
     #[arg(short, long, value_name = "SPECS", allow_hyphen_values = true, action = clap::ArgAction::Append)]
@@ -225,16 +214,7 @@ impl From<Keep> for Run {
 
 /// Options of `healthcheck`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
-#[command(
-    name = "reberth healthcheck",
-    about = "Ask once whether the app is healthy: exit 0 (healthy) or 1 (anything else)",
-    override_usage = "reberth healthcheck [OPTIONS] [TARGET]",
-    version,
-    args_override_self = true,
-    after_help = "\
-Without TARGET it asks what 'reberth run' in the same container was told, on the port that it really took;
-without one beside it, REBERTH_HEALTH, REBERTH_LIVENESS, REBERTH_PORT and PORT decide."
-)]
+#[command(name = "reberth healthcheck", override_help = "", version, args_override_self = true)]
 pub struct Healthcheck {
     /// Which question is asked
     #[arg(long, value_name = "readiness|liveness|startup")]
@@ -290,14 +270,7 @@ pub struct Healthcheck {
 
 /// Options of `who`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
-#[command(
-    name = "reberth who",
-    about = "Say who holds a port, in which state, and what to do about it",
-    override_usage = "reberth who [OPTIONS] [PORT]...",
-    version,
-    args_override_self = true,
-    after_help = "Exit codes: 0 the ports are free, 1 some port is held, 125 could not tell."
-)]
+#[command(name = "reberth who", override_help = "", version, args_override_self = true)]
 pub struct Who {
     /// JSON for machines
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -312,12 +285,7 @@ pub struct Who {
 
 /// Arguments of `install`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
-#[command(
-    name = "reberth install",
-    about = "Copy this very binary to DEST (a folder gets DEST/reberth)",
-    override_usage = "reberth install DEST",
-    version
-)]
+#[command(name = "reberth install", override_help = "", version)]
 pub struct Install {
     /// A file, or a folder that exists
     #[arg(value_name = "DEST")]
@@ -335,13 +303,37 @@ pub enum Typed<T> {
     Print(String),
 }
 
-/// The version line, the same for every command.
+macro_rules! paged {
+    ($($command:ident: $page:ident),*) => {
+        $(impl Paged for $command {
+            const PAGE: &'static Page = &help::$page;
+        })*
+    };
+}
+
+paged!(Run: RUN, Keep: KEEP, Healthcheck: HEALTHCHECK, Who: WHO, Install: INSTALL);
+
+/// All commands, for what is made from their words.
+pub fn documented() -> [clap::Command; 5] {
+    [
+        help::documented::<Run>(),
+        help::documented::<Healthcheck>(),
+        help::documented::<Keep>(),
+        help::documented::<Who>(),
+        help::documented::<Install>(),
+    ]
+}
+
+/// The version line, the same for every command: with the commit, where ./static knew it, and the target.
 pub fn version() -> String {
-    concat!("reberth ", env!("CARGO_PKG_VERSION"), "\n").into()
+    let commit = option_env!("REBERTH_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.map(|commit| format!("{commit}, ")).unwrap_or_default();
+    let library = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("reberth {} ({commit}{}-unknown-linux-{library})\n", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH)
 }
 
 /// Parses the words of one command; `words` are those after the command's name.
-pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -> Typed<T> {
+pub fn parse<T: Paged>(words: &[OsString]) -> Typed<T> {
     let mut words = words.to_vec();
     let mut lines = Vec::new();
     // An unknown option is taken out and the rest is read again, so that all that is wrong is told at once.
@@ -353,9 +345,9 @@ pub fn parse<T: CommandFactory + FromArgMatches + Default>(words: &[OsString]) -
         };
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                // The variables and defaults are added only now, since only now somebody reads them.
-                let full = matches::<T>(documented(T::command()), &words).err().unwrap_or(error);
-                return Typed::Print(full.render().to_string());
+                let asked =
+                    words.iter().take_while(|word| *word != "--").find(|word| *word == "-h" || *word == "--help");
+                return Typed::Print(help::page(&T::command(), T::PAGE, asked.is_some_and(|word| word == "--help")));
             }
             ErrorKind::DisplayVersion => return Typed::Print(version()),
             _ => lines.push(usage(&error, T::command().get_name())),
@@ -392,17 +384,6 @@ fn matches<T: FromArgMatches>(command: clap::Command, words: &[OsString]) -> Res
     let name = OsStr::new("reberth");
     let argv = std::iter::once(name).chain(words.iter().map(OsString::as_os_str));
     T::from_arg_matches_mut(&mut command.try_get_matches_from(argv)?)
-}
-
-/// The command with each setting's variable and default in its long help (`--help`; `-h` stays short).
-fn documented(command: clap::Command) -> clap::Command {
-    let healthcheck = command.get_name().ends_with("healthcheck");
-    command.mut_args(|arg| {
-        let setting = arg.get_long().and_then(|long| table::of_flag(long, healthcheck));
-        let Some(setting) = setting.filter(|_| arg.get_help().is_some()) else { return arg };
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        arg.long_help(format!("{help}\n[{}, default: {}]", setting.variable, setting.default))
-    })
 }
 
 /// clap's message in one line: its first line and its tips, without its usage paragraph.

@@ -3,6 +3,7 @@
 
 pub mod app;
 mod atomic;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod env;

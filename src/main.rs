@@ -14,7 +14,7 @@ use reberth::error::{Error, words};
 use reberth::exit::Code;
 use reberth::port::file;
 use reberth::sys::signal::{Signals, end_as_pid_1};
-use reberth::{app, health, install, log, who};
+use reberth::{app, check, health, install, log, who};
 
 #[global_allocator]
 static MEMORY: reberth::sys::arena::Arena = reberth::sys::arena::Arena::new();
@@ -36,6 +36,9 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             live(&decision, settings.port_file.as_deref(), signals, |signals| {
                 app::run::run(settings, environment, signals)
             })
+        }
+        Ok(Mode::Check(settings)) => {
+            check::run(settings, environment).unwrap_or_else(|error| refuse(&decision.log, &error))
         }
         Ok(Mode::Keep(settings)) => {
             let signals = signals.unwrap_or_else(Signals::block);

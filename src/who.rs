@@ -20,14 +20,30 @@ struct Report {
     ports: Vec<Port>,
 }
 
+/// What is known of one port.
 #[derive(Debug, Serialize)]
-struct Port {
-    port: u16,
-    protocol: &'static str,
+pub struct Port {
+    pub port: u16,
+    pub protocol: &'static str,
     /// `free` or `held`: held is what a claim would wait for.
     state: &'static str,
     holders: Vec<Line>,
-    advice: Vec<String>,
+    pub advice: Vec<String>,
+    /// The holders in words, as a log has them.
+    #[serde(skip)]
+    words: String,
+}
+
+impl Port {
+    /// A claim would have to wait.
+    pub fn is_held(&self) -> bool {
+        self.state == HELD
+    }
+
+    /// `free`, or by whom it is held.
+    pub fn summary(&self) -> String {
+        if self.is_held() { format!("held by {}", self.words) } else { self.state.to_owned() }
+    }
 }
 
 /// One holder, every key always there, unknown values null.
@@ -130,6 +146,7 @@ fn everybody() -> Result<Vec<Port>, Error> {
                 state: HELD,
                 holders: vec![holder.into()],
                 advice: Vec::new(),
+                words: String::new(),
             }),
         }
     }
@@ -148,8 +165,8 @@ fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
     if failures.is_empty() { Ok(ports) } else { Err(Error::Cannot(failures)) }
 }
 
-/// Held is what a claim would find held, so a claim's own try decides: a bind that never listens, let go at once.
-fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
+/// What is known of the port of `spec`. Held is what a claim would find held, so a claim's own try decides: a bind that never listens, let go at once.
+pub fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
     let tried = Attempt::new(spec, v6_only).bind();
     // Any port is free, and nobody in particular has it.
     let look = if spec.port == 0 { Look::default() } else { holder::look(spec, Depth::Programs) };
@@ -170,6 +187,7 @@ fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
     } else {
         notes.extend(look.holders.iter().map(|holder| format!("this does not block a claim: {holder}")));
     }
+    let words = look.to_string();
     let holders = if held { look.holders } else { Vec::new() };
     Ok(Port {
         port: spec.port,
@@ -177,6 +195,7 @@ fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
         state: if held { HELD } else { FREE },
         holders: holders.into_iter().map(Line::from).collect(),
         advice: notes,
+        words,
     })
 }
 
@@ -275,9 +294,16 @@ mod tests {
             sockets: 3,
             reuse_port: false,
         };
-        let held =
-            Port { port: 80, protocol: "tcp", state: "held", holders: vec![line], advice: vec!["wait".to_owned()] };
-        let free = Port { port: 53, protocol: "udp", state: "free", holders: vec![], advice: vec![] };
+        let held = Port {
+            port: 80,
+            protocol: "tcp",
+            state: "held",
+            holders: vec![line],
+            advice: vec!["wait".to_owned()],
+            words: String::new(),
+        };
+        let free =
+            Port { port: 53, protocol: "udp", state: "free", holders: vec![], advice: vec![], words: String::new() };
         Report { ports: vec![held, free] }
     }
 

@@ -172,7 +172,8 @@ fn helped(coded: &[Setting], command: &str) {
     }
     let extra: Vec<_> =
         flags.iter().filter(|flag| !coded.iter().any(|s| s.flag == **flag)).map(String::as_str).collect();
-    let shared = if command == "run" { vec!["help", "version"] } else { vec!["help", "state-dir", "version"] };
+    let shared =
+        if command == "run" { vec!["check", "help", "json", "version"] } else { vec!["help", "state-dir", "version"] };
     assert_eq!(extra, shared, "flags in the help of {command} that no table has");
 }
 

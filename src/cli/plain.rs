@@ -3,12 +3,10 @@
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory, FromArgMatches};
-
-use super::{Healthcheck, Run, Typed, parse};
+use super::{Healthcheck, Paged, Run, Typed, parse};
 
 /// Commands whose usual command lines need no parser: building one takes longer than all else that a `healthcheck` does.
-pub trait Plain: CommandFactory + FromArgMatches + Default {
+pub trait Plain: Paged {
     /// Takes an option with its value, which stood as `--name value` or `--name=value`; `false`: that is for the parser to judge.
     fn set(&mut self, name: &str, value: OsString) -> bool;
 

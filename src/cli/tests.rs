@@ -2,6 +2,10 @@
 
 use std::os::unix::ffi::OsStringExt;
 
+use clap::CommandFactory;
+
+use crate::config::table;
+
 use super::*;
 
 fn words(list: &[&str]) -> Vec<OsString> {
@@ -166,6 +170,15 @@ fn help_names_every_setting() {
         }
         other => panic!("{other:?}"),
     }
+    // A screen has 24 lines of 80 letters.
+    match Run::from_words(&words(&["-h"])) {
+        Typed::Print(short) => {
+            assert!(short.lines().count() <= 24, "{short}");
+            let settings = short.lines().filter(|line| line.contains("--"));
+            assert!(settings.clone().all(|line| line.len() <= 80), "{short}");
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(parse::<Who>(&words(&["-V"])), Typed::Print(version()));
     assert_eq!(Run::from_words(&words(&["--version"])), Typed::Print(version()));
 }
@@ -176,7 +189,15 @@ fn every_flag_has_a_setting_and_every_setting_a_flag() {
         command.get_arguments().filter_map(|arg| arg.get_long().map(String::from)).collect()
     };
     let (run, check) = (flags(Run::command()), flags(Healthcheck::command()));
-    assert_eq!(run, table::RUN.map(|setting| setting.flag));
+    // What is no setting of a run.
+    let own: Vec<&str> = table::RUN.iter().map(|setting| setting.flag).chain(["check", "json"]).collect();
+    assert_eq!(run, own);
+    // Each stands in one group of the help.
+    let mut grouped: Vec<&str> = help::RUN.groups.iter().flat_map(|group| group.flags).copied().collect();
+    let mut all = own;
+    grouped.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(grouped, all);
     let known: Vec<&str> = table::HEALTHCHECK.iter().map(|setting| setting.flag).chain(["state-dir"]).collect();
     assert_eq!(check, known);
 }

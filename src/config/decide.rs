@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 use super::value::{distance, nearest, one_line, shown};
-use super::{Format, Level, Log, Mode, healthcheck, run};
+use super::{Check, Format, Level, Log, Mode, healthcheck, run};
 use crate::cli::{self, Plain, Typed};
 use crate::env::Environ;
 use crate::error::Error;
@@ -100,6 +100,13 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
     let one_line = |lines: Vec<String>| lines.iter().map(|line| one_line(line)).collect();
     let mode = mode.map_err(|error| match error {
         Error::Settings(lines) => Error::Settings(one_line(lines)),
+        other => other,
+    });
+    let mode = mode.map(|mode| match mode {
+        Mode::Check(check) => {
+            let (run, warnings) = (check.run.map_err(one_line), one_line(check.warnings));
+            Mode::Check(Box::new(Check { run, warnings, ..*check }))
+        }
         other => other,
     });
     Decision { command, mode, log, warnings: one_line(warnings) }

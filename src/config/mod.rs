@@ -246,10 +246,23 @@ pub struct Who {
     pub state_dir: Option<PathBuf>,
 }
 
+/// What `run --check` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The settings, or all that is wrong with them.
+    pub run: Result<Run, Vec<String>>,
+    pub profile: &'static str,
+    pub log: Log,
+    pub warnings: Vec<String>,
+    pub json: bool,
+}
+
 /// What one invocation of reberth is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
     Run(Box<Run>),
+    /// Only tell what that would be.
+    Check(Box<Check>),
     /// The ports of `run`'s settings, without an app.
     Keep(Box<Run>),
     Healthcheck(Box<Healthcheck>),

@@ -7,8 +7,8 @@ use super::reader::{self, Reader, from, no_carriage_return};
 use super::source::{Source, Sources};
 use super::value::{boolean, duration, is, number, pairs, positive, word};
 use super::{
-    Backoff, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait, after,
-    healthcheck, register, signal,
+    Backoff, Check, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
+    after, healthcheck, register, signal,
 };
 use crate::app::command;
 use crate::cli;
@@ -59,7 +59,12 @@ fn decide_as(
         reader.origins.note("fallback", by_profile);
     }
     let mut run = Run { ports: ports.clone().unwrap_or_default(), ..run };
-    if run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
+    let checks = reader.read("check", from(&cli.check, &None), boolean).unwrap_or(false);
+    let json = reader.read("json", from(&cli.json, &None), boolean).unwrap_or(false);
+    if json && !checks {
+        reader.errors.push("--json: goes with --check".into());
+    }
+    if checks || run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
         run.question = question(environ).unwrap_or_else(|lines| {
             reader.errors.extend(lines);
             None
@@ -71,6 +76,16 @@ fn decide_as(
         check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
     }
     run.sources = std::mem::take(&mut reader.origins);
+    if checks {
+        let run = if reader.errors.is_empty() { Ok(run) } else { Err(reader.errors) };
+        let profile = match profile {
+            Profile::Prod => "prod",
+            Profile::Dev => "dev",
+            Profile::Test => "test",
+        };
+        let told = Check { run, profile, log: log.clone(), warnings: warnings.clone(), json };
+        return (Ok(Mode::Check(Box::new(told))), log, warnings);
+    }
     let mode = match reader.errors.is_empty() {
         true if keeps => Ok(Mode::Keep(Box::new(run))),
         true => Ok(Mode::Run(Box::new(run))),

@@ -33,6 +33,13 @@ pub fn settings(data: &[u8]) {
     match &decision.mode {
         Ok(Mode::Keep(run)) => assert!(run.share.is_some() && !run.ports.is_empty()),
         Ok(Mode::Run(run)) => check_run(run),
+        Ok(Mode::Check(check)) => {
+            assert!(check.warnings.iter().all(|line| is_one_line(line)), "{check:?}");
+            match &check.run {
+                Ok(run) => check_run(run),
+                Err(lines) => assert!(!lines.is_empty() && lines.iter().all(|line| is_one_line(line)), "{lines:?}"),
+            }
+        }
         Ok(Mode::Healthcheck(terms)) => check_healthcheck(terms),
         Ok(Mode::Who(Who { ports, .. })) => ports.iter().for_each(reads_back),
         Ok(Mode::Install(destination)) => assert!(!destination.as_os_str().is_empty()),

@@ -5,7 +5,7 @@ pub mod attempt;
 pub mod claim;
 pub mod claiming;
 pub mod company;
-mod fallback;
+pub mod fallback;
 pub mod file;
 pub mod held;
 pub mod holder;

@@ -9,6 +9,7 @@ mod app;
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod check;
 mod edges;
 mod exec;
 mod exit;

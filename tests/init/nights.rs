@@ -56,10 +56,9 @@ fn masked_line(line: &str) -> String {
             "(USER)"
         } else if last(0) == "after" && number(bare) {
             "N"
-        } else if last(0) == "in" && seconds.is_some() || rest == ":" && bare.strip_suffix("ms").is_some_and(number) {
-            "Ns"
-        } else if seconds.is_some_and(|text| text.parse().is_ok_and(|n| (50..=61).contains(&n)))
-            && last(0) == "TIME_WAIT,"
+        } else if last(0) == "in" && seconds.is_some()
+            || rest == ":" && bare.strip_suffix("ms").is_some_and(number)
+            || last(0) == "TIME_WAIT," && seconds.is_some_and(|text| text.parse().is_ok_and(|n| (50..=61).contains(&n)))
         {
             "Ns"
         } else {
@@ -126,7 +125,7 @@ fn somebody_has_the_port() {
     let flags = [&["--port", &port][..], &longer].concat();
     let mut waits = run_app(&flags, &format!("listen=0.0.0.0:{port} ready pause")).start();
     waits.stderr_until("is busy, waiting for up to 120s");
-    typed(&between(&outcome.stderr, "stop the holder (", ")").to_owned());
+    typed(between(&outcome.stderr, "stop the holder (", ")"));
     waits.ready();
     // Without a refused client next time: an app that can take no socket.
     let bind = words(outcome.stderr.trim_end().rsplit_once("next time: ").unwrap().1);

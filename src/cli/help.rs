@@ -1,0 +1,227 @@
+//! Owns the help pages: which options stand together, an example for each group, and how all of it is laid out. Must not know what a value
+//! means: names and words are the parser's, variables and defaults the table's.
+//!
+//! clap's own pages would cost every binary 45 KB, most of it for fitting a text to a terminal. Man pages and completions are made from the
+//! same words by `pages/`, which no binary has.
+
+use std::fmt::Write as _;
+
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
+
+use crate::config::table;
+
+/// One command's page.
+#[derive(Debug)]
+pub struct Page {
+    pub about: &'static str,
+    pub usage: &'static str,
+    /// What `-h` has, flag and words, a line each; empty: all that there is.
+    pub short: &'static [(&'static str, &'static str)],
+    /// The groups of `--help`; empty: there is but one.
+    pub groups: &'static [Group],
+    /// What stands below.
+    pub notes: &'static str,
+}
+
+/// Options that belong together.
+#[derive(Debug)]
+pub struct Group {
+    pub heading: &'static str,
+    pub flags: &'static [&'static str],
+    pub example: &'static str,
+}
+
+/// A command with a page.
+pub trait Paged: CommandFactory + FromArgMatches + Default {
+    const PAGE: &'static Page;
+}
+
+pub static RUN: Page = Page {
+    about: "Claim the ports, launch the app, be its init",
+    usage: "reberth run [OPTIONS] [--] COMMAND [ARG]...",
+    short: &[
+        ("port", "[NAME=][ADDR:]PORT[/udp],... to claim"),
+        ("profile", "prod|dev|test; dev: no wait, next free port"),
+        ("wait", "DURATION|forever for a busy port"),
+        ("fallback", "none|next[:N]|any, after the wait"),
+        ("handover", "auto|on|off|bind: give the app the socket"),
+        ("health", "/path, tcp, a URL: what readiness asks"),
+        ("start-timeout", "DURATION for the app to become ready"),
+        ("drain", "DURATION from the first TERM to the app's"),
+        ("grace", "DURATION from the app's TERM to KILL"),
+        ("log", "off|error|warn|info|debug|trace"),
+        ("check", "tell what a run would do, and do nothing"),
+    ],
+    groups: &[
+        Group {
+            heading: "Ports",
+            flags: &["port", "profile", "wait", "fallback", "backoff", "port-file", "state-dir"],
+            example: "reberth run --port web=8080,admin=127.0.0.1:9090 --wait 2m -- app --listen {addr}",
+        },
+        Group {
+            heading: "Handover",
+            flags: &["handover", "prewarm", "share", "share-secret-file", "relaunch"],
+            example: "reberth run --port 0.0.0.0:8080 --handover bind --prewarm -- gunicorn app:app",
+        },
+        Group {
+            heading: "Signals and end",
+            flags: &["exec", "signal-scope", "signal-map", "exit-map", "drain", "grace", "parent-death-signal"],
+            example: "reberth run --port 80 --signal-map TERM=QUIT --drain 5s --grace 20s -- nginx -g 'daemon off;'",
+        },
+        Group {
+            heading: "Health",
+            flags: &["health", "liveness", "start-timeout", "exit-on-unhealthy", "unhealthy-failures"],
+            example: "reberth run --port 8080 --health /ready --exit-on-unhealthy 10s -- app",
+        },
+        Group {
+            heading: "Before and beside the app",
+            flags: &["after", "after-wait", "register", "advertise", "register-metadata", "register-ttl"],
+            example: "reberth run --after postgres://db,redis://cache --port 8080 -- app",
+        },
+        Group {
+            heading: "Log",
+            flags: &["log", "log-format", "log-file"],
+            example: "reberth run --log debug --log-format json -- app",
+        },
+        Group { heading: "Dry run", flags: &["check", "json"], example: "reberth run --check --port 8080 -- app" },
+    ],
+    notes: "\
+In the arguments of COMMAND, {port}, {port.NAME}, {addr}, {host}, {fd} and {fd.NAME} are replaced.
+A flag beats its variable, then PORT (for ports), the profile and the default. Durations: 250ms, 10s, 1m30s, 2h.
+Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth could not, 126 and 127 as in a shell.",
+};
+
+pub static KEEP: Page = Page {
+    about: "Hold the ports of a --share name, without an app, until TERM",
+    usage: "reberth keep [OPTIONS]",
+    short: &[],
+    groups: &[],
+    notes: "\
+A container or sidecar that outlives restarts, crashes and deployments of the app: clients wait meanwhile, and are not refused.
+Exit codes: 0 after TERM, INT or QUIT; 124 the port was not free in time, 125 reberth could not.
+Example: reberth keep --share api --port 0.0.0.0:8080",
+};
+
+pub static HEALTHCHECK: Page = Page {
+    about: "Ask once whether the app is healthy: exit 0 (healthy) or 1 (anything else)",
+    usage: "reberth healthcheck [OPTIONS] [TARGET]",
+    short: &[],
+    groups: &[],
+    notes: "\
+Without TARGET it asks what 'reberth run' in the same container was told, on the port that it really took;
+without one beside it, REBERTH_HEALTH, REBERTH_LIVENESS, REBERTH_PORT and PORT decide.
+Example: reberth healthcheck --probe liveness --timeout 2s",
+};
+
+pub static WHO: Page = Page {
+    about: "Say who holds a port, in which state, and what to do about it",
+    usage: "reberth who [OPTIONS] [PORT]...",
+    short: &[],
+    groups: &[],
+    notes: "\
+Exit codes: 0 the ports are free, 1 some port is held, 125 could not tell.
+Example: reberth who 8080 53/udp",
+};
+
+pub static INSTALL: Page = Page {
+    about: "Copy this very binary to DEST (a folder gets DEST/reberth)",
+    usage: "reberth install DEST",
+    short: &[],
+    groups: &[],
+    notes: "Example: reberth install /shared",
+};
+
+/// The page of `-h`, or of `--help` (`long`).
+pub fn page(command: &Command, page: &Page, long: bool) -> String {
+    let mut text = format!("{}\n\nUsage: {}\n\n", page.about, page.usage);
+    let of = |flag: &str| command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    if !long && !page.short.is_empty() {
+        for (flag, words) in page.short {
+            if let Some(arg) = of(flag) {
+                let default = table::of_flag(flag, false).map(|setting| setting.default);
+                let default = default.map(|default| format!(" [{default}]")).unwrap_or_default();
+                line(&mut text, &name(arg), &format!("{words}{default}"));
+            }
+        }
+        line(&mut text, "  -h, --help", "print this; --help has all settings, with examples");
+        line(&mut text, "  -V, --version", "print the version");
+        // A String takes everything: there is no error to look at.
+        let _ = write!(text, "\nEach has a variable as well: --log-file is REBERTH_LOG_FILE.\n{}\n", page.notes);
+        return text;
+    }
+    let healthcheck = command.get_name().ends_with("healthcheck");
+    for arg in command.get_arguments().filter(|arg| arg.is_positional()) {
+        let name = arg.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
+        let _ = writeln!(text, "  {name:20} {}", words(arg));
+    }
+    let entry = |text: &mut String, arg: &Arg| {
+        let setting = arg.get_long().and_then(|long| table::of_flag(long, healthcheck));
+        if long && let Some(setting) = setting {
+            let _ = writeln!(
+                text,
+                "{}\n          {}\n          [{}, default: {}]",
+                named(arg),
+                words(arg),
+                setting.variable,
+                setting.default
+            );
+        } else {
+            let _ = writeln!(text, "{:36} {}", named(arg), words(arg));
+        }
+    };
+    for group in page.groups {
+        let _ = writeln!(text, "\n{}:", group.heading);
+        group.flags.iter().filter_map(|flag| of(flag)).for_each(|arg| entry(&mut text, arg));
+        let _ = writeln!(text, "  Example: {}", group.example);
+    }
+    if page.groups.is_empty() {
+        let _ = writeln!(text, "\nOptions:");
+        command.get_arguments().filter(|arg| !arg.is_positional()).for_each(|arg| entry(&mut text, arg));
+    } else {
+        let _ = writeln!(text);
+    }
+    line(&mut text, "  -h, --help", "Print help");
+    line(&mut text, "  -V, --version", "Print version");
+    let _ = write!(text, "\n{}\n", page.notes);
+    text
+}
+
+/// A line of two columns.
+fn line(text: &mut String, left: &str, right: &str) {
+    let _ = writeln!(text, "{left:22} {right}");
+}
+
+/// `  -p, --port`
+fn name(arg: &Arg) -> String {
+    let short = arg.get_short().map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
+    format!("  {short}--{}", arg.get_long().unwrap_or_default())
+}
+
+/// `  -p, --port <SPECS>`
+fn named(arg: &Arg) -> String {
+    let value = arg.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
+    // What may stand without its value.
+    let value = if value == "BOOL" { "[=<BOOL>]".to_owned() } else { format!(" <{value}>") };
+    name(arg) + &value
+}
+
+fn words(arg: &Arg) -> String {
+    arg.get_help().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The command as man pages and completions have it: the page's words, and with each option its variable and default.
+pub fn documented<T: Paged>() -> Command {
+    let command = T::command();
+    let healthcheck = command.get_name().ends_with("healthcheck");
+    let page = T::PAGE;
+    let heading = |flag: &str| page.groups.iter().find(|group| group.flags.contains(&flag)).map(|group| group.heading);
+    command.about(page.about).override_usage(page.usage).after_help(page.notes).mut_args(|arg| {
+        let Some(flag) = arg.get_long().map(str::to_owned) else { return arg };
+        let words = words(&arg);
+        let arg = match table::of_flag(&flag, healthcheck) {
+            Some(setting) => arg.long_help(format!("{words}\n[{}, default: {}]", setting.variable, setting.default)),
+            None => arg,
+        };
+        arg.help_heading(heading(&flag))
+    })
+}

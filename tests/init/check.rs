@@ -1,0 +1,138 @@
+//! `run --check`: it tells what a run would do and with which code it would end, and does nothing of it.
+
+use crate::harness::launch::Stdio;
+use crate::harness::running::Outcome;
+use crate::harness::{Launch, place};
+use crate::{app, run_app};
+
+fn check(launch: Launch) -> Outcome {
+    checked(launch, &["--check"])
+}
+
+fn checked(mut launch: Launch, flags: &[&str]) -> Outcome {
+    let at = launch.words.iter().position(|word| word == "run").unwrap() + 1;
+    launch.words.splice(at..at, flags.iter().map(Into::into));
+    launch.stdin(Stdio::Null).start().finish()
+}
+
+fn json(launch: Launch) -> serde_json::Value {
+    let outcome = checked(launch, &["--check", "--json"]);
+    let said: serde_json::Value =
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{}", outcome.report()));
+    assert_eq!(said["code"].as_i64(), outcome.code.map(Into::into), "{}", outcome.report());
+    assert!(outcome.stderr.is_empty(), "{}", outcome.report());
+    said
+}
+
+/// Each of these as a check and as a run: the code is the same, and only the run has launched anything.
+#[test]
+fn it_ends_as_a_run_would() {
+    let busy = place::free_port().to_string();
+    let _holder = std::net::TcpListener::bind(("0.0.0.0", busy.parse().unwrap())).unwrap();
+    let free = place::free_port().to_string();
+    let place = place::TempDir::new();
+    let script = place.file("script", "#!/no/such/interpreter\n", 0o755);
+    let file = place.path().join("port").to_str().unwrap().to_owned();
+    let app = app::words("say=launched exit=0");
+    let words = |list: &[&str]| list.iter().map(std::ffi::OsString::from).collect::<Vec<_>>();
+    for (flags, command, code, said) in [
+        (&["--port", &free, "--port-file", &file][..], app.clone(), 0, "the app would be launched"),
+        (&["--port", "0"], app.clone(), 0, "the app would be launched"),
+        (&[], app.clone(), 0, "the app is ready when it is launched"),
+        (&["--port", &busy, "--wait", "0s"], app.clone(), 124, "busy: it would wait for up to 0s, and end in 124"),
+        (&["--port", &busy, "--wait", "0s", "--fallback", "next"], app.clone(), 0, "it would fall back to"),
+        (&["--port", "0"], words(&["/no/such/app"]), 127, "/no/such/app: no such file"),
+        (&["--port", "0"], words(&[script.to_str().unwrap()]), 126, "its interpreter /no/such/interpreter is missing"),
+        (&["--wait", "60", "--grace", "x"], app.clone(), 125, "error: --grace x:"),
+        (
+            &["--port-file", "/no/such/folder/file"],
+            app.clone(),
+            125,
+            "--port-file (REBERTH_PORT_FILE) /no/such/folder/file: cannot",
+        ),
+        (
+            &["--log-file", "/no/such/folder/file"],
+            app.clone(),
+            125,
+            "--log-file (REBERTH_LOG_FILE) /no/such/folder/file: cannot",
+        ),
+        (&["--port", "198.51.100.7:80"], app.clone(), 125, "does not have the address"),
+    ] {
+        let launch = || {
+            let mut launch = crate::run(flags, command.clone());
+            // Its own folder is where nothing may be written.
+            launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+            let state = place.path().join("state");
+            std::fs::create_dir_all(&state).unwrap();
+            launch.env("REBERTH_STATE_DIR", state)
+        };
+        let names = || {
+            let entries = std::fs::read_dir(place.path())
+                .unwrap()
+                .chain(std::fs::read_dir(place.path().join("state")).into_iter().flatten());
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            names
+        };
+        let first = launch();
+        let before = names();
+        let outcome = check(first).expect_code(code);
+        assert_eq!(names(), before, "nothing is written: {}", outcome.report());
+        assert!(
+            outcome.stdout.contains(said) && !outcome.stdout.contains("\nlaunched"),
+            "{said}: {}",
+            outcome.report()
+        );
+        assert!(outcome.stdout.ends_with(&format!("(exit code {code})\n")), "{}", outcome.report());
+        let ran = launch().start().finish().expect_code(code);
+        assert_eq!(ran.stdout.contains("launched"), code == 0, "{}", ran.report());
+        let _ = std::fs::remove_file(&file);
+    }
+}
+
+#[test]
+fn machines_are_told_the_same() {
+    let port = place::free_port();
+    let holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let launch =
+        || run_app(&["--port", &format!("web={port}"), "--health", "/ready"], "exit=0").env("REBERTH_WAIT", "5s");
+    let said = json(launch());
+    let setting = |name: &str| {
+        let all = said["settings"].as_array().unwrap();
+        all.iter().find(|one| one["setting"] == name).unwrap().clone()
+    };
+    assert_eq!((&setting("wait")["value"], &setting("wait")["source"]), (&"5s".into(), &"variable".into()));
+    assert_eq!((&setting("wait")["place"], &setting("port")["place"]), (&"REBERTH_WAIT".into(), &"--port".into()));
+    assert_eq!(setting("grace")["source"], "default");
+    let held = &said["ports"][0];
+    assert_eq!((&held["state"], &held["holders"][0]["pid"]), (&"held".into(), &std::process::id().into()));
+    assert_eq!(said["health"][0]["asks"], format!("/ready on port {port} within 900ms"));
+    assert_eq!((&said["code"], said["errors"].as_array().unwrap().len()), (&124.into(), 0));
+    drop(holder);
+    assert_eq!(json(launch())["code"], 0);
+    let bad = json(run_app(&["--wait", "5"], "exit=0"));
+    assert_eq!((&bad["code"], bad["errors"].as_array().unwrap().len()), (&125.into(), 1), "{bad}");
+    run_app(&["--json"], "exit=0").start().finish().expect_code(125).expect_stderr("--json: goes with --check");
+}
+
+#[test]
+fn a_port_that_may_not_be_bound_is_no_free_one() {
+    let launch = || {
+        let mut launch = crate::run(&["--port", "80"], ["true"]);
+        launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
+        if nix::unistd::geteuid().is_root() { launch.uid(65534) } else { launch }
+    };
+    let outcome = check(launch()).expect_code(125);
+    assert!(outcome.stdout.contains("error: port 80: permission denied"), "{}", outcome.report());
+    launch().start().finish().expect_code(125);
+}
+
+/// What the service link of a Kubernetes service does to a start is seen before it.
+#[test]
+fn warnings_are_told() {
+    let outcome =
+        check(run_app(&[], "exit=0").env("PORT", "tcp://10.0.0.1:80").env("REBERTH_WIAT", "1s")).expect_code(0);
+    for said in ["no port is claimed", "did you mean REBERTH_WAIT?"] {
+        assert!(outcome.stdout.contains(said), "{}", outcome.report());
+    }
+}
