@@ -215,7 +215,11 @@ pub fn documented<T: Paged>() -> Command {
     let healthcheck = command.get_name().ends_with("healthcheck");
     let page = T::PAGE;
     let heading = |flag: &str| page.groups.iter().find(|group| group.flags.contains(&flag)).map(|group| group.heading);
-    command.about(page.about).override_usage(page.usage).after_help(page.notes).mut_args(|arg| {
+    let examples: Vec<&str> = page.groups.iter().map(|group| group.example).collect();
+    let examples =
+        if examples.is_empty() { String::new() } else { format!("\n\nExamples:\n\n{}", examples.join("\n\n")) };
+    let notes = format!("{}{examples}", page.notes.replace('\n', "\n\n"));
+    command.about(page.about).override_usage(page.usage).after_help(notes).mut_args(|arg| {
         let Some(flag) = arg.get_long().map(str::to_owned) else { return arg };
         let words = words(&arg);
         let arg = match table::of_flag(&flag, healthcheck) {
