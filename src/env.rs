@@ -1,5 +1,5 @@
 //! Owns the environment as reberth reads it: the known `REBERTH_*` variables through envy into the same shape as the flags, `PORT`,
-//! `NO_COLOR` and those of etcdctl. Must not know defaults, nor what a value means. Everything else in the environment is never looked at.
+//! `NO_COLOR`, `TERM` and those of etcdctl. Must not know defaults, nor what a value means. Everything else in the environment is never looked at.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -87,6 +87,8 @@ pub struct Environ {
     pub etcdctl: Etcdctl,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
+    /// `TERM` is `dumb`: a terminal that cannot draw over a line.
+    pub dumb: bool,
     /// Known variables whose value is not UTF-8: bad values where they are used.
     pub unreadable: Vec<(&'static str, OsString)>,
     /// Names under `REBERTH_` that no command knows, with their values.
@@ -102,7 +104,8 @@ impl Environ {
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in environ {
             // The cheap test first: a pod easily has hundreds of service-link variables, and none of them is reberth's business.
-            let ours = name.as_bytes().starts_with(PREFIX.as_bytes()) || name == "PORT" || name == "NO_COLOR";
+            let ours = name.as_bytes().starts_with(PREFIX.as_bytes())
+                || ["PORT", "NO_COLOR", "TERM"].into_iter().any(|ours| name == ours);
             if let Some(rest) = name.as_bytes().strip_prefix(b"ETCDCTL_") {
                 let field = std::str::from_utf8(rest).ok().and_then(|rest| found.etcdctl.field(rest));
                 if let Some(field) = field.filter(|field| field.is_none() && !value.is_empty()) {
@@ -118,6 +121,7 @@ impl Environ {
             match (name, value.to_str()) {
                 ("PORT", text) => found.port = text.map(Into::into),
                 ("NO_COLOR", _) => found.no_color = true,
+                ("TERM", text) => found.dumb = text == Some("dumb"),
                 (name, text) => match (table::variables().find(|known| *known == name), text) {
                     (Some(_), Some(text)) => {
                         let name = name.strip_prefix(PREFIX).unwrap_or(name);

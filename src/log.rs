@@ -22,6 +22,7 @@ use crate::config::value::one_line;
 use crate::config::{self, Format, Level};
 use crate::error::{Error, words};
 use crate::sys::output::Output;
+use crate::sys::terminal::{self, Terminal};
 
 const TARGET: &str = "reberth";
 
@@ -76,6 +77,46 @@ pub fn settings_error(log: &config::Log, lines: &[String]) {
     }
 }
 
+/// A line that is drawn over itself while something is waited for, and gone when it is dropped. A log line in between takes its place, and
+/// the next drawing comes below. Only where people look: on a terminal that is ours, below lines of text, where such a wait is told at all.
+#[derive(Debug)]
+pub struct Live(&'static Sink);
+
+impl Live {
+    /// `None`: there is no place for one.
+    pub fn begin() -> Option<Self> {
+        SINK.get().filter(|sink| sink.live).map(Self)
+    }
+
+    /// Draws it, cut to the width of the terminal: a line that wraps cannot be drawn over.
+    pub fn draw(&self, text: &str) {
+        // A job in the background has no business on the shell's line, and an app that was given the terminal draws there itself.
+        if !Terminal::controlling().is_some_and(|terminal| terminal.is_ours()) {
+            return self.erase();
+        }
+        let width = terminal::columns().unwrap_or(80).saturating_sub(1);
+        let line: String = one_line(text).chars().take(width).collect();
+        self.0.drawn.store(true, Ordering::Relaxed);
+        self.0.stderr.put(io::stderr().as_fd(), format!("\r{line}{REST}").as_bytes());
+    }
+
+    fn erase(&self) {
+        if self.0.drawn.swap(false, Ordering::Relaxed) {
+            self.0.stderr.put(io::stderr().as_fd(), ERASED.as_bytes());
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.erase();
+    }
+}
+
+/// Erases from the cursor to the end of the line (ECMA-48, EL).
+const REST: &str = "\x1b[K";
+const ERASED: &str = "\r\x1b[K";
+
 /// The descriptors it keeps: the log file's, and those of its own for stderr where that takes some.
 pub fn descriptors<'a>() -> Vec<BorrowedFd<'a>> {
     let Some(sink) = SINK.get() else { return Vec::new() };
@@ -97,6 +138,15 @@ struct Sink {
     dropped: AtomicU64,
     /// The last line was cut short: the next one starts on a line of its own.
     torn: AtomicBool,
+    /// There is a place for a [`Live`] line, and there is one now.
+    live: bool,
+    drawn: AtomicBool,
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sink")
+    }
 }
 
 impl Sink {
@@ -109,6 +159,8 @@ impl Sink {
             color,
             dropped: AtomicU64::new(0),
             torn: AtomicBool::new(false),
+            live: log.live && log.level >= Level::Info && log.format == Format::Text && io::stderr().is_terminal(),
+            drawn: AtomicBool::new(false),
         }
     }
 
@@ -128,6 +180,9 @@ impl Sink {
     fn stderr(&self, line: &str) {
         let dropped = self.dropped.load(Ordering::Relaxed);
         let mut text = String::new();
+        if self.drawn.swap(false, Ordering::Relaxed) {
+            text.push_str(ERASED);
+        }
         if self.torn.load(Ordering::Relaxed) {
             text.push('\n');
         }
@@ -355,6 +410,8 @@ mod tests {
             color,
             dropped: 0.into(),
             torn: false.into(),
+            live: false,
+            drawn: false.into(),
         };
         let line = "T WARN reberth: x y\n";
         assert_eq!(sink(false).colored(line), line);

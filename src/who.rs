@@ -126,6 +126,7 @@ const ADVISED: Given = Given {
     fallback: Source::Default,
     handover: Source::Default,
     hands_over: false,
+    alone: false,
 };
 
 const FREE: &str = "free";

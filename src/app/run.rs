@@ -498,6 +498,7 @@ fn given(config: &Run, handover: Handover) -> Given {
         fallback: of("fallback"),
         handover: of("handover"),
         hands_over: handover != Handover::Off,
+        alone: !config.prewarm,
     }
 }
 

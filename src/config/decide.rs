@@ -123,7 +123,13 @@ fn split<T: Default>(typed: Typed<T>) -> (T, Vec<String>) {
 /// The log of the commands that keep none: nothing but errors, in the format of the environment where that one is readable.
 fn quiet_log(environ: &Environ) -> Log {
     let format = environ.run.log_format.as_deref().and_then(|text| run::format(text).ok());
-    Log { level: Level::Error, format: format.unwrap_or(Format::Text), file: None, color: !environ.no_color }
+    Log {
+        level: Level::Error,
+        format: format.unwrap_or(Format::Text),
+        file: None,
+        color: !environ.no_color,
+        live: !environ.dumb,
+    }
 }
 
 /// `--log-format` of a command line that the parser gave up on, wherever it stands before COMMAND.

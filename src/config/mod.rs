@@ -188,6 +188,8 @@ pub struct Log {
     pub file: Option<PathBuf>,
     /// Colour is welcome: `NO_COLOR` is not set. Only a terminal gets it.
     pub color: bool,
+    /// The terminal, if it is one, can draw over a line.
+    pub live: bool,
 }
 
 /// What `healthcheck` was told, before the state file is consulted.

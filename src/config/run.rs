@@ -119,6 +119,7 @@ fn log(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Log {
         format: reader.read("log-format", from(&cli.log_format, &vars.log_format), format).unwrap_or(Format::Text),
         file: reader.path("log-file", from(&cli.log_file, &vars.log_file)),
         color: !environ.no_color,
+        live: !environ.dumb,
     }
 }
 

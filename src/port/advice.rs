@@ -31,6 +31,8 @@ pub struct Given {
     pub handover: Source,
     /// The sockets are handed over already.
     pub hands_over: bool,
+    /// Nobody else writes to the terminal while the port is waited for.
+    pub alone: bool,
 }
 
 impl Given {

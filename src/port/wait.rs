@@ -14,6 +14,7 @@ use super::watch::{Pauses, Watch};
 use super::{advice, range};
 use crate::config::Wait;
 use crate::error::Error;
+use crate::log::Live;
 
 /// So much of a wait is not worth mentioning.
 const BEGUN: Duration = Duration::from_millis(250);
@@ -73,6 +74,34 @@ pub struct Waiting {
     given_up: u32,
     /// Subscribed and tried just now: the report comes before the next try.
     fresh: bool,
+    /// What is seen of the wait on a terminal, between the lines of the log.
+    picture: Option<Picture>,
+}
+
+/// A line on the terminal that says who has the port and how long it is waited for, drawn anew each second.
+#[derive(Debug)]
+struct Picture {
+    live: Live,
+    next: Instant,
+    /// Who has it, once that is known.
+    held: Option<String>,
+}
+
+/// Between two drawings.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Picture {
+    /// Draws it where it is due. There is nothing to show before the holder is known.
+    fn draw(&mut self, spec: &Spec, started: Instant, end: Option<Instant>) {
+        let now = Instant::now();
+        let Some(held) = self.held.as_ref().filter(|_| now >= self.next) else { return };
+        let left = match end {
+            Some(end) => format!("{}s left", end.saturating_duration_since(now).as_millis().div_ceil(1000)),
+            None => format!("for {}s so far", now.saturating_duration_since(started).as_secs()),
+        };
+        self.live.draw(&format!("waiting for {}, {left}: held by {held}", advice::label(spec)));
+        self.next = now + TICK;
+    }
 }
 
 impl Waiting {
@@ -91,7 +120,9 @@ impl Waiting {
             return Ok(None);
         }
         let rhythm = Rhythm::begin(Instant::now(), Pauses::new(port.policy.backoff), watch.hears(), end);
-        Ok(Some(Self { watch, rhythm, started, end, given_up: 0, fresh: true }))
+        let live = Live::begin().filter(|_| port.policy.told.alone);
+        let picture = live.map(|live| Picture { live, next: Instant::now(), held: None });
+        Ok(Some(Self { watch, rhythm, started, end, given_up: 0, fresh: true, picture }))
     }
 
     /// What wakes the wait before its deadline. In a storm of events nothing does.
@@ -102,7 +133,8 @@ impl Waiting {
 
     /// When the wait goes on, whatever happens.
     pub fn deadline(&self) -> Instant {
-        self.rhythm.deadline()
+        let drawn = self.picture.as_ref().filter(|picture| picture.held.is_some()).map(|picture| picture.next);
+        drawn.map_or(self.rhythm.deadline(), |drawn| drawn.min(self.rhythm.deadline()))
     }
 
     /// Goes on after a sleep that ended at `now`. A report walks through /proc, which takes long among ten thousand programs: it hears and
@@ -111,6 +143,20 @@ impl Waiting {
     /// # Errors
     /// The port turns out to be one that can never be had.
     pub fn step(
+        &mut self,
+        port: &mut Port<'_>,
+        now: Instant,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Went, Stop> {
+        let went = self.go_on(port, now, interrupted)?;
+        // After the try, which is what counts.
+        if let Some(picture) = self.picture.as_mut().filter(|_| went == Went::Waits) {
+            picture.draw(port.spec, self.started, self.end);
+        }
+        Ok(went)
+    }
+
+    fn go_on(
         &mut self,
         port: &mut Port<'_>,
         now: Instant,
@@ -174,6 +220,9 @@ impl Waiting {
         }
         self.given_up = 0;
         self.watch.follow(look.pids());
+        if let Some(picture) = &mut self.picture {
+            picture.held = Some(look.to_string());
+        }
         if self.rhythm.is_new() {
             say_first(port.spec, &limit, &look);
         } else {

@@ -58,6 +58,15 @@ impl Terminal {
     }
 }
 
+/// How many letters a line of the terminal behind standard error has (`tty_ioctl(4)`); `None`: it is none, or does not say.
+#[allow(unsafe_code)]
+pub fn columns() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel fills the struct, which outlives the call, and nothing else.
+    let asked = unsafe { libc::ioctl(2, libc::TIOCGWINSZ, &raw mut size) };
+    (asked == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 /// Standard descriptors live as long as the process: nothing in this crate closes 0, 1 or 2.
 #[allow(unsafe_code)]
 fn borrow(fd: RawFd) -> BorrowedFd<'static> {

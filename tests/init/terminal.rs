@@ -1,6 +1,6 @@
 //! The terminal: the app has it while it runs, and whoever had it before has it afterwards.
 
-use crate::harness::{Launch, Running, launch::Stdio, look, terminal, until};
+use crate::harness::{Launch, Running, launch::Stdio, look, place, terminal, until};
 use crate::{app, both, run, run_app};
 
 /// Starts it on a terminal of its own, as the leader of its session. Returns the master's side too.
@@ -254,4 +254,69 @@ fn without_a_terminal_nothing_is_taken() {
     let words = app::words("ready exit=0");
     let outcome = run(&[], words).start().finish().expect_code(0);
     assert_eq!(outcome.stdout.lines().count(), 1, "{}", outcome.report());
+}
+
+/// A run that waits 3 s for a port somebody has, with its standard error on a terminal of its own: what was written there.
+fn waits_on_a_terminal(change: impl FnOnce(Launch) -> Launch) -> String {
+    let port = place::free_port();
+    let _holder = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let (master, slave) = terminal::pair();
+    let launch = run_app(&["--port", &port.to_string(), "--wait", "2500ms"], "exit=0")
+        .stdin(Stdio::Given(terminal::copy(&slave)));
+    let mut launch = change(launch.stderr(Stdio::Given(slave)));
+    (launch.stdout, launch.terminal) = (Stdio::Null, true);
+    let mut running = launch.start();
+    running.read_from(master);
+    let outcome = running.finish().expect_code(124);
+    outcome.stdout.replace(&port.to_string(), "PORT")
+}
+
+#[test]
+fn waiting_is_drawn_on_a_terminal_and_gone_at_the_end() {
+    let said = waits_on_a_terminal(|launch| launch);
+    // Each drawing begins at the margin and erases the rest; three fit into the time.
+    for left in ["3s", "2s", "1s"] {
+        let line = format!("\rwaiting for port PORT, {left} left: held by pid ");
+        assert_eq!(said.matches(&line).count(), 1, "{left}: {said:?}");
+    }
+    let (_, after) = said.rsplit_once("\rwaiting for").unwrap();
+    let (line, after) = after.split_once("\x1b[K").unwrap();
+    assert!(line.chars().count() < 80, "it would wrap: {line:?}");
+    assert!(after.starts_with("\r\x1b[K") && after.contains("is busy after 2.5s"), "{after:?}");
+    // The log has its lines all the same.
+    assert_eq!(said.matches("port PORT is busy, waiting for up to 2.5s").count(), 1, "{said:?}");
+}
+
+#[test]
+fn waiting_is_not_drawn_where_nobody_looks() {
+    for (name, value) in
+        [("REBERTH_LOG_FORMAT", "json"), ("REBERTH_LOG", "error"), ("REBERTH_LOG", "off"), ("TERM", "dumb")]
+    {
+        let said = waits_on_a_terminal(|launch| launch.env(name, value));
+        assert!(!said.contains("waiting for port PORT,") && !said.contains("\x1b[K"), "{name}={value}: {said:?}");
+    }
+    let port = place::free_port();
+    let _holder = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let launch = run_app(&["--port", &port.to_string(), "--wait", "1200ms"], "exit=0");
+    let outcome = launch.start().finish().expect_code(124);
+    assert!(!outcome.stderr.contains(['\r', '\x1b']), "{}", outcome.report());
+}
+
+/// A signal ends the wait in the middle of a line that is drawn.
+#[test]
+fn an_interrupted_wait_leaves_no_drawing_behind() {
+    let port = place::free_port();
+    let _holder = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let (master, slave) = terminal::pair();
+    let launch = run_app(&["--port", &port.to_string()], "exit=0").stdin(Stdio::Given(terminal::copy(&slave)));
+    let mut launch = launch.stderr(Stdio::Given(slave));
+    (launch.stdout, launch.terminal) = (Stdio::Null, true);
+    let mut running = launch.start();
+    running.read_from(master);
+    running.output_until("the drawing", |out, _| out.contains("\rwaiting for port"));
+    running.write("\x03");
+    let outcome = running.finish().expect_code(130);
+    let (_, after) = outcome.stdout.rsplit_once("\rwaiting for").unwrap();
+    let (_, after) = after.split_once("\x1b[K").unwrap();
+    assert!(after.contains("\r\x1b[K") && after.contains("SIGINT received while waiting"), "{after:?}");
 }

@@ -190,12 +190,12 @@ fn defaults_of_run() {
     };
     assert_eq!(got, want);
     let log = decision(&["run", "app"], &[]).log;
-    assert_eq!(log, Log { level: Level::Info, format: Format::Text, file: None, color: true });
+    assert_eq!(log, Log { level: Level::Info, format: Format::Text, file: None, color: true, live: true });
 }
 
 #[test]
 fn log_settings() {
-    let want = Log { level: Level::Off, format: Format::Json, file: Some("/l".into()), color: false };
+    let want = Log { level: Level::Off, format: Format::Json, file: Some("/l".into()), color: false, live: true };
     let vars = [("REBERTH_LOG", "off"), ("REBERTH_LOG_FORMAT", "json"), ("REBERTH_LOG_FILE", "/l"), ("NO_COLOR", "1")];
     assert_eq!(decision(&["run", "x"], &vars).log, want);
     let flags = ["run", "--log=OFF", "--log-format=json", "--log-file", "/l", "x"];
