@@ -272,6 +272,9 @@ pub struct Healthcheck {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
 #[command(name = "reberth who", override_help = "", version, args_override_self = true)]
 pub struct Who {
+    /// Go on, with a line at each change, until a signal or until nobody reads
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub watch: Option<OsString>,
     /// JSON for machines
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub json: Option<OsString>,

@@ -1,6 +1,8 @@
 //! Owns the `who` command: each port asked about, free or held, by whom, and what to do, as a table or as JSON. Must not know how a
 //! holder is found.
 
+mod watch;
+
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 
@@ -17,6 +19,9 @@ use crate::port::spec::{Protocol, Spec};
 
 #[derive(Debug, Serialize)]
 struct Report {
+    /// With a watch: when this was so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
     ports: Vec<Port>,
 }
 
@@ -96,12 +101,15 @@ impl From<Holder> for Line {
 /// # Errors
 /// `Cannot` (125): it cannot be told, or not be printed. A reader that went away is no error.
 pub fn run(asked: &Who) -> Result<Code, Error> {
+    if asked.watch {
+        return watch::run(asked);
+    }
     let (report, code) = if asked.ports.is_empty() {
-        (Report { ports: everybody()? }, Code::OK)
+        (Report { at: None, ports: everybody()? }, Code::OK)
     } else {
         let ports = judge_all(&asked.ports)?;
         let held = ports.iter().any(|port| port.state == HELD);
-        (Report { ports }, if held { Code::NO } else { Code::OK })
+        (Report { at: None, ports }, if held { Code::NO } else { Code::OK })
     };
     let (text, notes) = if asked.json { (json(&report)?, String::new()) } else { (table(&report), notes(&report)) };
     // A pipe gets the rows alone, for awk and its like; the advice is for people.
@@ -136,17 +144,23 @@ fn everybody() -> Result<Vec<Port>, Error> {
     let all = holder::everybody().map_err(|error| {
         Error::cannot(format!("cannot list sockets: neither netlink nor /proc/net can be read: {}", words(&error)))
     })?;
+    let shared = crate::share::all();
     let mut ports: Vec<Port> = Vec::new();
     for holder in all.holders {
         let (number, protocol) = (holder.port, holder.protocol.name());
+        let shares = || {
+            let of = |place: &&(String, &str, u16)| (place.1, place.2) == (protocol, number);
+            let line = |(name, ..): &(String, &str, u16)| format!("shared by the instances of {name} (--share)");
+            shared.iter().filter(of).map(line).collect()
+        };
         match ports.last_mut().filter(|last| last.port == number && last.protocol == protocol) {
             Some(port) => port.holders.push(holder.into()),
             None => ports.push(Port {
                 port: number,
                 protocol,
                 state: HELD,
+                advice: shares(),
                 holders: vec![holder.into()],
-                advice: Vec::new(),
                 words: String::new(),
             }),
         }
@@ -168,7 +182,14 @@ fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
 
 /// What is known of the port of `spec`. Held is what a claim would find held, so a claim's own try decides: a bind that never listens, let go at once.
 pub fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
-    let tried = Attempt::new(spec, v6_only).bind();
+    judge_noting(spec, v6_only, &mut Vec::new())
+}
+
+/// The same; `own` gets the kernel's name of the socket that tried.
+fn judge_noting(spec: &Spec, v6_only: bool, own: &mut Vec<u64>) -> Result<Port, String> {
+    let mut attempt = Attempt::new(spec, v6_only);
+    let tried = attempt.bind();
+    own.extend(attempt.into_socket().map(|(_, _, cookie)| cookie));
     // Any port is free, and nobody in particular has it.
     let look = if spec.port == 0 { Look::default() } else { holder::look(spec, Depth::Programs) };
     let mut notes = Vec::new();
@@ -305,7 +326,7 @@ mod tests {
         };
         let free =
             Port { port: 53, protocol: "udp", state: "free", holders: vec![], advice: vec![], words: String::new() };
-        Report { ports: vec![held, free] }
+        Report { at: None, ports: vec![held, free] }
     }
 
     #[test]

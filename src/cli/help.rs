@@ -120,7 +120,7 @@ pub static WHO: Page = Page {
     groups: &[],
     notes: "\
 Exit codes: 0 the ports are free, 1 some port is held, 125 could not tell.
-Example: reberth who 8080 53/udp",
+Examples: reberth who 8080 53/udp; reberth who --watch 8080",
 };
 
 pub static INSTALL: Page = Page {

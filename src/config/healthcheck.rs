@@ -169,6 +169,7 @@ fn port_may_move(environ: &Environ) -> bool {
 pub fn who(cli: &cli::Who, environ: &Environ, usage: Vec<String>) -> Result<Mode, Error> {
     let mut reader = Reader::new(environ, "REBERTH_");
     reader.errors.extend(usage);
+    let watch = reader.read("watch", from(&cli.watch, &None), boolean).unwrap_or(false);
     let json = reader.read("json", from(&cli.json, &None), boolean).unwrap_or(false);
     let state_dir = reader.path("state-dir", from(&cli.state_dir, &environ.run.state_dir));
     let mut ports: Vec<Spec> = Vec::new();
@@ -184,8 +185,11 @@ pub fn who(cli: &cli::Who, environ: &Environ, usage: Vec<String>) -> Result<Mode
             Err(reason) => reader.errors.push(format!("PORT {}: {reason}", shown(&text))),
         }
     }
+    if watch && cli.ports.is_empty() {
+        reader.errors.push("--watch: name the ports to watch: reberth who --watch PORT...".into());
+    }
     if reader.errors.is_empty() {
-        Ok(Mode::Who(Who { ports, json, state_dir }))
+        Ok(Mode::Who(Who { ports, watch, json, state_dir }))
     } else {
         Err(Error::Settings(reader.errors))
     }

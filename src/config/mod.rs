@@ -244,6 +244,8 @@ pub enum Probe {
 pub struct Who {
     /// Empty: list every listener.
     pub ports: Vec<Spec>,
+    /// A line at each change; then `ports` is not empty.
+    pub watch: bool,
     pub json: bool,
     pub state_dir: Option<PathBuf>,
 }

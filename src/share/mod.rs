@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use message::Secret;
 
-use crate::port::spec::Spec;
+use crate::port::spec::{Protocol, Spec};
 
 /// How long one side of an exchange waits for the other, in all.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,6 +31,25 @@ pub struct Group {
 /// The groups that have a meeting point for this port in our network, by `/proc/net/unix` (`unix(7)`: abstract names begin with `@` there).
 pub fn groups(spec: &Spec) -> Vec<String> {
     groups_in(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default(), spec)
+}
+
+/// Every meeting point in our network: the group, the protocol and the port, each once.
+pub fn all() -> Vec<(String, &'static str, u16)> {
+    all_in(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default())
+}
+
+fn all_in(text: &str) -> Vec<(String, &'static str, u16)> {
+    let place = |line: &str| {
+        let (_, place) = line.rsplit_once(" @reberth/share/")?;
+        let mut parts = place.trim_end_matches('@').split('/');
+        let (name, protocol, port) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+        let protocol = [Protocol::Tcp, Protocol::Udp].map(Protocol::name).into_iter().find(|name| *name == protocol)?;
+        Some((name.to_owned(), protocol, port)).filter(|_| !name.is_empty() && parts.next().is_none())
+    };
+    let mut places: Vec<_> = text.lines().filter_map(place).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
 }
 
 fn groups_in(text: &str, spec: &Spec) -> Vec<String> {
@@ -67,6 +86,8 @@ mod tests {
         let of = |spec: &str| groups_in(text, &spec.parse().unwrap());
         assert_eq!(of("8080"), ["api"]);
         assert_eq!(of("8081"), ["web"]);
+        let all = [("api".to_owned(), "tcp", 8080), ("web".to_owned(), "tcp", 8081)];
+        assert_eq!(all_in(text), all);
         assert_eq!(of("8080/udp"), [""; 0]);
         assert_eq!(of("80"), [""; 0]);
     }

@@ -25,6 +25,7 @@ mod signals;
 mod terminal;
 mod tree;
 mod vigil;
+mod who;
 
 use harness::Launch;
 

@@ -327,6 +327,7 @@ fn role() {
         "who" => {
             let asked = reberth::config::Who {
                 ports: ports().map(|port| spec("", port)).collect(),
+                watch: false,
                 json: true,
                 state_dir: None,
             };

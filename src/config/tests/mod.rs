@@ -57,7 +57,7 @@ fn errors(list: &[&str], vars: &[(&str, &str)]) -> Vec<String> {
 fn who_install_and_no_command() {
     let who = |ports: &str, json| {
         let ports = if ports.is_empty() { vec![] } else { port::spec::list(ports).unwrap() };
-        Ok(Mode::Who(Who { ports, json, state_dir: None }))
+        Ok(Mode::Who(Who { ports, watch: false, json, state_dir: None }))
     };
     assert_eq!(decision(&["who"], &[("REBERTH_PORT", "x"), ("PORT", "80")]).mode, who("", false));
     assert_eq!(decision(&["who", "80", "--json", "53/udp", "80"], &[]).mode, who("80,53/udp", true));
