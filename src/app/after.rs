@@ -90,13 +90,13 @@ fn reason(inquiry: &Inquiry) -> String {
 }
 
 /// A line of the log is read by people, and cut in two by engines from 16 KiB on.
-fn listed<T: AsRef<str>>(words: Vec<T>, between: &str) -> String {
-    let (some, more) = words.split_at(words.len().min(LISTED));
-    let mut line = some.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(between);
-    if !more.is_empty() {
-        line += &format!("{between}and {} more", more.len());
+fn listed(mut words: Vec<String>, between: &str) -> String {
+    let more = words.len().saturating_sub(LISTED);
+    if more > 0 {
+        words.truncate(LISTED);
+        words.push(format!("and {more} more"));
     }
-    line
+    words.join(between)
 }
 
 /// What is to be done.
@@ -232,7 +232,7 @@ impl Patience {
     /// The names of those that are, or are not, healthy, with their verb.
     fn names(&self, healthy: bool) -> String {
         let these = self.all.iter().filter(|one| (one.stage == Stage::Healthy) == healthy);
-        let names: Vec<&str> = these.map(|one| one.name.as_str()).collect();
+        let names: Vec<String> = these.map(|one| one.name.clone()).collect();
         let verb = if names.len() == 1 { "is" } else { "are" };
         format!("{} {verb}", listed(names, ", "))
     }
