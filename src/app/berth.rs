@@ -361,7 +361,12 @@ impl Berth {
             {
                 notify::carry_over(theirs.as_fd(), given.socket);
             }
-            notify::set_nonblocking(given.socket, one.socket.nonblocking);
+            // An app that makes its socket non-blocking after the bind, as asyncio does, asks for one that blocks. O_NONBLOCK is one for all who
+            // have the socket: taken off, the next accept(2) of an app that serves on it would wait there, with its other clients in its hands.
+            let served = || given.shared || before.contains(&given.inode) && has(given.inode);
+            if one.socket.nonblocking || notify::is_nonblocking(given.socket) && !served() {
+                notify::set_nonblocking(given.socket, one.socket.nonblocking);
+            }
             let put = listener.map(|listener| listener.put(id, given.socket, one.fd, one.socket.cloexec));
             (put.unwrap_or(Ok(())), given.reset)
         });

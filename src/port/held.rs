@@ -31,6 +31,8 @@ pub struct Given<'a> {
     pub inode: u64,
     /// So many clients had queued on a listener that had to make room for this one, and were reset.
     pub reset: u32,
+    /// Others may have the same one, and serve on it.
+    pub shared: bool,
 }
 
 /// One socket of ours.
@@ -124,7 +126,7 @@ impl Held {
         };
         let kept = self.sockets.iter_mut().find(|kept| kept.inode == inode).ok_or(io::ErrorKind::NotFound)?;
         kept.role = Role::Given;
-        Ok(Given { socket: kept.socket.as_fd(), inode, reset })
+        Ok(Given { socket: kept.socket.as_fd(), inode, reset, shared: self.shared })
     }
 
     /// The index of the port whose socket with this inode the app was given.

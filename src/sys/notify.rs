@@ -242,6 +242,13 @@ fn decode(got: &seccomp_notif) -> Option<Asked> {
     Some(Asked { id: got.id, tid: i32::try_from(got.pid).ok()?, call })
 }
 
+/// Whether O_NONBLOCK is set on the open file behind `fd`.
+pub fn is_nonblocking(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: integers only.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_NONBLOCK != 0
+}
+
 /// Sets or clears O_NONBLOCK on the open file behind `fd`, which all that share it see.
 pub fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) {
     // SAFETY: integers only.

@@ -29,6 +29,21 @@ fn the_app_gets_the_socket_under_its_own_number_and_mode() {
     });
 }
 
+/// The mode is one for all who have the socket: a worker that binds it again must not make the accept(2) of another one wait. When nobody has
+/// it any more, it is again as asked for.
+#[test]
+fn a_second_bind_leaves_the_mode_of_a_socket_that_serves() {
+    let port = free_port();
+    let script = format!(
+        "s = S(V4, '0.0.0.0', {port}, block=False)\nt = S(V4, '0.0.0.0', {port})\nsay(os.get_blocking(s.fileno()))\n\
+         s.close(); t.close()\ns = S(V4, '0.0.0.0', {port})\nsay(os.get_blocking(s.fileno()))\nsignal.pause()"
+    );
+    let mut running = bound(&["--port", &port.to_string()], &script).start();
+    running.expect("False");
+    running.expect("True");
+    stop(running);
+}
+
 /// The family is the app's, and so is what it sees of its clients.
 #[test]
 fn an_ipv4_app_sees_ipv4_clients_and_an_ipv6_app_both() {

@@ -86,6 +86,33 @@ fn an_app_that_shuts_the_socket_down_does_not_end_the_port() {
     stop(two);
 }
 
+/// asyncio binds a socket that blocks and changes it a moment later. An accept(2) of the other instance would wait in that moment, with the
+/// clients in its hands that it has accepted already.
+#[test]
+fn a_newcomer_makes_nobodys_accept_wait() {
+    let (group, port) = group();
+    let script = "import os, socket, sys\ns = socket.socket()\ns.bind(('0.0.0.0', int(sys.argv[1])))\ns.listen()\nprint('serving', flush=True)\n\
+                  for line in sys.stdin:\n if line == 'change\\n': s.setblocking(False)\n print('blocks', os.get_blocking(s.fileno()), flush=True)";
+    let start = || {
+        let mut launch = instance(&group, port, "x", &[]);
+        launch.words.truncate(launch.words.iter().position(|word| word == "-c").unwrap() + 1);
+        launch.words.extend([script.into(), port.to_string().into()]);
+        let mut running = launch.start();
+        running.expect("serving");
+        running
+    };
+    let mut one = start();
+    one.write("look\n");
+    one.expect("blocks True");
+    one.write("change\n");
+    one.expect("blocks False");
+    let two = start();
+    one.write("look\n");
+    one.expect("blocks False");
+    stop(one);
+    stop(two);
+}
+
 /// While others answer, one that is deaf must not be called healthy, by anybody.
 #[test]
 fn only_an_answer_of_the_own_app_counts() {
