@@ -335,6 +335,13 @@ impl Client {
         self.stop.send(()).unwrap();
         Tries(self.tries.join().unwrap())
     }
+
+    /// The ends of several, as one.
+    pub fn end_all(clients: impl IntoIterator<Item = Self>) -> Tries {
+        let mut tries: Vec<_> = clients.into_iter().flat_map(|client| client.end().0).collect();
+        tries.sort_by_key(|(start, _)| *start);
+        Tries(tries)
+    }
 }
 
 /// What a client got, in order.
