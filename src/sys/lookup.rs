@@ -13,18 +13,17 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::stat;
 use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, fork, pipe2};
-
-use crate::error::words;
 
 /// Why there are no addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failed {
     /// The resolver was not done in time.
     Timeout,
-    /// In the resolver's words.
+    /// In the resolver's words, or the system's.
     Error(String),
 }
 
@@ -35,7 +34,7 @@ pub enum Failed {
 /// # Errors
 /// See [`Failed`].
 pub fn addresses(name: &str, end: Instant) -> Result<Vec<IpAddr>, Failed> {
-    parse(&elsewhere(|| resolve(name), end, WaitPidFlag::empty())?)
+    parse(&elsewhere(&|| resolve(name), end, WaitPidFlag::empty())?)
 }
 
 /// Whether there is something at `path`, by `end` at the latest.
@@ -44,20 +43,15 @@ pub fn addresses(name: &str, end: Instant) -> Result<Vec<IpAddr>, Failed> {
 /// is left to whoever reaps what we leave.
 ///
 /// # Errors
-/// See [`Failed`]; the words are those of the log.
+/// See [`Failed`]; the words are the system's.
 pub fn exists(path: &Path, end: Instant) -> Result<(), Failed> {
-    let look = || {
-        path.metadata().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO).to_string(), |_| String::new())
-    };
-    match elsewhere(look, end, WaitPidFlag::WNOHANG)?.parse() {
-        Ok(errno) => Err(Failed::Error(words(&std::io::Error::from_raw_os_error(errno)))),
-        Err(_) => Ok(()),
-    }
+    let look = || stat(path).map_or_else(|errno| format!("!{}", errno.desc()), |_| String::new());
+    parse(&elsewhere(&look, end, WaitPidFlag::WNOHANG)?).map(drop)
 }
 
 /// What `work` says, by `end` at the latest. A fork of this program does it, and is killed when the time is over; it dies with us too.
 /// `late` says how a killed one is waited for. To be called in a program of one thread only.
-fn elsewhere(work: impl FnOnce() -> String, end: Instant, late: WaitPidFlag) -> Result<String, Failed> {
+fn elsewhere(work: &dyn Fn() -> String, end: Instant, late: WaitPidFlag) -> Result<String, Failed> {
     let error = |errno: Errno| Failed::Error(errno.desc().to_lowercase());
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(error)?;
     let parent = super::process::pid();
@@ -81,7 +75,7 @@ fn elsewhere(work: impl FnOnce() -> String, end: Instant, late: WaitPidFlag) -> 
     }
 }
 
-/// The child's work: a line per address, or `!` and the reason.
+/// The work for a name: a line per address, or `!` and the reason.
 fn resolve(name: &str) -> String {
     match (name, 0).to_socket_addrs() {
         Ok(found) => found.map(|address| format!("{}\n", address.ip())).collect(),
