@@ -8,7 +8,10 @@ mod after;
 mod bind;
 mod engine;
 mod examples;
+#[path = "../harness/golden.rs"]
+mod golden;
 mod manifests;
+mod nights;
 mod share;
 
 use std::time::Duration;
@@ -106,7 +109,8 @@ fn a_wait_that_is_over_ends_in_124_with_a_diagnosis() {
     let new = on_host(port, &["-e", "REBERTH_WAIT=1s"]);
     assert_eq!(new.exit_code(), 124);
     let logs = new.logs();
-    for needle in [port.to_string().as_str(), "--wait", "--fallback"] {
+    // In a container nobody can type a flag.
+    for needle in [port.to_string().as_str(), "REBERTH_WAIT=120s", "REBERTH_FALLBACK=next"] {
         assert!(logs.contains(needle), "the diagnosis names {needle}");
     }
     assert!(matches!(get(port), engine::Try::Answer(_)), "the holder is not touched");

@@ -6,6 +6,8 @@
 
 mod after;
 mod app;
+#[path = "../harness/golden.rs"]
+mod golden;
 #[path = "../harness/mod.rs"]
 mod harness;
 

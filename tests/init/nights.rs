@@ -1,79 +1,17 @@
 //! The nights: what a person who is paged reads, whole, and the advice in it typed as it stands. Each message is a file in tests/golden
-//! (`REBERTH_GOLDEN=write` makes them anew, for a look at the difference); docs/diagnosis.md has a row for each.
+//! (`GOLDEN=write` makes them anew, for a look at the difference); docs/diagnosis.md has a row for each.
 
 use std::path::Path;
 
+use crate::golden::{self, between};
 use crate::harness::launch::{Stdio, program};
 use crate::harness::{Launch, Running, place, running, terminal};
 use crate::{app, run, run_app};
 
-/// What was said, without times and what differs from run to run, must be the file `name`. `places`: what stands for a word of this run.
 #[track_caller]
 fn golden(name: &str, said: &str, places: &[(&str, &str)]) {
-    let mut text = String::new();
-    for line in said.lines() {
-        // `TIME LEVEL reberth: `
-        let line = match line.split_once(" reberth: ") {
-            Some((head, message)) if head.contains('T') => {
-                format!("{} {message}", head.rsplit(' ').next().unwrap_or_default())
-            }
-            _ => line.to_owned(),
-        };
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
     let this = app::program();
-    for (place, value) in places.iter().copied().chain([("APP", this.to_str().unwrap())]) {
-        text = text.replace(value, &format!("{{{place}}}"));
-    }
-    let text = masked(&text);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
-    if std::env::var_os("REBERTH_GOLDEN").is_some_and(|value| value == "write") {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(text == wanted, "{}:\n{wanted}\nbut it says:\n{text}\nthat is:\n{said}", path.display());
-}
-
-/// Without times of day, seconds that are left, times that went by, and whose uid it was.
-fn masked(text: &str) -> String {
-    text.lines().map(|line| masked_line(line) + "\n").collect()
-}
-
-fn masked_line(line: &str) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for word in line.split(' ') {
-        let bare = word.trim_end_matches([',', ':', ';']);
-        let rest = &word[bare.len()..];
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        let seconds = bare.strip_suffix('s').filter(|text| number(text));
-        let last = |back: usize| words.iter().rev().nth(back).map_or("", String::as_str);
-        let shown = if bare.len() == 20 && bare.starts_with("20") && bare.ends_with('Z') {
-            "TIME"
-        } else if last(0) == "uid" && number(bare) {
-            "UID"
-        } else if last(1) == "uid" && bare.starts_with('(') {
-            "(USER)"
-        } else if last(0) == "after" && number(bare) {
-            "N"
-        } else if last(0) == "in" && seconds.is_some()
-            || rest == ":" && bare.strip_suffix("ms").is_some_and(number)
-            || last(0) == "TIME_WAIT," && seconds.is_some_and(|text| text.parse().is_ok_and(|n| (50..=61).contains(&n)))
-        {
-            "Ns"
-        } else {
-            bare
-        };
-        words.push(format!("{shown}{rest}"));
-    }
-    words.join(" ")
-}
-
-/// What stands between two texts: an advice as it is to be typed.
-#[track_caller]
-fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
-    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in\n{text}"));
-    rest.split_once(after).unwrap_or_else(|| panic!("no {after:?} after {before:?} in\n{text}")).0
+    golden::golden(name, said, &[places, &[("APP", this.to_str().unwrap())]].concat());
 }
 
 /// A server of somebody's on this port, and its words in a message.
@@ -209,7 +147,7 @@ fn an_outgoing_connection_has_the_port() {
     );
     let sysctl = "net.ipv4.ip_local_port_range='1024 60999' net.ipv4.ip_local_reserved_ports=8080,9148-9150";
     let script = format!(
-        "mount -t sysfs none /sys 2>/dev/null; sysctl -qw {sysctl} && mkfifo \"$TEST_PIPE\" && {{ python3 -c '{client}' <\"$TEST_PIPE\" & }} && exec 9>\"$TEST_PIPE\" && \
+        "sysctl -qw {sysctl} && mkfifo \"$TEST_PIPE\" && {{ python3 -c '{client}' <\"$TEST_PIPE\" & }} && exec 9>\"$TEST_PIPE\" && \
          {{ until ss -tnH state established sport = :{port} | grep -q .; do :; done; \"$@\"; echo code $?; read -r line; sh -c \"$line\"; sysctl -n net.ipv4.ip_local_reserved_ports; }}; set -- true; "
     );
     let launch = run_app(&["--port", &port, "--wait", "300ms"], "exit=0").stdin(Stdio::Pipe);
