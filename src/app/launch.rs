@@ -169,8 +169,14 @@ pub fn replace(launch: &Launch<'_>) -> Error {
 pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error> {
     let image = Image::new(command, environment, false).ok()?;
     let may = |path: &&OsStr| access(*path, AccessFlags::X_OK).is_ok() && Path::new(path).is_file();
-    let has_interpreter =
-        |path: &OsStr| interpreter(&head(Path::new(path))).is_none_or(|name| Path::new(&name).exists());
+    // An emulator looks for the loader of another machine's program, or of its own, in places of its own.
+    let emulated = environment.iter().any(|(name, _)| name == "QEMU_LD_PREFIX");
+    let ours = head(Path::new("/proc/self/exe"));
+    let has_interpreter = |path: &OsStr| {
+        let head = head(Path::new(path));
+        let judged = head.starts_with(b"#!") || !emulated && head.get(18..20) == ours.get(18..20);
+        !judged || interpreter(&head).is_none_or(|name| Path::new(&name).exists())
+    };
     if image.candidates().filter(may).any(has_interpreter) {
         return None;
     }

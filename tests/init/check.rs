@@ -32,6 +32,15 @@ fn it_ends_as_a_run_would() {
     let free = place::free_port().to_string();
     let place = place::TempDir::new();
     let script = place.file("script", "#!/no/such/interpreter\n", 0o755);
+    // A program of this machine's whose loader is not in the image, as glibc's is not in one of musl's.
+    let mut foreign = std::fs::read(env!("CARGO_BIN_EXE_reberth")).unwrap();
+    let loader = foreign.windows(7).position(|part| part == b"/lib64/");
+    // A static one has none: then the script stands for it.
+    let foreign = loader.map(|at| {
+        foreign[at + 1..at + 4].copy_from_slice(b"xyz");
+        place.file("foreign", &foreign, 0o755).to_str().unwrap().to_owned()
+    });
+    let foreign = foreign.unwrap_or_else(|| script.to_str().unwrap().to_owned());
     let file = place.path().join("port").to_str().unwrap().to_owned();
     let app = app::words("say=launched exit=0");
     let words = |list: &[&str]| list.iter().map(std::ffi::OsString::from).collect::<Vec<_>>();
@@ -43,6 +52,7 @@ fn it_ends_as_a_run_would() {
         (&["--port", &busy, "--wait", "0s", "--fallback", "next"], app.clone(), 0, "it would fall back to"),
         (&["--port", "0"], words(&["/no/such/app"]), 127, "/no/such/app: no such file"),
         (&["--port", "0"], words(&[script.to_str().unwrap()]), 126, "its interpreter /no/such/interpreter is missing"),
+        (&["--port", "0"], words(&[&foreign]), 126, "is missing in this image"),
         (&["--wait", "60", "--grace", "x"], app.clone(), 125, "error: --grace x:"),
         (
             &["--port-file", "/no/such/folder/file"],

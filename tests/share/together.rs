@@ -214,7 +214,7 @@ fn who_tells_that_a_port_is_shared() {
     let (one, two) = (serving(&group, port, "one", &[]), serving(&group, port, "two", &[]));
     let who = crate::harness::Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["who", &port.to_string()]);
     let outcome = who.start().finish().expect_code(1);
-    assert!(outcome.stdout.contains(&format!("shared by the instances of {group} (--share)")), "{}", outcome.report());
+    assert!(outcome.stderr.contains(&format!("shared by the instances of {group} (--share)")), "{}", outcome.report());
     // Both apps, and both of those who look after them.
     assert!(outcome.stdout.lines().filter(|line| line.contains("listening")).count() >= 4, "{}", outcome.report());
     stop(one);
