@@ -193,7 +193,7 @@ fn questions(run: &Run) -> Vec<Question> {
     let readiness = run.health.as_ref().map_or_else(|| default.clone(), |target| format!("{}{by}", shown(target)));
     let liveness = run.liveness.as_ref().map_or_else(|| readiness.clone(), |target| format!("{}{by}", shown(target)));
     let own = match (&run.health, run.ports.is_empty()) {
-        (Some(_), _) => format!("{readiness}, once after each look until it is healthy"),
+        (Some(_), _) => format!("{readiness}, until it is healthy: then the app is ready"),
         (None, true) => "nothing: the app is ready when it is launched".to_owned(),
         (None, false) => format!("nothing: the app is ready when it listens on {place}"),
     };
@@ -366,7 +366,8 @@ fn page(report: &Report) -> String {
         put(format!("{:20} {:width$}  {}", setting.setting, setting.value, setting.place));
     }
     for port in &report.ports {
-        put(format!("{:20} {}", format!("{}/{}", port.port, port.protocol), port.summary()));
+        let what = if port.port == 0 { "any free port".to_owned() } else { port.summary() };
+        put(format!("{:20} {what}", format!("{}/{}", port.port, port.protocol)));
         port.advice.iter().for_each(|advice| put(format!("{:20} {advice}", "")));
     }
     for question in &report.health {

@@ -151,15 +151,15 @@ impl fmt::Debug for Sink {
 
 impl Sink {
     fn new(log: &config::Log, file: Option<File>) -> Self {
-        let color = log.color && log.format == Format::Text && io::stderr().is_terminal();
+        let terminal = log.format == Format::Text && (log.color || log.live) && io::stderr().is_terminal();
         Self {
             file,
             stderr: Output::default(),
             format: log.format,
-            color,
+            color: log.color && terminal,
             dropped: AtomicU64::new(0),
             torn: AtomicBool::new(false),
-            live: log.live && log.level >= Level::Info && log.format == Format::Text && io::stderr().is_terminal(),
+            live: log.live && terminal && log.level >= Level::Info,
             drawn: AtomicBool::new(false),
         }
     }

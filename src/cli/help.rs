@@ -156,17 +156,13 @@ pub fn page(command: &Command, page: &Page, long: bool) -> String {
     }
     let entry = |text: &mut String, arg: &Arg| {
         let setting = arg.get_long().and_then(|long| table::of_flag(long, healthcheck));
-        if long && let Some(setting) = setting {
-            let _ = writeln!(
-                text,
-                "{}\n          {}\n          [{}, default: {}]",
-                named(arg),
-                words(arg),
-                setting.variable,
-                setting.default
-            );
-        } else {
+        if !long {
             let _ = writeln!(text, "{:36} {}", named(arg), words(arg));
+            return;
+        }
+        let _ = writeln!(text, "{}\n          {}", named(arg), words(arg));
+        if let Some(setting) = setting {
+            let _ = writeln!(text, "          [{}, default: {}]", setting.variable, setting.default);
         }
     };
     for group in page.groups {
