@@ -279,6 +279,7 @@ fn only_connections(look: &Look, told: &Given) -> String {
 fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<String>) {
     let longer = format!("or wait longer for it to end ({}, or forever)", told.set("wait", "120s"));
     let ours = own_container();
+    let suffix = if spec.protocol == Protocol::Udp { "/udp" } else { "" };
     let (mut pids, mut stops) = (BTreeSet::new(), BTreeSet::new());
     let (mut published, mut unseen) = (false, false);
     for holder in silent {
@@ -290,7 +291,7 @@ fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<Str
                 stops.insert(match engine {
                     Engine::Docker => format!("docker stop {id}"),
                     Engine::Podman => format!("podman stop {id}"),
-                    Engine::Cri => format!("crictl stop {id}, and its pod, or the kubelet starts it again"),
+                    Engine::Cri => format!("crictl stop {id}; delete its pod, or the kubelet starts it again"),
                     Engine::Other => format!("container {id}"),
                 });
             }
@@ -301,7 +302,7 @@ fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<Str
     }
     if published {
         advice.push(format!(
-            "docker-proxy holds it for a container that publishes it: stop that one (docker ps --filter publish={} names it); to kill \
+            "docker-proxy holds it for a container that publishes it: stop that one (docker ps --filter publish={}{suffix} names it); to kill \
              docker-proxy would cut that container off, and no wait helps while it runs",
             spec.port
         ));
@@ -318,7 +319,6 @@ fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<Str
         advice.push(format!("stop the holder (kill {}), {longer}", pids.join(" ")));
     }
     if unseen {
-        let suffix = if spec.protocol == Protocol::Udp { "/udp" } else { "" };
         advice.push(format!(
             "see who it is where it is visible (on the host, as root: reberth who {}{suffix}) and stop it there, {longer}",
             spec.port
@@ -328,7 +328,76 @@ fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<Str
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, human};
+    use super::*;
+    use crate::port::holder::Hidden;
+
+    fn holder(pid: Option<i32>, command: &str, container: Option<Engine>) -> Holder {
+        Holder {
+            port: 53,
+            protocol: Protocol::Udp,
+            pid,
+            command: pid.map(|_| command.to_owned()),
+            uid: Some(0),
+            user: None,
+            container: container.map(|engine| ("0123456789abcdef".repeat(4), engine)),
+            state: State::Bound,
+            address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            sockets: 1,
+            since: None,
+            left: None,
+            hidden: pid.is_none().then_some(Hidden::Namespace),
+            reuse_port: None,
+        }
+    }
+
+    #[test]
+    fn who_stops_a_holder_is_who_started_it() {
+        let spec: Spec = "53/udp".parse().unwrap();
+        let proxy = "/usr/bin/docker-proxy -proto udp";
+        for (holders, wanted) in [
+            (vec![holder(Some(7), "app", None), holder(Some(9), "app", None)], "stop the holder (kill 7 9), or wait"),
+            (vec![holder(Some(7), "app", Some(Engine::Docker))], "container (docker stop 0123456789ab), since"),
+            (vec![holder(Some(7), "app", Some(Engine::Podman))], "container (podman stop 0123456789ab), since"),
+            (vec![holder(Some(7), "app", Some(Engine::Cri))], "container (crictl stop 0123456789ab; delete its pod"),
+            (vec![holder(Some(7), "app", Some(Engine::Other))], "container (container 0123456789ab), since"),
+            (vec![holder(Some(7), proxy, None)], "stop that one (docker ps --filter publish=53/udp names it)"),
+            (vec![holder(None, "", None)], "(on the host, as root: reberth who 53/udp)"),
+        ] {
+            let look = Look { holders, incomplete: None };
+            let lines = advice(&spec, &look, &Given::default());
+            assert_eq!(lines.iter().filter(|line| line.contains(wanted)).count(), 1, "{wanted}: {lines:?}");
+            assert_eq!(lines.iter().any(|line| line.contains("(kill ")), wanted.contains("(kill "), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_advised_where_it_can_be_changed() {
+        for (source, voice, wanted) in [
+            (Source::Default, Voice::Flags, "--wait 75s"),
+            (Source::Default, Voice::Variables, "REBERTH_WAIT=75s"),
+            (Source::Default, Voice::Both, "--wait 75s or REBERTH_WAIT=75s"),
+            (Source::Flag, Voice::Variables, "--wait 75s"),
+            (Source::Variable, Voice::Flags, "REBERTH_WAIT=75s"),
+            (Source::ProfileVariable, Voice::Variables, "REBERTH_WAIT=75s"),
+        ] {
+            let given = Given { wait: source, voice, ..Given::default() };
+            assert_eq!(given.set("wait", "75s"), wanted, "{source:?} {voice:?}");
+        }
+        let given = Given { port: Source::Port, ..Given::default() };
+        assert_eq!(given.set("port", ""), "PORT");
+    }
+
+    #[test]
+    fn a_time_wait_is_outlasted_by_what_is_advised() {
+        for (left, wanted) in
+            [(0, "within a second: start again"), (59, "in 59s: wait longer (--wait 75s)"), (90, "--wait 100s")]
+        {
+            let wait =
+                Holder { state: State::TimeWait, left: Some(Duration::from_secs(left)), ..holder(None, "", None) };
+            let line = only_connections(&Look { holders: vec![wait], incomplete: None }, &Given::default());
+            assert!(line.contains(wanted), "{line}");
+        }
+    }
 
     #[test]
     fn durations_are_rounded_for_the_reader() {
