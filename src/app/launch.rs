@@ -224,7 +224,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
             _ if word.as_bytes().starts_with(b"-") => {
                 Error::NotFound(format!("{shown}: not found: {}", option(image, &shown)))
             }
-            _ if shown.contains(char::is_whitespace) => Error::NotFound(format!(
+            _ if is_a_line(&shown) => Error::NotFound(format!(
                 "{shown}: not found: it is one argument with spaces; split it, as {}",
                 words_of(&shown)
             )),
@@ -266,6 +266,12 @@ fn option(image: &Image, word: &str) -> String {
     let next = || image.arguments().nth(1).map(|next| next.to_string_lossy().into_owned());
     let value = value.or_else(next).unwrap_or_default();
     format!("options go before --, or set {}={value}", setting.variable)
+}
+
+/// Whether it is a command line rather than the path of a file with a space in its name.
+fn is_a_line(word: &str) -> bool {
+    let first = word.split(char::is_whitespace).next().unwrap_or_default();
+    first.len() < word.len() && (!word.contains('/') || !first.contains('/') || Path::new(first).is_file())
 }
 
 /// `["python3", "app.py"]`, as a Dockerfile and a manifest have it.

@@ -186,6 +186,9 @@ fn a_command_line_in_one_argument() {
     let list: Vec<String> =
         serde_json::from_str(outcome.stderr.trim_end().rsplit_once("split it, as ").unwrap().1).unwrap();
     assert_eq!(run(&[], list).start().finish().expect_code(0).stdout, "it-works");
+    // A path with a space in it is a path, unless its first word is a program.
+    run(&[], ["/opt/my app/run"]).start().finish().expect_code(127).expect_stderr("/opt/my app/run: no such file");
+    run(&[], ["/bin/sh -c true"]).start().finish().expect_code(127).expect_stderr("[\"/bin/sh\", \"-c\", \"true\"]");
 }
 
 #[test]

@@ -289,3 +289,37 @@ fn given_up_it_asks_for_nothing() {
     assert!(machine.next().is_none() && !machine.is_up() && !machine.serves());
     assert_eq!(machine.on(Instant::now(), own(&["::"])), []);
 }
+
+/// Silence is worth a word after ten seconds, and a warning after a minute; each once, whether it is looked for or heard.
+#[test]
+fn an_app_that_listens_nowhere_is_told_twice() {
+    let heard = Expected { way: Way::Heard, ..expected(&["8080"]) };
+    for expected in [expected(&["8080"]), heard] {
+        let begin = Instant::now();
+        let mut machine = Readiness::begin(expected.clone(), begin);
+        let (mut said, mut looks) = (Vec::new(), 0);
+        while let Some(next) = machine.next().filter(|next| *next < begin + ms(120_000)) {
+            for todo in machine.on(next, Fact::Due) {
+                if todo == Do::Look {
+                    looks += 1;
+                    // It is looked for once a second by then.
+                    said.extend(machine.on(next, nowhere()).iter().map(|one| short(one).replace("61s", "60s")));
+                }
+            }
+        }
+        assert_eq!(
+            said,
+            [
+                "info the app listens nowhere so far, after 10s; still waiting for it on port 8080",
+                "warn the app still listens nowhere after 60s, and was told port 8080 (PORT, {port}): look into its own log",
+            ],
+            "{expected:?}"
+        );
+        // What is heard is looked at for these words alone.
+        assert!(expected.way != Way::Heard || looks == 2, "{looks} looks");
+        assert_eq!(machine.unseen(), Some((PORT, begin)));
+        machine.on(begin + ms(120_000), own(&["0.0.0.0"]));
+        machine.on(begin + ms(120_000), Fact::Listens(Vec::new()));
+        assert_eq!(machine.unseen(), None);
+    }
+}
