@@ -21,8 +21,8 @@ use reberth::config::table::{self, Setting};
 #[rustfmt::skip]
 const FOREIGN: &[&str] = &[
     // docker, podman, compose
-    "arch", "build-arg", "format", "from", "health-cmd", "init", "interval", "name", "network", "no-deps", "no-recreate", "platform", "push",
-    "retries", "rm", "scale", "start-interval", "start-period", "tmpfs", "verbose", "wait",
+    "arch", "build-arg", "cap-add", "filter", "format", "from", "health-cmd", "init", "interval", "name", "network", "no-deps", "no-recreate", "platform", "push",
+    "retries", "rm", "scale", "start-interval", "start-period", "sysctl", "tmpfs", "user", "verbose", "wait",
     // cargo, its subcommands, the tests
     "all", "all-targets", "check", "db", "dry-run", "features", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
     "workspace",
