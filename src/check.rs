@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use crate::app::launch::{self, Environment};
-use crate::config::{Check, Fallback, Handover, Run, Wait, table};
+use crate::config::{Check, Fallback, Handover, Run, Source, Wait, table};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::port::attempt::{Attempt, Hold, Tried};
@@ -239,12 +239,30 @@ fn unwritable(check: &Check, run: &Run) -> Vec<String> {
 
 fn understood(check: &Check, run: &Run, setting: &'static table::Setting) -> Setting {
     let source = run.sources.of(setting.flag);
+    let implied = if source == Source::Default { implied(run, setting.flag) } else { None };
+    let (source, place) = implied.unwrap_or_else(|| (source, source.place(setting.flag, setting.variable)));
     Setting {
         setting: setting.flag,
         value: value(check, run, setting.flag).unwrap_or_else(|| setting.default.to_owned()),
         source: source.name(),
-        place: source.place(setting.flag, setting.variable),
+        place,
     }
+}
+
+/// What decided in place of a default, where another setting did: a handover.
+fn implied(run: &Run, flag: &str) -> Option<(Source, String)> {
+    if flag != "handover" {
+        return None;
+    }
+    let by = match run.handover {
+        Handover::Off => return None,
+        Handover::Listen => return Some((Source::Flag, "{fd} in an argument".to_owned())),
+        Handover::Bind if run.prewarm => "prewarm",
+        Handover::Bind => "share",
+    };
+    let setting = table::RUN.iter().find(|setting| setting.flag == by)?;
+    let source = run.sources.of(by);
+    Some((source, source.place(setting.flag, setting.variable)))
 }
 
 /// A setting's value as it was understood, in a form that means the same again. `None`: it is not set, and the table has the words for that.

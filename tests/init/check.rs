@@ -146,3 +146,24 @@ fn warnings_are_told() {
         assert!(outcome.stdout.contains(said), "{}", outcome.report());
     }
 }
+
+/// A handover that another setting brings is no default.
+#[test]
+fn what_is_implied_names_what_implies_it() {
+    for (flags, variable, wanted) in [
+        (&["--prewarm"][..], None, ("bind", "flag", "--prewarm")),
+        (&[], Some(("REBERTH_SHARE", "api")), ("bind", "variable", "REBERTH_SHARE")),
+        (&["--prewarm", "--handover", "bind"], None, ("bind", "flag", "--handover")),
+        (&[], None, ("off", "default", "the default")),
+    ] {
+        let mut launch = run_app(&[&["--port", "0"], flags].concat(), "exit=0");
+        if let Some((name, value)) = variable {
+            launch = launch.env(name, value);
+        }
+        let said = json(launch);
+        let all = said["settings"].as_array().unwrap();
+        let one = all.iter().find(|one| one["setting"] == "handover").unwrap();
+        let text = |key: &str| one[key].as_str().unwrap().to_owned();
+        assert_eq!((text("value"), text("source"), text("place")), (wanted.0.into(), wanted.1.into(), wanted.2.into()));
+    }
+}
