@@ -1007,6 +1007,58 @@ static void clients_mode(int rounds, enum follows how, char **argv)
 	}
 }
 
+/* An app beside a keeper, or beside none ("-"): KEEPER... ,, APP.... 600 clients come, one a millisecond; the 100th sees the app get `signal`,
+ * and 200 ms later it is started again, as an engine does. `kept REFUSED CUT_OFF LONGEST_NS` */
+static void kept_mode(int rounds, int signal_number, char **keeper)
+{
+	const int visitors = 600;
+	int64_t *results = mmap(NULL, visitors * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t kept = 0;
+	char **app = keeper;
+
+	while (*app && strcmp(*app, ",,"))
+		app++;
+	if (!*app || !app[1])
+		die("kept: KEEPER... ,, APP...");
+	*app++ = NULL;
+	if (strcmp(*keeper, "-"))
+		kept = start(keeper, null, null, null);
+	for (int round = 0; round < rounds; round++) {
+		int refused = 0, cut = 0;
+		int64_t begin, longest = 0;
+		pid_t pid = start(app, null, null, null);
+
+		until_answered(7878);
+		begin = now();
+		for (int i = 0; i < visitors; i++) {
+			int64_t left = begin + i * 1000000LL - now();
+
+			if (left > 0)
+				pause_us(left / 1000);
+			if (i == 100)
+				kill(pid, signal_number);
+			if (i == 300)
+				pid = start(app, null, null, null);
+			if (companion() == 0) {
+				results[i] = visit(7878);
+				_exit(0);
+			}
+		}
+		for (int left = visitors + 1; left > 0; left--)
+			wait(NULL);
+		for (int i = 0; i < visitors; i++) {
+			refused += results[i] == -1;
+			cut += results[i] == -2;
+			longest = results[i] > longest ? results[i] : longest;
+		}
+		printf("kept %d %d %ld\n", refused, cut, (long)longest);
+		end(pid);
+	}
+	if (kept)
+		end(kept);
+}
+
 static int number(const char *text)
 {
 	char *rest;
@@ -1069,6 +1121,8 @@ int main(int argc, char **argv)
 		clients_mode(first, BELOW, argv + 3);
 	else if (!strcmp(mode, "clients"))
 		clients_mode(first, BESIDE, argv + 3);
+	else if (!strcmp(mode, "kept") && argc > 4)
+		kept_mode(first, number(argv[3]), argv + 4);
 	else
 		die("modes: see bench/run");
 	return 0;
