@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use tracing::{debug, info, warn};
@@ -17,11 +17,15 @@ use crate::config::Run;
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::port::file;
+use crate::port::spec::Protocol;
 use crate::state::{Phase, Publisher};
 use crate::sys::descriptor::wait_readable;
 use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
+
+/// So long after memory was let go it may be let go again.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Holds the ports until TERM, INT or QUIT, which end it with 0.
 ///
@@ -57,13 +61,14 @@ fn hold(
     drop(claims);
     announce(port_file, &taken)?;
     warn_of_families(&sharing);
+    warn_of_datagrams(&sharing);
     if let Some(line) = publisher.publish(&run::state(config, Phase::Keeping, &taken)) {
         warn!("{line}");
     }
     let _ = std::env::set_current_dir("/");
-    memory::release_code();
+    let mut released = None;
     loop {
-        sleep(signals.as_fd(), &sharing);
+        sleep(signals.as_fd(), &sharing, &mut released);
         sharing.step(Instant::now());
         if let ControlFlow::Break(code) = hear(config, signals) {
             return Ok(code);
@@ -71,10 +76,16 @@ fn hold(
     }
 }
 
-fn sleep(signals: BorrowedFd<'_>, sharing: &Sharing) {
+/// Lets go of what a long sleep does not need as the last thing before it. Whoever wakes a keeper all the time does not make it do so each time.
+fn sleep(signals: BorrowedFd<'_>, sharing: &Sharing, released: &mut Option<Instant>) {
     let mut fds = vec![PollFd::new(signals, PollFlags::POLLIN)];
     fds.extend(sharing.polled());
-    wait_readable(&mut fds, sharing.deadline());
+    let until = sharing.deadline();
+    if until.is_none() && released.is_none_or(|at| at.elapsed() >= SETTLED) {
+        *released = Some(Instant::now());
+        memory::release_code();
+    }
+    wait_readable(&mut fds, until);
 }
 
 fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
@@ -110,5 +121,16 @@ fn warn_of_families(sharing: &Sharing) {
                 spec.port
             );
         }
+    }
+}
+
+/// An app's own bind is answered for TCP alone.
+fn warn_of_datagrams(sharing: &Sharing) {
+    for (spec, _) in sharing.sockets().filter(|(spec, _)| spec.protocol == Protocol::Udp) {
+        warn!(
+            "port {0}/udp is kept for apps that take it by descriptor ({{fd}}, LISTEN_FDS); one that binds it by itself waits in vain beside this: \
+             leave {0}/udp out of --port (REBERTH_PORT) for it",
+            spec.port
+        );
     }
 }

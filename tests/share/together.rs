@@ -175,6 +175,43 @@ fn sockets_by_descriptor_are_shared_too() {
     stop(two);
 }
 
+/// Whichever instance is faster gets a datagram; when one goes, none is refused.
+#[test]
+fn udp_by_descriptor_is_shared_too() {
+    let (group, port) = group();
+    let script = "import socket, sys\nu = socket.socket(fileno=int(sys.argv[1]))\nprint('serving', flush=True)\n\
+                  while True:\n _, peer = u.recvfrom(99); u.sendto(sys.argv[2].encode(), peer)";
+    let start = |name: &str| {
+        let mut launch = instance(&group, port, name, &["--port", &format!("u=127.0.0.1:{port}/udp")]);
+        launch.words.truncate(launch.words.iter().position(|word| word == "-c").unwrap() + 1);
+        launch.words.extend([script.into(), "{fd.u}".into(), name.into()]);
+        let mut running = launch.start();
+        running.expect("serving");
+        running
+    };
+    let answer = || {
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        client.send_to(b"who", ("127.0.0.1", port)).unwrap();
+        let mut text = [0; 16];
+        let (size, _) = client.recv_from(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text[..size]).into_owned())
+    };
+    let one = start("one");
+    let mut two = start("two");
+    two.stderr_until(&format!("port 127.0.0.1:{port}/udp is shared"));
+    for name in ["one", "two"] {
+        until("both answer", || answer().as_deref() == Some(name));
+    }
+    stop(one);
+    assert_eq!(answer().as_deref(), Some("two"));
+    stop(two);
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    client.send(b"who").unwrap();
+    assert!(client.recv(&mut [0; 16]).is_err(), "the port is gone with the last of them");
+}
+
 /// What no bind of ours can answer stays the app's: a copy of the claim's socket would keep the app itself from it.
 #[test]
 fn an_app_that_shares_its_port_binds_udp_by_itself() {
