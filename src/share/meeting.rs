@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::message::{About, Bad, Container, Message, Nonce, Refusal, SIZE, Side};
 use super::{Group, PATIENCE, place};
@@ -22,7 +22,12 @@ pub struct Meeting {
     askers: Vec<Asker>,
     /// It is of no use any more: somebody has shut it down.
     over: bool,
+    /// Nobody can be let in before then: descriptors, or memory, have run out.
+    full_until: Option<Instant>,
 }
+
+/// Whoever comes while descriptors have run out stays in the queue so long. Polled meanwhile, it would be a loop without a pause.
+const FULL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Asker {
@@ -55,7 +60,7 @@ impl Meeting {
     #[allow(clippy::disallowed_methods, reason = "the time of day that people are told")]
     pub fn adopt(socket: OwnedFd, spec: &Spec) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { socket, spec: spec.clone(), since, askers: Vec::new(), over: false }
+        Self { socket, spec: spec.clone(), since, askers: Vec::new(), over: false, full_until: None }
     }
 
     pub fn spec(&self) -> &Spec {
@@ -69,18 +74,20 @@ impl Meeting {
 
     /// What to poll for reading.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let waiting = (!self.over && self.askers.len() < MOST).then(|| self.socket.as_fd());
+        let open = !self.over && self.full_until.is_none() && self.askers.len() < MOST;
+        let waiting = open.then(|| self.socket.as_fd());
         waiting.into_iter().chain(self.askers.iter().map(|asker| asker.socket.as_fd()))
     }
 
-    /// When the first asker has used up its time.
+    /// When the first asker has used up its time, or whoever waits can be let in again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.askers.iter().map(|asker| asker.until).min()
+        self.askers.iter().map(|asker| asker.until).chain(self.full_until).min()
     }
 
     /// Hears whoever is there, and gives them `give`, the socket of the port; `None`: there is nothing to give.
     pub fn step(&mut self, now: Instant, group: &Group, give: Option<BorrowedFd<'_>>, own: Container) -> Vec<Met> {
-        while !self.over && self.askers.len() < MOST {
+        self.full_until = self.full_until.filter(|until| now < *until);
+        while !self.over && self.full_until.is_none() && self.askers.len() < MOST {
             match passing::accept(self.socket.as_fd()) {
                 Ok(Some(socket)) => {
                     if let Ok(uid) = passing::peer_uid(socket.as_fd()) {
@@ -88,10 +95,10 @@ impl Meeting {
                     }
                 }
                 Ok(None) => break,
-                Err(error) => {
-                    self.over = !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
-                    break;
-                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => self.full_until = Some(now + FULL),
+                    _ => self.over = true,
+                },
             }
         }
         let mut met = Vec::new();

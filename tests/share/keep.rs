@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::harness::launch::Stdio;
 use crate::harness::wait::holds_within;
 use crate::harness::{Launch, Running, look, until};
 use crate::{ask, group, healthcheck, serving, stop};
@@ -39,6 +40,20 @@ fn clients_wait_while_the_app_is_away() {
 }
 
 #[test]
+fn a_keeper_of_udp_says_whom_it_is_for() {
+    let (group, port) = group();
+    let words = ["keep", "--port", &format!("127.0.0.1:{port}/udp"), "--share", &group].map(str::to_owned);
+    let launch = Launch::new(env!("CARGO_BIN_EXE_reberth"));
+    let state = launch.dir.path().to_owned();
+    let mut keeper = launch.env("REBERTH_STATE_DIR", state).args(words).start();
+    keeper.stderr_until("one that binds it by itself waits in vain");
+    assert!(std::net::UdpSocket::bind(("127.0.0.1", port)).is_err(), "it has the port");
+    keeper.signal(15);
+    keeper.finish().expect_code(0);
+    assert!(std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok());
+}
+
+#[test]
 fn an_idle_keeper_sleeps() {
     let (group, port) = group();
     let mut keeper = keep(&group, port);
@@ -54,6 +69,40 @@ fn an_idle_keeper_sleeps() {
         before,
         switches()
     );
+    keeper.signal(15);
+    keeper.finish().expect_code(0);
+}
+
+/// Somebody waits at the meeting point, and there is no descriptor left to let them in with: that must not become a loop without a pause.
+#[test]
+fn without_descriptors_a_keeper_pauses() {
+    let (group, port) = group();
+    let mut keeper = keep(&group, port);
+    let pid = keeper.init;
+    let free = (0..).find(|number| !look::descriptors(pid).contains_key(number)).unwrap();
+    let limit = format!("--nofile={free}:4096");
+    Launch::new("prlimit").args(["--pid", &pid.to_string(), &limit]).start().finish().expect_code(0);
+    let comes = "import socket, sys\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+                 s.connect('\\0reberth/share/%s/tcp/%s' % (sys.argv[1], sys.argv[2]))\nprint('there', flush=True)\nsys.stdin.readline()";
+    let mut waits =
+        Launch::new("python3").args(["-S", "-c", comes, &group, &port.to_string()]).stdin(Stdio::Pipe).start();
+    waits.expect("there");
+    let ran = || -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let before = ran();
+    let busy = Duration::from_millis(200);
+    assert!(
+        !holds_within(Duration::from_millis(1500), || ran() - before > busy.as_nanos() as u64),
+        "it does not sleep"
+    );
+    waits.write("\n");
+    waits.finish();
+    // With descriptors again it lets in whoever comes.
+    Launch::new("prlimit").args(["--pid", &pid.to_string(), "--nofile=1024:4096"]).start().finish().expect_code(0);
+    let one = serving(&group, port, "one", &["--wait", "30s"]);
+    stop(one);
     keeper.signal(15);
     keeper.finish().expect_code(0);
 }
