@@ -20,6 +20,7 @@ use crate::port::spec::{Protocol, Spec};
 
 mod believe;
 mod identity;
+mod pulse;
 
 pub use believe::{Found, believe};
 use identity::Writer;
@@ -163,7 +164,7 @@ pub(crate) struct Document<S> {
     pub state: S,
 }
 
-/// The writing side, held by `run`. It keeps no descriptor once it has published, and its paths are absolute, so it survives
+/// The writing side, held by `run`. Unless it is PID 1 it keeps no descriptor once it has published, and its paths are absolute, so it survives
 /// `chdir("/")`.
 #[derive(Debug)]
 pub struct Publisher {
@@ -224,6 +225,8 @@ struct Place {
     beside: PathBuf,
     /// What lies beside, complete, while nothing is in the place yet.
     reserved: Option<File>,
+    /// What is in the place, open for its lock: see [`pulse`].
+    alive: Option<File>,
 }
 
 impl Publisher {
@@ -262,10 +265,10 @@ impl Publisher {
         }
     }
 
-    /// The descriptor it holds, if it holds one: until it first publishes, or where it has no place.
+    /// The descriptor it holds, if it holds one: until it first publishes, and as PID 1.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.seat {
-            Seat::Taken(place) => place.reserved.as_ref().map(AsFd::as_fd),
+            Seat::Taken(place) => place.reserved.as_ref().or(place.alive.as_ref()).map(AsFd::as_fd),
             Seat::Held(held) => Some(held.file.as_fd()),
             Seat::Open | Seat::Nowhere => None,
         }
@@ -356,7 +359,7 @@ impl Place {
         let path = dir.join(file_name(writer.mount_namespace, writer.pid));
         let mut beside: OsString = path.clone().into();
         beside.push(".new");
-        Self { writer, path, beside: beside.into(), reserved: None }
+        Self { writer, path, beside: beside.into(), reserved: None, alive: None }
     }
 
     /// Writes `first` where nobody looks for it.
@@ -378,14 +381,21 @@ impl Place {
         match self.write_beside(&text).map(drop).and_then(|()| self.show()) {
             // A full disk has no room for a second file, but the room of the first one is ours already.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                overwrite(&self.path, &mut text).map_err(|_| error)
+                let written = overwrite(&self.path, &mut text).map_err(|_| error);
+                // With the descriptor that was just closed the lock has gone.
+                self.alive = self.alive.take().filter(pulse::begin);
+                written
             }
             other => other,
         }
     }
 
-    fn show(&self) -> io::Result<()> {
-        fs::rename(&self.beside, &self.path).inspect_err(|_| self.discard())
+    fn show(&mut self) -> io::Result<()> {
+        // Locked before anybody sees it, and before anybody else could lay another file there.
+        let alive = if self.writer.pid == 1 { File::open(&self.beside).ok().filter(pulse::begin) } else { None };
+        fs::rename(&self.beside, &self.path).inspect_err(|_| self.discard())?;
+        self.alive = alive;
+        Ok(())
     }
 
     fn discard(&self) {

@@ -7,8 +7,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::identity::{Life, Namespaces, Writer};
-use super::{DEFAULT_DIRS, Document, FORMAT, HELD, State, file_name};
+use super::identity::{self, Life, Writer};
+use super::{DEFAULT_DIRS, Document, FORMAT, HELD, State, file_name, pulse};
 use crate::error::words;
 use crate::port::spec::Spec;
 
@@ -61,16 +61,16 @@ pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
         return Found::NotBelieved { path: dir.to_owned(), why: why.into() };
     }
     let dirs: Vec<&Path> = dir.map_or_else(|| DEFAULT_DIRS.iter().map(Path::new).collect(), |dir| vec![dir]);
-    let mine = match Namespaces::mine() {
+    let mine = match identity::mount_namespace() {
         Ok(mine) => mine,
         Err(error) => {
-            let why = format!("one's own namespaces cannot be told: {}", words(&error));
+            let why = untold(&error);
             return Found::NotBelieved { path: PathBuf::from("/proc/self/ns"), why };
         }
     };
     let mut best = Look { found: Found::Nothing, start_time: 0 };
     for dir in &dirs {
-        best = better(best, look(&dir.join(file_name(mine.mount, 1)), mine), asked);
+        best = better(best, look(&dir.join(file_name(mine, 1)), mine), asked);
         if matches!(best.found, Found::Believed { .. }) {
             return best.found;
         }
@@ -118,9 +118,9 @@ fn fits(state: &State, asked: &[Spec]) -> bool {
 }
 
 /// The state files in `dir` but PID 1's. Those that bear another mount namespace are of another container: one of them is enough, to be named.
-fn others(dir: &Path, mine: Namespaces) -> Vec<PathBuf> {
-    let own = format!("reberth-{}-", mine.mount);
-    let first = file_name(mine.mount, 1);
+fn others(dir: &Path, mine: u64) -> Vec<PathBuf> {
+    let own = format!("reberth-{mine}-");
+    let first = file_name(mine, 1);
     let mut found = Vec::new();
     let mut foreign = None;
     let Ok(entries) = fs::read_dir(dir) else { return found };
@@ -140,27 +140,42 @@ fn others(dir: &Path, mine: Namespaces) -> Vec<PathBuf> {
     found
 }
 
-fn look(path: &Path, mine: Namespaces) -> Look {
+fn look(path: &Path, mine: u64) -> Look {
     look_at(path, mine, libc::O_NOFOLLOW)
 }
 
-fn look_at(path: &Path, mine: Namespaces, flags: i32) -> Look {
+fn look_at(path: &Path, mine: u64, flags: i32) -> Look {
     let not = |why: String| Look { found: Found::NotBelieved { path: path.to_owned(), why }, start_time: 0 };
-    let document = match read(path, flags) {
-        Ok(Some(document)) => document,
+    let (document, alive) = match read(path, flags) {
+        Ok(Some(read)) => read,
         Ok(None) => return Look { found: Found::Nothing, start_time: 0 },
         Err(why) => return not(why),
     };
     let Document { writer, state, .. } = document;
-    if (writer.mount_namespace, writer.pid_namespace) != (mine.mount, mine.pid) {
-        return not("it is of another container (namespace)".to_owned());
+    let another = || not("it is of another container (namespace)".to_owned());
+    if writer.mount_namespace != mine {
+        return another();
     }
-    let found = match judge(&writer) {
+    // PID 1 of our own PID namespace wrote it, and lives.
+    let judged = if alive && writer.pid == 1 {
+        Ok(None)
+    } else {
+        match identity::pid_namespace() {
+            Ok(own) if own == writer.pid_namespace => judge(&writer),
+            Ok(_) => return another(),
+            Err(error) => return not(untold(&error)),
+        }
+    };
+    let found = match judged {
         Ok(None) => Found::Believed { state, pid: writer.pid, path: path.to_owned() },
         Ok(Some(why)) => Found::Dead { path: path.to_owned(), pid: writer.pid, why },
         Err(why) => return not(why),
     };
     Look { found, start_time: writer.start_time }
+}
+
+fn untold(error: &io::Error) -> String {
+    format!("one's own namespaces cannot be told: {}", words(error))
 }
 
 fn judge(writer: &Writer) -> Result<Option<&'static str>, String> {
@@ -174,8 +189,8 @@ fn judge(writer: &Writer) -> Result<Option<&'static str>, String> {
     }
 }
 
-/// The text of a state file that only root or oneself could have written; `None`: no such file.
-fn read(path: &Path, flags: i32) -> Result<Option<Document<State>>, String> {
+/// The text of a state file that only root or oneself could have written, and whether PID 1 holds it; `None`: no such file.
+fn read(path: &Path, flags: i32) -> Result<Option<(Document<State>, bool)>, String> {
     // O_NONBLOCK, because opening a FIFO would wait for its writer for ever.
     let opened = OpenOptions::new().read(true).custom_flags(flags | libc::O_NONBLOCK).open(path);
     let file = match opened {
@@ -204,9 +219,9 @@ fn read(path: &Path, flags: i32) -> Result<Option<Document<State>>, String> {
     }
     let mut text = Vec::with_capacity(1024);
     // The size may change under us, the limit may not.
-    let size: io::Result<usize> = file.take(MAX_SIZE as u64 + 1).read_to_end(&mut text);
+    let size: io::Result<usize> = (&file).take(MAX_SIZE as u64 + 1).read_to_end(&mut text);
     size.map_err(|error| words(&error))?;
-    parse(&text).map(Some)
+    Ok(Some((parse(&text)?, pulse::is_of_pid_1(&file))))
 }
 
 pub(crate) fn parse(text: &[u8]) -> Result<Document<State>, String> {

@@ -33,25 +33,17 @@ pub(super) enum Life {
     Unknown,
 }
 
-/// The namespaces of the one who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Namespaces {
-    pub mount: u64,
-    pub pid: u64,
-}
-
 impl Writer {
     /// This very program.
     pub fn this() -> io::Result<Self> {
-        let namespaces = Namespaces::mine()?;
         let pid = Pid::this().as_raw();
         let (_, start_time) = stat(pid)?;
         Ok(Self {
             pid,
             start_time,
             boot_id: boot_id()?,
-            mount_namespace: namespaces.mount,
-            pid_namespace: namespaces.pid,
+            mount_namespace: mount_namespace()?,
+            pid_namespace: pid_namespace()?,
         })
     }
 
@@ -73,10 +65,14 @@ impl Writer {
     }
 }
 
-impl Namespaces {
-    pub fn mine() -> io::Result<Self> {
-        Ok(Self { mount: namespace("/proc/self/ns/mnt")?, pid: namespace("/proc/self/ns/pid")? })
-    }
+/// That of the one who asks.
+pub(super) fn mount_namespace() -> io::Result<u64> {
+    namespace("/proc/self/ns/mnt")
+}
+
+/// Likewise.
+pub(super) fn pid_namespace() -> io::Result<u64> {
+    namespace("/proc/self/ns/pid")
 }
 
 /// The number in `mnt:[4026531841]`.

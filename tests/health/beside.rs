@@ -147,3 +147,41 @@ fn pid_1_tells_its_state_where_nothing_can_be_written() {
     asked(inside, &["tcp"]).expect(true, &["tcp://127.0.0.1:"]);
     drop(running);
 }
+
+/// Of PID 1 a lock on the file says that it lives, and spares the look at `/proc`. Nobody else's does.
+#[test]
+fn the_lock_of_pid_1_and_no_other_is_a_sign_of_life() {
+    let dir = TempDir::new();
+    let reberth = env!("CARGO_BIN_EXE_reberth");
+    let alone = ["--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", reberth, "run"];
+    let launch = Launch::new("unshare").args(alone).args(["--port", "0", "--handover", "on", "--state-dir"]);
+    let mut running = launch.arg(dir.path()).arg("--").arg(program("sleep")).arg("600").start();
+    running.stderr_until("claimed");
+    let inside = look::children(running.pid)[0];
+    let enter = ["-t", &inside.to_string(), "--user", "--preserve-credentials", "--mount", "--pid"].map(str::to_owned);
+    let asked = || {
+        let launch = Launch::new("nsenter").args(&enter).args([reberth, "healthcheck", "--state-dir"]);
+        said(launch.arg(dir.path()).arg("tcp"))
+    };
+    let file = || fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    until("it is published", || fs::read_to_string(file()).is_ok_and(|text| text.contains("\"starting\"")));
+    asked().expect(true, &["tcp://127.0.0.1:"]);
+    // Where the start is not its own, the lock alone can tell: it is the same file.
+    let (path, text) = (file(), fs::read_to_string(file()).unwrap());
+    let start = text.split("\"start_time\":").nth(1).unwrap().split(',').next().unwrap();
+    let spoilt = text.replace(&format!(":{start},"), &format!(":{},", "7".repeat(start.len())));
+    fs::write(&path, &spoilt).unwrap();
+    asked().expect(true, &["tcp://127.0.0.1:"]);
+    // The same text in another file, which PID 1 has not locked, nor anybody; and then somebody else has.
+    let beside = path.with_extension("copy");
+    fs::write(&beside, &spoilt).unwrap();
+    fs::rename(&beside, &path).unwrap();
+    asked().expect(false, &["its pid belongs to another program now"]);
+    let lock = "import fcntl, sys\nf = open(sys.argv[1])\nfcntl.lockf(f, fcntl.LOCK_SH)\nprint('locked', flush=True)\nsys.stdin.readline()";
+    let stranger = Launch::new("nsenter").args(&enter).args(["python3", "-S", "-c", lock]).arg(&path);
+    let mut stranger = stranger.stdin(crate::harness::launch::Stdio::Pipe).start();
+    stranger.expect("locked");
+    asked().expect(false, &["its pid belongs to another program now"]);
+    stranger.write("\n");
+    stranger.finish();
+}
