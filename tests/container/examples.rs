@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::RESTRICTED;
-use crate::engine::{Client, Container};
+use crate::engine::{Client, Container, docker, docker_ok, image};
 
 /// What every example listens on, in its own network.
 const PORT: u16 = 7878;
@@ -27,6 +27,7 @@ fn instance(example: &str, network: &Container, name: &str, more: &[&str]) -> Co
 /// Healthy from its own folder; then each instance takes over from the one before it, which has been told to stop. A client asks every
 /// millisecond, and between the old one's close and the claim lies an event: measured are at most two refused a restart, on a busy machine.
 fn restarts(example: &str, command: impl Fn(&str) -> Vec<String>) {
+    is_checked(example);
     let rounds = 2 * std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_usize);
     let (address, network) = network();
     let start = |round: usize| {
@@ -51,6 +52,20 @@ fn restarts(example: &str, command: impl Fn(&str) -> Vec<String>) {
     let tries = client.end();
     println!("{rounds} restarts of {example} by --prewarm: {}", tries.summary());
     assert!(tries.refused() <= 20 * rounds, "{}\n{}", tries.summary(), old.logs());
+}
+
+/// A dry run of the image as it is: it would launch, on its own port and with its own question.
+fn is_checked(example: &str) {
+    let image = image(&format!("example-{example}"));
+    let command: Vec<String> =
+        serde_json::from_str(&docker_ok(&["inspect", "--format", "{{json .Config.Cmd}}", &image])).unwrap();
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let run = ["run", "--rm", "--entrypoint", "/reberth", &image, "run", "--check", "--"];
+    let done = docker(&[&run[..], &command].concat());
+    assert_eq!(done.code, 0, "{}", done.out);
+    for needle in ["7878/tcp             free", "asks /health on port", "the app would be launched"] {
+        assert!(done.out.contains(needle), "{needle}: {}", done.out);
+    }
 }
 
 fn unchanged(example: &str) {
