@@ -15,6 +15,7 @@ use crate::error::{Error, words};
 ///
 /// # Errors
 /// [`Error::Cannot`] (125): a missing folder, no permission, a full disk, a place that is no file.
+#[inline(never)]
 pub fn run(dest: &Path) -> Result<PathBuf, Error> {
     let failed = |what: String| Error::cannot(format!("install: {what}"));
     let place = place(dest).map_err(failed)?;

@@ -70,6 +70,9 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
 }
 
 /// The commands that stay: with signals and a log.
+///
+/// Not in line, nor are the other commands: their room would be on the stack of a healthcheck too, page by page at a microsecond each.
+#[inline(never)]
 fn live(
     Decision { log, warnings, .. }: &Decision,
     port_file: Option<&Path>,

@@ -100,6 +100,7 @@ impl From<Holder> for Line {
 ///
 /// # Errors
 /// `Cannot` (125): it cannot be told, or not be printed. A reader that went away is no error.
+#[inline(never)]
 pub fn run(asked: &Who) -> Result<Code, Error> {
     if asked.watch {
         return watch::run(asked);

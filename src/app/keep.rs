@@ -31,6 +31,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Everything that keeps it from having the ports.
+#[inline(never)]
 pub fn keep(config: &Run, signals: &Signals) -> Result<Code, Error> {
     let port_file = config.port_file.as_deref().map(file::check).transpose()?;
     let mut publisher = Publisher::open(config.state_dir.as_deref(), &run::state(config, Phase::Waiting, &[]))?;

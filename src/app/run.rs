@@ -48,6 +48,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Everything that keeps the app from being started; after the launch there are none.
+#[inline(never)]
 pub fn run(config: &Run, environment: &Environment, signals: &Signals) -> Result<Code, Error> {
     let mut session = Session::begin(config, environment, signals)?;
     let result = session.live();

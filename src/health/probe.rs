@@ -139,6 +139,8 @@ impl Answer {
 }
 
 /// Asks once. It ends within `timeout`, whatever the server does. `own`: the `run` whose own tree has to answer, where others share its port.
+///
+/// What most probes do not ask is not in line: its room would be on their stack.
 pub fn ask(question: &Question, terms: &Healthcheck, own: Option<i32>, timeout: Duration) -> Answer {
     let clock = Clock::start(timeout);
     let shown = question.shown();

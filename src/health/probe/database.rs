@@ -39,6 +39,7 @@ pub(crate) enum Leave {
 pub(crate) type Read = Result<Option<Healthy>, String>;
 
 /// Asks whether the server takes clients.
+#[inline(never)]
 pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
     let scheme = database.scheme();
     let (wire, address) = match Wire::to(peer, clock, None) {

@@ -34,6 +34,7 @@ pub(crate) struct Heard {
 }
 
 /// Asks for `path`.
+#[inline(never)]
 pub fn ask(peer: &Peer, path: &str, terms: &Healthcheck, clock: Clock) -> Answer {
     let (wire, address) = match Wire::to(peer, clock, None) {
         Ok(connected) => connected,

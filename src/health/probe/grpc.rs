@@ -70,6 +70,7 @@ const NOT_FOUND: u32 = 5;
 const UNIMPLEMENTED: u32 = 12;
 
 /// Asks whether `service` serves; the empty one is the server as a whole.
+#[inline(never)]
 pub fn ask((tls, peer): (bool, &Peer), service: &str, terms: &Healthcheck, clock: Clock, own: Option<i32>) -> Answer {
     let (wire, address) = match Wire::to(peer, clock, own) {
         Ok(connected) => connected,
