@@ -85,6 +85,27 @@ pub fn free_port() -> u16 {
     panic!("no free port from {base} on");
 }
 
+/// A volume or a network, removed when the test ends, after the containers that have it.
+pub struct Made {
+    kind: &'static str,
+    pub name: String,
+}
+
+impl Made {
+    /// `docker KIND create`.
+    pub fn new(kind: &'static str) -> Self {
+        let name = unique(kind);
+        docker_ok(&[kind, "create", &name]);
+        Self { kind, name }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        docker(&[self.kind, "rm", &self.name]);
+    }
+}
+
 /// A container, removed when the test ends, and shown in full when the test failed.
 pub struct Container {
     pub name: String,

@@ -16,7 +16,7 @@ mod share;
 
 use std::time::Duration;
 
-use engine::{Client, Container, Stream, command, docker, docker_ok, free_port, get, image, unique};
+use engine::{Client, Container, Made, Stream, command, docker, docker_ok, free_port, get, image, unique};
 
 /// What keeps a container small and honest. reberth needs none of what these take away.
 const RESTRICTED: [&str; 8] = [
@@ -222,25 +222,10 @@ fn a_terminal_has_job_control() {
     docker(&["rm", "-f", &name]);
 }
 
-/// A volume that is removed when the test ends.
-struct Volume(String);
-
-impl Volume {
-    fn new() -> Self {
-        Self(docker_ok(&["volume", "create", &unique("volume")]))
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        docker(&["volume", "rm", "-f", &self.0]);
-    }
-}
-
 #[test]
 fn an_image_that_cannot_be_changed_gets_it_from_a_volume() {
-    let volume = Volume::new();
-    let mount = format!("{}:/opt/reberth", volume.0);
+    let volume = Made::new("volume");
+    let mount = format!("{}:/opt/reberth", volume.name);
     let install = ["run", "--rm", "--network", "none", "-v", &mount, "--entrypoint", "/reberth"];
     docker_ok(&[&install[..], &[&image("reberth"), "install", "/opt/reberth"]].concat());
     let options = ["-v", &format!("{mount}:ro"), "-e", "PORT=8080", "--entrypoint", "/opt/reberth/reberth"];

@@ -3,24 +3,9 @@
 
 use std::time::Duration;
 
-use crate::engine::{Container, Done, Try, command, docker, docker_ok, free_port, get, image, unique};
+use crate::engine::{Container, Done, Made, Try, command, docker, docker_ok, free_port, get, image, unique};
 use crate::golden::{between, golden};
 use crate::on_host;
-
-/// A network that is removed when the test ends, after its containers.
-struct Network(String);
-
-impl Network {
-    fn new() -> Self {
-        Self(docker_ok(&["network", "create", &unique("network")]))
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        docker(&["network", "rm", &self.0]);
-    }
-}
 
 /// reberth on the host, beside the engine.
 fn reberth(arguments: &[&str]) -> Done {
@@ -71,8 +56,8 @@ fn a_container_has_the_port() {
 #[test]
 fn a_published_port_is_held_by_dockers_proxy() {
     let port = free_port();
-    let (network, publish) = (Network::new(), format!("{port}:8080"));
-    let old = Container::run(&["--network", &network.0, "-p", &publish, "-e", "PORT=8080"], "busybox", &[]);
+    let (network, publish) = (Made::new("network"), format!("{port}:8080"));
+    let old = Container::run(&["--network", &network.name, "-p", &publish, "-e", "PORT=8080"], "busybox", &[]);
     old.wait_health("healthy");
     let done = claim(port);
     assert_eq!(done.code, 124, "{}", done.out);
@@ -112,14 +97,14 @@ fn a_low_port_in_a_container() {
     let port = format!("PORT={}", 81);
     let plain = ["--user", "65534:65534", "-e", &port];
     // In a network of its own.
-    let network = Network::new();
-    let sysctl = ["--network", &network.0, "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"];
+    let network = Made::new("network");
+    let sysctl = ["--network", &network.name, "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"];
     let refused = Container::run(&[&plain[..], &sysctl].concat(), "busybox", &[]);
     assert_eq!(refused.exit_code(), 125);
     let logs = refused.logs();
     golden("low-port-container", &logs, &[]);
     let advice: Vec<&str> = between(&logs, "or start with ", " (in a pod").split(' ').collect();
-    let app = Container::run(&[&plain[..], &advice, &["--network", &network.0]].concat(), "busybox", &[]);
+    let app = Container::run(&[&plain[..], &advice, &["--network", &network.name]].concat(), "busybox", &[]);
     app.wait_health("healthy");
     // On the host's: the same advice would be refused by the engine, and a capability does not reach a plain uid.
     let host = ["--network", "host"];
