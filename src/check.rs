@@ -10,14 +10,29 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
+use crate::app::handover::Handover;
 use crate::app::launch::{self, Environment};
-use crate::config::{Check, Fallback, Handover, Run, Source, Wait, table};
+use crate::app::settings::Run;
 use crate::error::{Error, words};
 use crate::exit::Code;
+use crate::log::settings::Log;
 use crate::port::attempt::{Attempt, Hold, Tried};
+use crate::port::policy::{Fallback, Wait};
 use crate::port::spec::Spec;
 use crate::port::{advice, claim, fallback};
-use crate::who;
+use crate::setting::{Source, table};
+use crate::who::report as who;
+
+/// What `run --check` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The settings, or all that is wrong with them.
+    pub run: Result<Run, Vec<String>>,
+    pub profile: &'static str,
+    pub log: Log,
+    pub warnings: Vec<String>,
+    pub json: bool,
+}
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -157,7 +172,7 @@ fn outcome(run: &Run, busy: &[&Spec]) -> (String, Option<Code>) {
     let names: Vec<String> = busy.iter().map(|spec| advice::label(spec)).collect();
     let (names, waits) = (names.join(", "), wait(run.wait));
     if let Some(share) = &run.share
-        && busy.iter().all(|spec| crate::share::groups(spec).contains(&share.name))
+        && busy.iter().all(|spec| crate::port::group::groups(spec).contains(&share.name))
     {
         return (
             format!("{names}: busy, and shared by the instances of {}: it would join them{after}", share.name),
@@ -188,7 +203,7 @@ fn questions(run: &Run) -> Vec<Question> {
     let shown = |target: &crate::health::target::Target| {
         if target.needs_port() { format!("{target} on {place}") } else { target.to_string() }
     };
-    let by = run.question.as_ref().map_or_else(String::new, |terms| format!(" within {}", exact(terms.timeout)));
+    let by = run.terms.as_ref().map_or_else(String::new, |terms| format!(" within {}", exact(terms.timeout)));
     let default = if run.ports.is_empty() { "whether the app runs".to_owned() } else { format!("/ on {place}{by}") };
     let readiness = run.health.as_ref().map_or_else(|| default.clone(), |target| format!("{}{by}", shown(target)));
     let liveness = run.liveness.as_ref().map_or_else(|| readiness.clone(), |target| format!("{}{by}", shown(target)));
@@ -488,7 +503,7 @@ mod tests {
     }
 
     fn exact_of(text: &str) -> Option<Duration> {
-        crate::config::value::duration(text).ok()
+        crate::setting::value::duration(text).ok()
     }
 
     #[test]
@@ -508,7 +523,7 @@ mod tests {
         for (millis, wanted) in [(0, "0s"), (250, "250ms"), (75_000, "75s"), (3_600_000, "1h"), (1500, "1s500ms")] {
             let time = Duration::from_millis(millis);
             assert_eq!(exact(time), wanted);
-            assert_eq!(crate::config::value::duration(wanted), Ok(time));
+            assert_eq!(crate::setting::value::duration(wanted), Ok(time));
         }
     }
 }

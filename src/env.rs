@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::config::table;
-use crate::config::value::nearest;
+use crate::setting::table;
+use crate::setting::value::nearest;
 
 const PREFIX: &str = "REBERTH_";
 const HEALTH_PREFIX: &str = "HEALTH_";

@@ -17,6 +17,7 @@ pub mod install;
 pub mod log;
 pub mod port;
 pub mod register;
+pub mod setting;
 pub mod share;
 pub mod state;
 pub mod sys;

@@ -3,6 +3,8 @@
 //! The log of PID 1 must never fail, panic or block: a closed stderr, a full disk or a pipe that nobody reads costs lines, not the
 //! container.
 
+pub mod settings;
+
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -18,11 +20,11 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::config::value::one_line;
-use crate::config::{self, Format, Level};
 use crate::error::{Error, words};
+use crate::setting::value::one_line;
 use crate::sys::output::Output;
 use crate::sys::terminal::{self, Terminal};
+use settings::{Format, Level, Log};
 
 const TARGET: &str = "reberth";
 
@@ -30,7 +32,7 @@ static SINK: OnceLock<Sink> = OnceLock::new();
 
 /// Starts the log; a second call changes nothing. Fails (125) if the log file cannot be opened: then nothing is launched, since
 /// whoever asked for a file counts on it.
-pub fn init(log: &config::Log) -> Result<(), Error> {
+pub fn init(log: &Log) -> Result<(), Error> {
     let file = log.file.as_ref().map(|path| open(path)).transpose().map_err(|error| {
         let path = log.file.as_deref().unwrap_or(std::path::Path::new("")).display();
         Error::cannot(format!(
@@ -55,7 +57,7 @@ pub fn init(log: &config::Log) -> Result<(), Error> {
 }
 
 /// Tells errors that no level silences, a line each, whether or not the log was started. The log file gets them too if it can be opened.
-pub fn settings_error(log: &config::Log, lines: &[String]) {
+pub fn settings_error(log: &Log, lines: &[String]) {
     let own;
     let sink = match SINK.get() {
         Some(sink) => sink,
@@ -150,7 +152,7 @@ impl fmt::Debug for Sink {
 }
 
 impl Sink {
-    fn new(log: &config::Log, file: Option<File>) -> Self {
+    fn new(log: &Log, file: Option<File>) -> Self {
         let terminal = log.format == Format::Text && (log.color || log.live) && io::stderr().is_terminal();
         Self {
             file,

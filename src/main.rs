@@ -8,10 +8,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use reberth::app::launch::Environment;
-use reberth::config::{Command, Decision, decide};
-use reberth::config::{Log, Mode};
+use reberth::config::{Command, Decision, Mode, decide};
 use reberth::error::{Error, words};
 use reberth::exit::Code;
+use reberth::log::settings::Log;
 use reberth::port::file;
 use reberth::sys::signal::{Signals, end_as_pid_1};
 use reberth::{app, check, health, install, log, who};

@@ -15,7 +15,7 @@ use clap::CommandFactory;
 use reberth::cli;
 use reberth::config::decide;
 use reberth::config::meaning::{self, Group};
-use reberth::config::table::{self, Setting};
+use reberth::setting::table::{self, Setting};
 
 /// Flags in the docs that are other programs': each is known here by name, so that a slip of ours is not taken for one of theirs.
 #[rustfmt::skip]
@@ -224,7 +224,7 @@ fn exit_codes() -> String {
 
 #[test]
 fn the_phases_are_those_on_the_page() {
-    use reberth::config::Probe;
+    use reberth::health::phase::Probe;
     use reberth::health::phase::{Ruling, rule};
     use reberth::state::Phase;
     let word = |phase, probe| match rule(phase, probe) {

@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use reberth::config::{Healthcheck, Mode, decide};
-use reberth::health::probe::{Question, Status, ask};
+use reberth::config::{Mode, decide};
+use reberth::health::probe::answer::Status;
+use reberth::health::probe::ask;
+use reberth::health::question::Question;
+use reberth::health::terms::Terms;
 use reberth::health::verdict::Verdict;
 
 static ANSWERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
@@ -37,7 +40,7 @@ fn server() -> &'static PathBuf {
     })
 }
 
-fn terms(options: u8) -> Healthcheck {
+fn terms(options: u8) -> Terms {
     let mut words = vec!["reberth", "healthcheck", "--timeout", "10s"];
     words.extend(
         ["GET", "HEAD", "POST", "GET"]
@@ -54,7 +57,7 @@ fn terms(options: u8) -> Healthcheck {
     }
     let words: Vec<OsString> = words.iter().map(OsString::from).collect();
     match decide(&words, &[]).mode {
-        Ok(Mode::Healthcheck(terms)) => *terms,
+        Ok(Mode::Healthcheck(told)) => told.terms,
         other => panic!("{other:?}"),
     }
 }

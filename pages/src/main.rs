@@ -81,8 +81,8 @@ mod tests {
         let (page, check) = (read("man/reberth-run.1"), read("man/reberth-healthcheck.1"));
         let shells = [read("completions/reberth.bash"), read("completions/_reberth"), read("completions/reberth.fish")];
         fs::remove_dir_all(&folder).unwrap();
-        let run = reberth::config::table::RUN.iter().map(|setting| (setting, &page));
-        let healthcheck = reberth::config::table::HEALTHCHECK.iter().map(|setting| (setting, &check));
+        let run = reberth::setting::table::RUN.iter().map(|setting| (setting, &page));
+        let healthcheck = reberth::setting::table::HEALTHCHECK.iter().map(|setting| (setting, &check));
         for (setting, page) in run.chain(healthcheck) {
             // roff writes a hyphen as `\\-`.
             let page = page.replace("\\-", "-");

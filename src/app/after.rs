@@ -11,12 +11,13 @@ use tracing::info;
 
 use super::ear::Ear;
 use super::inquiry::{Ask, Inquiry};
-use crate::config::{Backoff, Wait};
 use crate::error::Error;
 use crate::health::target::Target;
 use crate::port::advice::human;
 use crate::port::claim::Stop;
+use crate::port::policy::{Backoff, Wait};
 use crate::port::watch::Pauses;
+use crate::setting::value::shown;
 use crate::state::State;
 use crate::sys::descriptor::wait_readable;
 
@@ -257,6 +258,19 @@ impl Patience {
         ));
         lines
     }
+}
+
+/// One target of `--after`, which names where it is: on the port of the app the old instance would answer.
+pub fn target(text: &str) -> Result<Target, String> {
+    let decoded = text.replace("%2C", ",").replace("%2c", ",");
+    let target: Target = decoded.parse().map_err(|reason| format!("{}: {reason}", shown(text)))?;
+    if target.needs_port() {
+        return Err(format!(
+            "{}: on the app's own port the old instance would answer: name a host, such as tcp://db:5432 or http://web/ready",
+            shown(text)
+        ));
+    }
+    Ok(target)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::config::Handover;
+use super::handover::Handover;
 use crate::port::spec::{Spec, is_name};
 
 /// A port as the app is told about it: claimed, so never 0.

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use tracing::{debug, info};
 
+use super::settings::Run;
 use super::supervisor::{self, Alone};
-use crate::config::Run;
 use crate::exit::Code;
 use crate::port::claim::Stop;
 use crate::sys::process::{self, End, Reaped};

@@ -7,6 +7,7 @@ use crate::error::words;
 use crate::health::target::Target;
 use crate::state::State;
 use crate::sys::descriptor;
+use crate::sys::fork;
 use crate::sys::process::{self, End};
 
 /// Asks a health target once, of an app in this state, and says why it is not healthy. Runs in a child of its own, so it may block.
@@ -55,7 +56,7 @@ impl Inquiry {
             return;
         }
         let asked = descriptor::pipe().and_then(|(answer, write)| {
-            let pid = process::fork_off(|| match (self.ask)(state) {
+            let pid = fork::fork_off(|| match (self.ask)(state) {
                 Ok(()) => 0,
                 Err(reason) => {
                     let text = reason.get(..reason.floor_char_boundary(LONGEST)).unwrap_or_default();

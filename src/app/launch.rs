@@ -12,8 +12,8 @@ use std::time::Instant;
 use nix::unistd::{AccessFlags, access};
 
 use super::outfit::Outfit;
-use crate::config::table;
 use crate::error::{Error, words};
+use crate::setting::table;
 pub use crate::sys::exec::Heard;
 use crate::sys::exec::{self, ExecFailure, FIRST_PASSED, Image, NotStarted, Setup, Started};
 use crate::sys::signal::Inherited;

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::command::{self, Listen, Place};
+use super::handover::Handover;
 use super::launch::{Activation, Environment};
-use crate::config::Handover;
 use crate::port::claim::Claim;
 use crate::port::spec::Spec;
 use crate::sys::exec::FIRST_PASSED;

@@ -8,7 +8,8 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::Error;
-use crate::port::claim::{Claim, Claiming, Step, Stop};
+use crate::port::claim::{Claim, Stop};
+use crate::port::claiming::{Claiming, Step};
 use crate::port::file;
 use crate::port::range;
 use crate::port::spec::{Protocol, Spec};

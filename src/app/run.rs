@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::after;
 use super::berth::Berth;
 use super::ear::Ear;
+use super::handover::Handover;
 use super::init::{Ending, Init};
 use super::inquiry::{Ask, Inquiry};
 use super::launch::{self, Activation, Environment, Launch, NotLaunched};
@@ -18,22 +19,28 @@ use super::outfit::{Outfit, Told};
 use super::prewarm::{Prewarm, Taken, announce};
 use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
+use super::settings::Run;
 use super::sharing::{self, Sharing};
 use super::sight::Sight;
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
 use super::vigil::Vigil;
-use crate::config::{Handover, Healthcheck, Probe, Run, Source};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::health;
+use crate::health::phase::Probe;
+use crate::health::settings::Subject;
 use crate::health::target;
+use crate::health::terms::Terms;
 use crate::log;
-use crate::port::claim::{self, Claim, Claiming, Given, Hear, Hold, Step, Stop, Voice};
+use crate::port::claim::{self, Claim, Given, Hold, Stop, Voice};
+use crate::port::claiming::{Claiming, Step};
+use crate::port::drive::{Hear, drive};
 use crate::port::file;
 use crate::port::held::Held;
 use crate::port::spec::{Protocol, Spec};
 use crate::register::beside::Beside;
+use crate::setting::Source;
 use crate::share::Group;
 use crate::state::{Phase, PortState, Publisher, State};
 use crate::sys::descriptor;
@@ -87,7 +94,7 @@ impl<'a> Session<'a> {
             warn!("this kernel has no subreaper: orphans of the app are left to PID 1");
         }
         if let Some(signal) = config.parent_death_signal {
-            process::set_parent_death_signal(signal).map_err(|error| {
+            signal::set_parent_death_signal(signal).map_err(|error| {
                 Error::cannot(format!("--parent-death-signal {}: {}", signal::name(signal), words(&error)))
             })?;
         }
@@ -148,18 +155,15 @@ impl<'a> Session<'a> {
     /// Waits for what has to be there before the app (`--after`). Nothing of its ports is held meanwhile.
     fn after(&mut self) -> Result<(), Stop> {
         let config = self.config;
-        let Some(terms) = config.question.as_ref().filter(|_| !config.after.is_empty()) else { return Ok(()) };
+        let Some(terms) = config.terms.as_ref().filter(|_| !config.after.is_empty()) else { return Ok(()) };
         if let Some(error) = launch::hopeless(&config.command, self.environment) {
             return Err(Stop::Error(error));
         }
         let state = state(config, Phase::Waiting, &[]);
         self.publish(&state);
         let ear = Ear { signals: self.signals, config, wait: "what --after names" };
-        let about = |asked: &target::Target| {
-            let mut terms = terms.clone();
-            terms.target = Some(asked.clone());
-            ask(terms)
-        };
+        let about =
+            |asked: &target::Target| ask(Subject { target: Some(asked.clone()), ..Subject::default() }, terms.clone());
         after::wait(&config.after, (config.after_wait, config.backoff), about, &state, &ear)
     }
 
@@ -186,7 +190,7 @@ impl<'a> Session<'a> {
             let hopeless = || launch::hopeless(&config.command, environment).filter(|_| first);
             let ear = Ear { signals: self.signals, config, wait: "the port" };
             let mut waiting = Waiting { ear, publisher: &mut self.publisher, hopeless: &hopeless };
-            claiming(config, policy, group).and_then(|claiming| claim::drive(claiming, &mut waiting)).map(Ports::Ours)
+            claiming(config, policy, group).and_then(|claiming| drive(claiming, &mut waiting)).map(Ports::Ours)
         };
         match outcome {
             Ok(ports) => Ok(ControlFlow::Continue(ports)),
@@ -368,14 +372,14 @@ impl<'a> Session<'a> {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
-        let vigil = config.exit_on_unhealthy.zip(config.question.clone()).map(|(terms, mut question)| {
+        let vigil = config.exit_on_unhealthy.zip(config.terms.clone()).map(|(beat, terms)| {
             let liveness = config.liveness.clone().or(config.health.clone());
             let target = liveness.unwrap_or_else(|| target::Target::Path("/".to_owned()));
-            question.probe = Probe::Liveness;
-            Vigil::new(terms, Inquiry::new(target, ask(question)))
+            let subject = Subject { probe: Probe::Liveness, ..Subject::default() };
+            Vigil::new(beat, Inquiry::new(target, ask(subject, terms)))
         });
-        let inquiry = config.health.clone().zip(config.question.clone());
-        let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(terms)));
+        let inquiry = config.health.clone().zip(config.terms.clone());
+        let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(Subject::default(), terms)));
         let inode = match expected.way {
             Way::Given { inode } => inode,
             Way::Binds | Way::Heard => None,
@@ -462,8 +466,8 @@ pub fn claim(
 ) -> Result<Claimed, Error> {
     let ear = Ear { signals, config, wait: "the port" };
     let mut waiting = Waiting { ear, publisher, hopeless: &|| None };
-    let claims = claiming(config, policy(config, Handover::Listen), group)
-        .and_then(|claiming| claim::drive(claiming, &mut waiting));
+    let claims =
+        claiming(config, policy(config, Handover::Listen), group).and_then(|claiming| drive(claiming, &mut waiting));
     match claims {
         Ok(claims) => Ok(Claimed::Ports(claims)),
         Err(Stop::Ended(code)) => Ok(Claimed::Ended(code)),
@@ -505,7 +509,7 @@ fn given(config: &Run, handover: Handover) -> Given {
 
 fn claiming(config: &Run, policy: claim::Policy, group: Option<&Group>) -> Result<Claiming, Stop> {
     let Some(group) = group else { return Claiming::begin(&config.ports, policy) };
-    Ok(Claiming::begin(&sharing::specs(&config.ports), policy)?.with(Some(sharing::company(group))))
+    Ok(Claiming::begin(&sharing::specs(&config.ports), policy)?.with(Some(Box::new(sharing::newcomer(group)))))
 }
 
 /// The first try of a claim that may go on beside the app.
@@ -576,8 +580,8 @@ pub fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
 }
 
 /// How readiness is asked from here: of an app that is there to be asked.
-fn ask(terms: Box<Healthcheck>) -> Ask {
-    Box::new(move |state| health::ask_once(&terms, State { phase: Phase::Ready, ..state.clone() }))
+fn ask(subject: Subject, terms: Box<Terms>) -> Ask {
+    Box::new(move |state| health::ask_once(&subject, &terms, State { phase: Phase::Ready, ..state.clone() }))
 }
 
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.

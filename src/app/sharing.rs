@@ -10,16 +10,16 @@ use nix::poll::{PollFd, PollFlags};
 use socket2::SockRef;
 use tracing::{debug, info, warn};
 
-use crate::config::Share;
 use crate::error::{Error, words};
 use crate::port::attempt::QUEUE;
 use crate::port::claim::Claim;
-use crate::port::company::Company;
 use crate::port::holder::processes;
 use crate::port::spec::{Protocol, Spec};
 use crate::share::Group;
+use crate::share::Share;
 use crate::share::meeting::{Meeting, Met};
 use crate::share::message::{Container, Secret, container_words};
+use crate::share::newcomer::Newcomer;
 
 /// Whoever asks in vain may do so a thousand times a second; the log has a line about it this often.
 const QUIET: Duration = Duration::from_secs(10);
@@ -69,8 +69,8 @@ fn secret(path: &Path) -> Result<Secret, Error> {
 }
 
 /// Whom a claim asks.
-pub fn company(group: &Group) -> Company {
-    Company::new(group.clone(), own_container())
+pub fn newcomer(group: &Group) -> Newcomer {
+    Newcomer::new(group.clone(), own_container())
 }
 
 fn own_container() -> Container {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use crate::config::{ExitMap, SignalMap};
+use super::exit_map::ExitMap;
+use super::signal::SignalMap;
 use crate::exit::Code;
 use crate::state::Phase;
 use crate::sys::process::End;

@@ -1,12 +1,29 @@
 //! Owns the watch over an app that is up (`--exit-on-unhealthy`): when liveness is asked, and how many failures in a row are too many. Pure
 //! but for the child that asks. Must not know how an app is stopped.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::inquiry::Inquiry;
-use crate::config::ExitOnUnhealthy;
+use crate::setting::value::{duration, is};
 use crate::state::State;
 use crate::sys::process::{self, End};
+
+/// When an app counts as unhealthy, and is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitOnUnhealthy {
+    /// How often liveness is asked. More than zero.
+    pub every: Duration,
+    /// So many failures in a row. At least 1.
+    pub failures: u32,
+}
+
+/// The text form of `--exit-on-unhealthy`. `off` and `0` switch it off, so that a flag can beat a variable.
+pub fn every(text: &str) -> Result<Option<Duration>, String> {
+    if is(text, "off") {
+        return Ok(None);
+    }
+    duration(text).map(|time| Some(time).filter(|time| !time.is_zero())).map_err(|reason| format!("{reason}; or off"))
+}
 
 /// The watch, for one launch.
 pub struct Vigil {
@@ -116,8 +133,6 @@ impl Beat {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
-use crate::config::table;
+use crate::setting::table;
 
 /// One command's page.
 #[derive(Debug)]

@@ -3,7 +3,9 @@
 
 use std::ffi::OsString;
 
-use super::{Healthcheck, Paged, Run, Typed, parse};
+use super::help::Paged;
+use super::options::{Healthcheck, Run};
+use super::parse::{Typed, parse};
 
 /// Commands whose usual command lines need no parser: building one takes longer than all else that a `healthcheck` does.
 pub trait Plain: Paged {

@@ -4,8 +4,11 @@ use std::os::unix::ffi::OsStringExt;
 
 use clap::CommandFactory;
 
-use crate::config::table;
+use crate::setting::table;
 
+use std::ffi::OsString;
+
+use super::parse::*;
 use super::*;
 
 fn words(list: &[&str]) -> Vec<OsString> {

@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::reader::{Reader, from};
-use super::value::{duration, is, number, shown};
-use super::{ExitOnUnhealthy, Run};
+use crate::app::after::target;
+use crate::app::settings::Run;
+use crate::app::vigil::{self, ExitOnUnhealthy};
 use crate::cli;
 use crate::env::Environ;
 use crate::health::target::Target;
+use crate::setting::value::number;
 
 /// So many failures in a row, where nothing else is said: kubelet's failureThreshold, and Docker's retries.
 const FAILURES: u32 = 3;
@@ -41,32 +43,11 @@ pub fn targets(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Ve
     found
 }
 
-/// One target, which names where it is: on the port of the app the old instance would answer.
-fn target(text: &str) -> Result<Target, String> {
-    let decoded = text.replace("%2C", ",").replace("%2c", ",");
-    let target: Target = decoded.parse().map_err(|reason| format!("{}: {reason}", shown(text)))?;
-    if target.needs_port() {
-        return Err(format!(
-            "{}: on the app's own port the old instance would answer: name a host, such as tcp://db:5432 or http://web/ready",
-            shown(text)
-        ));
-    }
-    Ok(target)
-}
-
 /// `--exit-on-unhealthy` and `--unhealthy-failures`. `off` and `0` switch it off, so that a flag can beat a variable.
 pub fn exit_on_unhealthy(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<ExitOnUnhealthy> {
     let vars = &environ.run;
-    let every = |text: &str| {
-        if is(text, "off") {
-            return Ok(None);
-        }
-        duration(text)
-            .map(|time| Some(time).filter(|time| !time.is_zero()))
-            .map_err(|reason| format!("{reason}; or off"))
-    };
     let every: Option<Duration> =
-        reader.read("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy), every).flatten();
+        reader.read("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy), vigil::every).flatten();
     let failures = from(&cli.unhealthy_failures, &vars.unhealthy_failures);
     let failures = reader.read("unhealthy-failures", failures, |text| number(text, 1, u32::MAX)).unwrap_or(FAILURES);
     every.map(|every| ExitOnUnhealthy { every, failures })
@@ -96,9 +77,10 @@ pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &R
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Decision, Mode, Wait, decide};
+    use super::super::{Decision, Mode, decide};
     use super::*;
     use crate::error::Error;
+    use crate::port::policy::Wait;
 
     fn decision(list: &[&str], vars: &[(&str, &str)]) -> Decision {
         let words = ["reberth", "run"].iter().chain(list).chain(&["--", "app"]);
@@ -139,8 +121,8 @@ mod tests {
         assert_eq!(run(&["--unhealthy-failures", "1"], &[port, every]).exit_on_unhealthy, beat(1));
         assert_eq!(run(&["--exit-on-unhealthy", "off"], &[port, every]).exit_on_unhealthy, None);
         assert_eq!(run(&["--liveness", "tcp://db:1"], &[every]).exit_on_unhealthy, beat(3));
-        assert!(run(&[], &[port, every]).question.is_some() && run(&["--after", "dns:a"], &[]).question.is_some());
-        assert!(run(&[], &[port]).question.is_none());
+        assert!(run(&[], &[port, every]).terms.is_some() && run(&["--after", "dns:a"], &[]).terms.is_some());
+        assert!(run(&[], &[port]).terms.is_none());
     }
 
     #[test]

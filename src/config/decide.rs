@@ -3,11 +3,14 @@
 
 use std::ffi::OsString;
 
-use super::value::{distance, nearest, one_line, shown};
-use super::{Check, Format, Level, Log, Mode, healthcheck, run};
+use super::mode::Mode;
+use super::{healthcheck, run};
+use crate::check::Check;
 use crate::cli::{self, Plain, Typed};
 use crate::env::Environ;
 use crate::error::Error;
+use crate::log::settings::{self, Format, Level, Log};
+use crate::setting::value::{distance, nearest, one_line, shown};
 
 /// Which command was named; says what a failure's exit code is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +125,7 @@ fn split<T: Default>(typed: Typed<T>) -> (T, Vec<String>) {
 
 /// The log of the commands that keep none: nothing but errors, in the format of the environment where that one is readable.
 fn quiet_log(environ: &Environ) -> Log {
-    let format = environ.run.log_format.as_deref().and_then(|text| run::format(text).ok());
+    let format = environ.run.log_format.as_deref().and_then(|text| settings::format(text).ok());
     Log {
         level: Level::Error,
         format: format.unwrap_or(Format::Text),
@@ -138,7 +141,7 @@ fn typed_format(words: &[OsString]) -> Option<Format> {
     let mut words = words.iter().map(|word| word.to_str().unwrap_or_default());
     while let Some(word) = words.next().filter(|word| *word != "--") {
         let value = if word == "--log-format" { words.next() } else { word.strip_prefix("--log-format=") };
-        found = value.and_then(|text| run::format(text).ok()).or(found);
+        found = value.and_then(|text| settings::format(text).ok()).or(found);
     }
     found
 }

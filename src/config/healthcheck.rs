@@ -3,30 +3,56 @@
 
 use std::time::Duration;
 
+use super::mode::Mode;
+use super::ports::{self, Ports, Profile};
 use super::reader::{Reader, from, no_carriage_return};
-use super::run::{Profile, any_port, fallback, plain_port, profile};
-use super::value::{boolean, duration, positive, shown, word};
-use super::{Fallback as Falls, Healthcheck, Mode, Probe, Who, http};
 use crate::cli;
-use crate::env::{Environ, service_link};
+use crate::env::Environ;
 use crate::error::Error;
+use crate::health::phase::{self, Probe};
+use crate::health::settings::{Healthcheck, Subject};
 use crate::health::target::Target;
+use crate::health::terms::{self, Terms};
+use crate::port::policy::{self, Fallback};
 use crate::port::spec::{self, Spec};
+use crate::setting::value::{boolean, duration, positive, shown};
+use crate::who::settings::Who;
+
+const PREFIX: &str = "REBERTH_HEALTH_";
 
 /// Decides `healthcheck`. `usage` is what was wrong with the command line itself.
 pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> Result<Mode, Error> {
-    let vars = &environ.healthcheck;
-    let mut reader = Reader::new(environ, "REBERTH_HEALTH_");
+    let mut reader = Reader::new(environ, PREFIX);
     reader.errors.extend(usage);
     let target = target(&mut reader, cli);
-    let probe = reader.read("probe", from(&cli.probe, &vars.probe), probe).unwrap_or(Probe::Readiness);
+    let mut told = own(&mut reader, cli, environ);
+    told.state_dir = reader.path("state-dir", from(&cli.state_dir, &environ.run.state_dir));
+    told.subject = subject(environ, target, told.subject.probe);
+    if reader.errors.is_empty() {
+        Ok(Mode::Healthcheck(Box::new(told)))
+    } else {
+        Err(Error::Settings(reader.errors.into_iter().chain(told.subject.unreadable).collect()))
+    }
+}
+
+/// How a HEALTHCHECK without arguments would ask in this environment, or what is wrong with it.
+pub fn terms(environ: &Environ) -> Result<Terms, Vec<String>> {
+    let mut reader = Reader::new(environ, PREFIX);
+    let told = own(&mut reader, &cli::Healthcheck::default(), environ);
+    if reader.errors.is_empty() { Ok(told.terms) } else { Err(reader.errors) }
+}
+
+/// Everything that has a `REBERTH_HEALTH_*` variable; of the subject only the probe.
+fn own(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> Healthcheck {
+    let vars = &environ.healthcheck;
+    let probe = reader.read("probe", from(&cli.probe, &vars.probe), phase::probe).unwrap_or_default();
     let timeout = reader.read("timeout", from(&cli.timeout, &vars.timeout), positive);
     let wait = reader.read("wait", from(&cli.wait, &vars.wait), duration);
     let interval = reader.read("interval", from(&cli.interval, &vars.interval), positive);
-    let status = reader.read("status", from(&cli.status, &vars.status), http::status);
+    let status = reader.read("status", from(&cli.status, &vars.status), terms::status);
     let status_explicit = status.is_some();
-    let headers = headers(&mut reader, cli, environ);
-    let method = reader.read("method", from(&cli.method, &vars.method), http::method);
+    let headers = headers(reader, cli, environ);
+    let method = reader.read("method", from(&cli.method, &vars.method), terms::method);
     let body = |text: &str| if text.is_empty() { Err("must not be empty".into()) } else { Ok(text.into()) };
     let body_contains = reader.read("body-contains", from(&cli.body_contains, &vars.body_contains), body);
     let mut ca = reader.path("ca", from(&cli.ca, &vars.ca));
@@ -53,24 +79,10 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> 
         let label = reader.label(has, from);
         reader.errors.push(format!("{label}: is half of a client certificate: name the other file with {lacks}"));
     }
-    let user_agent = reader.read("user-agent", from(&cli.user_agent, &vars.user_agent), http::agent);
+    let user_agent = reader.read("user-agent", from(&cli.user_agent, &vars.user_agent), terms::agent);
     let quiet = reader.read("quiet", from(&cli.quiet, &vars.quiet), boolean).unwrap_or(false);
-    let state_dir = reader.path("state-dir", from(&cli.state_dir, &environ.run.state_dir));
-    let fallback = Fallback::read(environ, target.as_ref(), probe);
-    if !reader.errors.is_empty() {
-        return Err(Error::Settings(reader.errors.into_iter().chain(fallback.unreadable).collect()));
-    }
-    Ok(Mode::Healthcheck(Box::new(Healthcheck {
-        probe,
-        target,
-        health: fallback.health,
-        liveness: fallback.liveness,
-        ports: fallback.ports,
-        port_may_move: port_may_move(environ),
-        unreadable: fallback.unreadable,
+    let terms = Terms {
         timeout: timeout.unwrap_or(Duration::from_millis(900)),
-        wait: wait.unwrap_or(Duration::ZERO),
-        interval: interval.unwrap_or(Duration::from_millis(250)),
         status: status.unwrap_or_else(|| vec![(200, 399)]),
         status_explicit,
         headers,
@@ -81,13 +93,15 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> 
         key,
         insecure,
         user_agent: user_agent.unwrap_or_else(|| concat!("reberth/", env!("CARGO_PKG_VERSION")).into()),
+    };
+    Healthcheck {
+        subject: Subject { probe, ..Subject::default() },
+        terms,
+        wait: wait.unwrap_or(Duration::ZERO),
+        interval: interval.unwrap_or(Duration::from_millis(250)),
         quiet,
-        state_dir,
-    })))
-}
-
-fn probe(text: &str) -> Result<Probe, String> {
-    word(text, &[("readiness", Probe::Readiness), ("liveness", Probe::Liveness), ("startup", Probe::Startup)])
+        state_dir: None,
+    }
 }
 
 /// The positional TARGET. It has no variable of its own: `REBERTH_HEALTH` is what `run` was told.
@@ -103,66 +117,57 @@ fn target(reader: &mut Reader<'_>, cli: &cli::Healthcheck) -> Option<Target> {
 /// `--header` flags, one header each, or else the variable's lines.
 fn headers(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> Vec<(String, String)> {
     if cli.header.is_empty() {
-        return reader.read("header", from(&None, &environ.healthcheck.header), http::headers).unwrap_or_default();
+        return reader.read("header", from(&None, &environ.healthcheck.header), terms::headers).unwrap_or_default();
     }
-    let one = |flag: &std::ffi::OsString| reader.read("header", from(&Some(flag.clone()), &None), http::header);
+    let one = |flag: &std::ffi::OsString| reader.read("header", from(&Some(flag.clone()), &None), terms::header);
     cli.header.iter().filter_map(one).collect()
 }
 
-/// What decides where no state of a `run` is believed. A bad value here must not fail a check that never needs it: `run --port 80` may
-/// have beaten a variable that this process still sees. So the errors are kept, and are told only when the values are needed.
-#[derive(Default)]
-struct Fallback {
-    health: Option<Target>,
-    liveness: Option<Target>,
-    ports: Vec<Spec>,
-    unreadable: Vec<String>,
+/// What is asked, and what decides that where no state file is believed. A bad value there must not fail a check that never needs it:
+/// `run --port 80` may have beaten a variable that this process still sees. So the errors are kept, and are reported only when the values
+/// are needed.
+fn subject(environ: &Environ, target: Option<Target>, probe: Probe) -> Subject {
+    let vars = &environ.run;
+    let mut reader = Reader::new(environ, "REBERTH_");
+    let (mut health, mut liveness) = (None, None);
+    if target.is_none() {
+        let live = from(&None, &vars.liveness);
+        liveness = (probe == Probe::Liveness).then(|| reader.read("liveness", live, str::parse)).flatten();
+        if liveness.is_none() {
+            health = reader.read("health", from(&None, &vars.health), str::parse);
+        }
+    }
+    // A full URL or a socket says itself where it is.
+    let on_port = target.as_ref().is_none_or(Target::needs_port);
+    let ports = if on_port { ports(&mut reader, environ) } else { Vec::new() };
+    let port_may_move = port_may_move(environ);
+    Subject { probe, target, health, liveness, ports, port_may_move, unreadable: reader.errors }
 }
 
-impl Fallback {
-    fn read(environ: &Environ, target: Option<&Target>, probe: Probe) -> Self {
-        let vars = &environ.run;
-        let mut reader = Reader::new(environ, "REBERTH_");
-        let mut found = Self::default();
-        if target.is_none() {
-            let live = from(&None, &vars.liveness);
-            found.liveness = (probe == Probe::Liveness).then(|| reader.read("liveness", live, str::parse)).flatten();
-            if found.liveness.is_none() {
-                found.health = reader.read("health", from(&None, &vars.health), str::parse);
+/// The ports of the environment, as `run` reads them but without its warnings.
+fn ports(reader: &mut Reader<'_>, environ: &Environ) -> Vec<Spec> {
+    match ports::of_environment(reader, environ).0 {
+        Ports::Set(ports) => ports,
+        Ports::Bad => Vec::new(),
+        // Profile `test` claims a port that only `run` knows: a port of 0 says that there is one.
+        Ports::Unset => {
+            if profile(environ) == Some(Profile::Test) {
+                vec![ports::any()]
+            } else {
+                Vec::new()
             }
         }
-        // A full URL or a socket says itself where it is.
-        if target.is_none_or(Target::needs_port) {
-            found.ports = ports(&mut reader, environ);
-        }
-        Self { unreadable: reader.errors, ..found }
     }
 }
 
-/// The ports of the environment, with `run`'s precedence but without its warnings.
-fn ports(reader: &mut Reader<'_>, environ: &Environ) -> Vec<Spec> {
-    let own = environ.run.port.clone().filter(|text| !service_link(text));
-    let before = reader.errors.len();
-    if let Some(ports) = reader.read("port", from(&None, &own), spec::list) {
-        return ports;
-    }
-    if reader.errors.len() > before {
-        return Vec::new();
-    }
-    match environ.port.as_deref().filter(|text| !service_link(text)).map(plain_port) {
-        Some(Ok(ports)) => return ports,
-        Some(Err(line)) => return reader.bad(line).unwrap_or_default(),
-        None => {}
-    }
-    // Profile `test` claims a port that only `run` knows: a port of 0 says that there is one.
-    let test = environ.run.profile.as_deref().and_then(|text| profile(text).ok()) == Some(Profile::Test);
-    if test { vec![any_port()] } else { Vec::new() }
+fn profile(environ: &Environ) -> Option<Profile> {
+    environ.run.profile.as_deref().and_then(|text| ports::profile(text).ok())
 }
 
 /// Whether `run`'s fallback leaves the port open: a bad value of it is as unsure as a good one.
 fn port_may_move(environ: &Environ) -> bool {
-    let dev = || environ.run.profile.as_deref().and_then(|text| profile(text).ok()) == Some(Profile::Dev);
-    environ.run.fallback.as_deref().map_or_else(dev, |text| fallback(text) != Ok(Falls::None))
+    let dev = || profile(environ) == Some(Profile::Dev);
+    environ.run.fallback.as_deref().map_or_else(dev, |text| policy::fallback(text) != Ok(Fallback::None))
 }
 
 /// Decides `who`.

@@ -4,9 +4,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use super::source::{Source, Sources as Origins};
-use super::value::shown;
 use crate::env::Environ;
+use crate::setting::source::{Source, Sources as Origins};
+use crate::setting::value::shown;
 
 /// Refuses what an env file with Windows line ends does to a value: a path or a text with one would be taken, and never be found.
 pub fn no_carriage_return<T: AsRef<OsStr> + ?Sized>(value: &T) -> Result<(), String> {

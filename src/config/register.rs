@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Run;
 use super::reader::{Reader, from, no_carriage_return};
+use crate::app::settings::Run;
 use crate::cli;
 use crate::env::{Environ, Etcdctl};
 use crate::register::place::{self, Credentials, Register, Registry};

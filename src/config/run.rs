@@ -3,18 +3,24 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::reader::{self, Reader, from, no_carriage_return};
-use super::source::{Source, Sources};
-use super::value::{boolean, duration, is, number, pairs, positive, word};
-use super::{
-    Backoff, Check, ExitMap, Fallback, Format, Handover, Healthcheck, Level, Log, Mode, Run, Share, SignalScope, Wait,
-    after, healthcheck, register, signal,
-};
-use crate::app::command;
+use super::mode::Mode;
+use super::ports::{self, Ports, Profile};
+use super::reader::{self, Reader, from};
+use super::{after, healthcheck, register};
+use crate::app::handover::{self, Handover};
+use crate::app::settings::{self, Run};
+use crate::app::signal::{self, SignalScope};
+use crate::app::{command, exit_map};
+use crate::check::Check;
 use crate::cli;
-use crate::env::{self, Environ, service_link};
+use crate::env::{self, Environ};
 use crate::error::Error;
-use crate::port::spec::{self, Spec};
+use crate::log::settings::{self as log_settings, Format, Level, Log};
+use crate::port::policy::{self, Backoff, Fallback, Wait};
+use crate::port::spec;
+use crate::setting::source::{Source, Sources};
+use crate::setting::value::{boolean, duration, number};
+use crate::share::{self, Share};
 
 /// Decides `run`: the mode or all errors, the log, and the warnings to log once it is there. `usage` is what was wrong with the command
 /// line itself; then the command and whatever depends on all options together is not judged, since some options are missing.
@@ -38,7 +44,8 @@ fn decide_as(
     reader.errors.extend(usage);
     let mut warnings = environ.warnings();
     let log = log(&mut reader, cli, environ);
-    let profile = reader.read("profile", from(&cli.profile, &environ.run.profile), profile).unwrap_or(Profile::Prod);
+    let profile =
+        reader.read("profile", from(&cli.profile, &environ.run.profile), ports::profile).unwrap_or(Profile::Prod);
     let ports = ports(&mut reader, cli, environ, profile == Profile::Test, &mut warnings);
     let by_profile = match reader.origins.of("profile") {
         Source::Flag => Source::Profile,
@@ -47,7 +54,7 @@ fn decide_as(
     let ports = match ports {
         Ports::Unset if profile == Profile::Test => {
             reader.origins.note("port", by_profile);
-            Some(vec![any_port()])
+            Some(vec![ports::any()])
         }
         Ports::Unset => Some(Vec::new()),
         Ports::Set(ports) => Some(ports),
@@ -65,10 +72,11 @@ fn decide_as(
         reader.errors.push("--json: goes with --check".into());
     }
     if checks || run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
-        run.question = question(environ).unwrap_or_else(|lines| {
-            reader.errors.extend(lines);
-            None
-        });
+        // Found now, and not by an app that never becomes ready.
+        match healthcheck::terms(environ) {
+            Ok(terms) => run.terms = Some(Box::new(terms)),
+            Err(lines) => reader.errors.extend(lines),
+        }
     }
     if complete && keeps {
         check_keep(&mut reader, cli, environ, &run, ports.is_some());
@@ -94,101 +102,41 @@ fn decide_as(
     (mode, log, warnings)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    Prod,
-    Dev,
-    Test,
-}
-
-/// The text form of `--profile`.
-pub fn profile(text: &str) -> Result<Profile, String> {
-    word(text, &[("prod", Profile::Prod), ("dev", Profile::Dev), ("test", Profile::Test)])
-}
-
-/// The port of profile `test` where none is configured: any free one.
-pub fn any_port() -> Spec {
-    Spec { name: None, addr: None, port: 0, protocol: spec::Protocol::Tcp }
-}
-
 /// The log first, and on its own: its format holds for the errors of all other settings.
 fn log(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Log {
     let vars = &environ.run;
     Log {
-        level: reader.read("log", from(&cli.log, &vars.log), level).unwrap_or(Level::Info),
-        format: reader.read("log-format", from(&cli.log_format, &vars.log_format), format).unwrap_or(Format::Text),
+        level: reader.read("log", from(&cli.log, &vars.log), log_settings::level).unwrap_or(Level::Info),
+        format: reader
+            .read("log-format", from(&cli.log_format, &vars.log_format), log_settings::format)
+            .unwrap_or(Format::Text),
         file: reader.path("log-file", from(&cli.log_file, &vars.log_file)),
         color: !environ.no_color,
         live: !environ.dumb,
     }
 }
 
-fn level(text: &str) -> Result<Level, String> {
-    let words = [
-        ("off", Level::Off),
-        ("error", Level::Error),
-        ("warn", Level::Warn),
-        ("info", Level::Info),
-        ("debug", Level::Debug),
-        ("trace", Level::Trace),
-    ];
-    word(text, &words)
-}
-
-/// The text form of `--log-format`.
-pub fn format(text: &str) -> Result<Format, String> {
-    word(text, &[("text", Format::Text), ("json", Format::Json)])
-}
-
-/// What the port settings came to.
-enum Ports {
-    Unset,
-    Set(Vec<Spec>),
-    Bad,
-}
-
-/// `--port`, `REBERTH_PORT`, `PORT`, in this order; a Kubernetes service link in a variable counts as unset, with a warning.
+/// `--port`, else what the environment says; a Kubernetes service link in a variable counts as unset, with a warning.
 ///
 /// `any`: where none is set, any free port is taken.
 fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, any: bool, warnings: &mut Vec<String>) -> Ports {
-    let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
     if !cli.port.is_empty() {
         // Several `-p` are one list, as with `docker run`.
         let flag = Some(cli.port.join(OsStr::new(",")));
-        return outcome(reader.read("port", from(&flag, &None), spec::list));
+        return reader.read("port", from(&flag, &None), spec::list).map_or(Ports::Bad, Ports::Set);
     }
-    let own = environ.run.port.as_deref().filter(|text| service_link(text));
-    let unreadable = environ.unreadable.iter().any(|(name, _)| *name == "REBERTH_PORT");
-    if own.is_none() && (environ.run.port.is_some() || unreadable) {
-        return outcome(reader.read("port", from(&None, &environ.run.port), spec::list));
-    }
-    let plain = environ.port.as_deref().filter(|text| service_link(text));
-    let ports = match &environ.port {
-        Some(text) if plain.is_none() => {
-            reader.origins.note("port", Source::Port);
-            outcome(plain_port(text).map_or_else(|line| reader.bad(line), Some))
-        }
-        _ => Ports::Unset,
-    };
+    let (ports, links) = ports::of_environment(reader, environ);
     let so = if matches!(ports, Ports::Unset) && !any {
         "no port is claimed, and run is a plain init (set --port or REBERTH_PORT)"
     } else {
         "ignored"
     };
-    for (name, text) in [("REBERTH_PORT", own), ("PORT", plain)] {
-        warnings.extend(text.map(|text| {
-            format!(
-                "{name}={text}: a Kubernetes service link, not a port: {so}; enableServiceLinks: false in the pod spec keeps it out"
-            )
-        }));
-    }
+    warnings.extend(links.into_iter().map(|(name, text)| {
+        format!(
+            "{name}={text}: a Kubernetes service link, not a port: {so}; enableServiceLinks: false in the pod spec keeps it out"
+        )
+    }));
     ports
-}
-
-/// `PORT`, in the grammar of `--port`; the error names it.
-pub fn plain_port(text: &str) -> Result<Vec<Spec>, String> {
-    let ports = no_carriage_return(text).and_then(|()| spec::list(text));
-    ports.map_err(|reason| format!("PORT={}: {reason}", super::value::shown(text)))
 }
 
 fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile: Profile) -> Run {
@@ -198,18 +146,18 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         Profile::Prod | Profile::Test => (Duration::from_secs(75), Fallback::None),
     };
     let backoff_default = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) };
-    let scopes = [("child", SignalScope::Child), ("group", SignalScope::Group)];
-    let scope = |text: &str| word(text, &scopes);
     let relaunch = |text: &str| number(text, 0, u32::MAX);
-    let share = reader.read("share", from(&cli.share, &vars.share), share_name);
+    let share = reader.read("share", from(&cli.share, &vars.share), share::name);
     let secret_file = reader.path("share-secret-file", from(&cli.share_secret_file, &vars.share_secret_file));
     let share = share.map(|name| Share { name, secret_file });
     let (handover, prewarm) = handover(reader, cli, vars, share.is_some());
     Run {
         ports: Vec::new(),
-        wait: reader.read("wait", from(&cli.wait, &vars.wait), wait).unwrap_or(Wait::For(profile_wait)),
-        fallback: reader.read("fallback", from(&cli.fallback, &vars.fallback), fallback).unwrap_or(profile_fallback),
-        backoff: reader.read("backoff", from(&cli.backoff, &vars.backoff), backoff).unwrap_or(backoff_default),
+        wait: reader.read("wait", from(&cli.wait, &vars.wait), policy::wait).unwrap_or(Wait::For(profile_wait)),
+        fallback: reader
+            .read("fallback", from(&cli.fallback, &vars.fallback), policy::fallback)
+            .unwrap_or(profile_fallback),
+        backoff: reader.read("backoff", from(&cli.backoff, &vars.backoff), policy::backoff).unwrap_or(backoff_default),
         handover,
         prewarm,
         share,
@@ -217,24 +165,28 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         port_file: reader.path("port-file", from(&cli.port_file, &vars.port_file)),
         exec: reader.read("exec", from(&cli.exec, &vars.exec), boolean).unwrap_or(false),
         signal_scope: reader
-            .read("signal-scope", from(&cli.signal_scope, &vars.signal_scope), scope)
+            .read("signal-scope", from(&cli.signal_scope, &vars.signal_scope), signal::scope)
             .unwrap_or(SignalScope::Child),
         signal_map: reader.read("signal-map", from(&cli.signal_map, &vars.signal_map), signal::map).unwrap_or_default(),
-        exit_map: reader.read("exit-map", from(&cli.exit_map, &vars.exit_map), exit_map).unwrap_or_default(),
+        exit_map: reader.read("exit-map", from(&cli.exit_map, &vars.exit_map), exit_map::exit_map).unwrap_or_default(),
         drain: reader.read("drain", from(&cli.drain, &vars.drain), duration).unwrap_or_default(),
         grace: reader.read("grace", from(&cli.grace, &vars.grace), duration).unwrap_or(Duration::from_secs(8)),
         parent_death_signal: reader
-            .read("parent-death-signal", from(&cli.parent_death_signal, &vars.parent_death_signal), death_signal)
+            .read(
+                "parent-death-signal",
+                from(&cli.parent_death_signal, &vars.parent_death_signal),
+                signal::death_signal,
+            )
             .flatten(),
         health: reader.read("health", from(&cli.health, &vars.health), str::parse),
-        question: None,
+        terms: None,
         liveness: reader.read("liveness", from(&cli.liveness, &vars.liveness), str::parse),
         start_timeout: reader
-            .read("start-timeout", from(&cli.start_timeout, &vars.start_timeout), start_timeout)
+            .read("start-timeout", from(&cli.start_timeout, &vars.start_timeout), settings::start_timeout)
             .flatten(),
         after: after::targets(reader, cli, environ),
         after_wait: reader
-            .read("after-wait", from(&cli.after_wait, &vars.after_wait), wait)
+            .read("after-wait", from(&cli.after_wait, &vars.after_wait), policy::wait)
             .unwrap_or(Wait::For(Duration::from_secs(60))),
         exit_on_unhealthy: after::exit_on_unhealthy(reader, cli, environ),
         register: register::read(reader, cli, environ).map(Box::new),
@@ -244,48 +196,10 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
     }
 }
 
-fn wait(text: &str) -> Result<Wait, String> {
-    if is(text, "forever") {
-        return Ok(Wait::Forever);
-    }
-    duration(text).map(Wait::For).map_err(|reason| format!("{reason}; or forever"))
-}
-
-/// The text form of `--fallback`.
-pub fn fallback(text: &str) -> Result<Fallback, String> {
-    let form = "must be none, next, next:N with N from 1 to 65535, or any";
-    match text.to_ascii_lowercase().as_str() {
-        "none" => Ok(Fallback::None),
-        "any" => Ok(Fallback::Any),
-        "next" => Ok(Fallback::Next(100)),
-        other => other
-            .strip_prefix("next:")
-            .and_then(|count| number(count, 1, 65535).ok())
-            .and_then(|count| u16::try_from(count).ok())
-            .map(Fallback::Next)
-            .ok_or_else(|| form.into()),
-    }
-}
-
-fn backoff(text: &str) -> Result<Backoff, String> {
-    let form = "must be MIN..MAX such as 10ms..1s, MIN more than zero and not more than MAX";
-    let (min, max) = text.split_once("..").ok_or(form)?;
-    let (min, max) =
-        positive(min).and_then(|min| Ok((min, positive(max)?))).map_err(|reason| format!("{form}: {reason}"))?;
-    if min <= max { Ok(Backoff { min, max }) } else { Err(form.into()) }
-}
-
-/// `None`: auto.
-fn way(text: &str) -> Result<Option<Handover>, String> {
-    let ways =
-        [("auto", None), ("on", Some(Handover::Listen)), ("off", Some(Handover::Off)), ("bind", Some(Handover::Bind))];
-    word(text, &ways)
-}
-
 /// `--handover` and `--prewarm`: an app can wait for its port in its bind alone, so the second decides the first where that is auto.
 fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bool) -> (Handover, bool) {
     let sources = from(&cli.handover, &vars.handover);
-    let asked = reader.read("handover", sources, way).unwrap_or(None);
+    let asked = reader.read("handover", sources, handover::handover).unwrap_or(None);
     let prewarms = from(&cli.prewarm, &vars.prewarm);
     let prewarm = reader.read("prewarm", prewarms, boolean).unwrap_or(false);
     if prewarm && asked.is_some_and(|way| way != Handover::Bind) {
@@ -310,48 +224,6 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
         Handover::Off
     };
     (asked.unwrap_or(auto), prewarm)
-}
-
-/// `[a-z][a-z0-9-]{0,30}`
-fn share_name(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if text.len() <= 31 && text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(plain) {
-        Ok(text.into())
-    } else {
-        Err("a share name is a lower-case letter and then at most 30 of a-z, 0-9 and -, such as api".into())
-    }
-}
-
-fn exit_map(text: &str) -> Result<ExitMap, String> {
-    let code = |text: &str| number(text, 0, 255).map(|code| u8::try_from(code).unwrap_or(u8::MAX));
-    pairs(text, "an exit map is FROM=TO,... with codes from 0 to 255, such as 143=0", code, code).map(ExitMap)
-}
-
-fn death_signal(text: &str) -> Result<Option<i32>, String> {
-    if is(text, "none") { Ok(None) } else { signal::signal(text).map(Some) }
-}
-
-/// `off` and `0` switch it off, so that a flag can beat a variable.
-fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
-    if is(text, "off") {
-        return Ok(None);
-    }
-    duration(text).map(|time| Some(time).filter(|time| !time.is_zero())).map_err(|reason| format!("{reason}; or off"))
-}
-
-/// How `run` itself will ask its health target, or what is wrong with it: found now, and not by an app that never becomes ready.
-fn question(environ: &Environ) -> Result<Option<Box<Healthcheck>>, Vec<String>> {
-    match healthcheck::decide(&cli::Healthcheck::default(), environ, Vec::new()) {
-        // What is asked, and where, `run` knows better.
-        Ok(Mode::Healthcheck(mut terms)) => {
-            (terms.health, terms.liveness, terms.state_dir) = (None, None, None);
-            (terms.ports, terms.port_may_move, terms.unreadable) = (Vec::new(), false, Vec::new());
-            Ok(Some(terms))
-        }
-        Ok(_) => Ok(None),
-        // The rest is what `run` has judged by itself.
-        Err(error) => Err(error.lines().iter().filter(|line| line.starts_with("REBERTH_HEALTH_")).cloned().collect()),
-    }
 }
 
 /// What `keep` must have, and what it cannot have.

@@ -66,6 +66,6 @@ pub fn head(data: &[u8]) {
     if let Some(name) = interpreter(data) {
         assert!(!name.is_empty() && name.len() <= 3 * data.len() + 100, "{name:?}");
         // It is quoted in an error, and the file may be anybody's.
-        assert!(is_one_line(&crate::config::value::one_line(&name)), "{name:?}");
+        assert!(is_one_line(&crate::setting::value::one_line(&name)), "{name:?}");
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::app::exit_map::ExitMap;
+use crate::app::signal::SignalMap;
 use crate::app::supervisor::{Action, Event, Policy, Supervisor, asks_to_stop};
-use crate::config::{ExitMap, SignalMap};
 use crate::exit::Code;
 use crate::sys::process::End;
 

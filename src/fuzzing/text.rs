@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use super::is_one_line;
 use crate::app::command::{self, Listen, Place};
+use crate::app::handover::Handover;
 use crate::app::launch::Activation;
+use crate::app::settings::Run;
+use crate::app::signal;
 use crate::cli::{self, Plain};
-use crate::config::value::{self, one_line, shown};
-use crate::config::{Handover, Healthcheck, Mode, Run, Who, decide, signal};
+use crate::config::{Mode, decide};
 use crate::error::Error;
-use crate::health::probe::url::Url;
+use crate::health::settings::Healthcheck;
 use crate::health::target::Target;
+use crate::health::url::Url;
 use crate::port::claim::ascending;
 use crate::port::spec::{self, Spec};
+use crate::setting::value::{self, one_line, shown};
+use crate::who::settings::Who;
 
 /// Words that end in NUL: the arguments up to the first empty word, then `NAME=VALUE`.
 pub fn settings(data: &[u8]) {
@@ -40,7 +45,7 @@ pub fn settings(data: &[u8]) {
                 Err(lines) => assert!(!lines.is_empty() && lines.iter().all(|line| is_one_line(line)), "{lines:?}"),
             }
         }
-        Ok(Mode::Healthcheck(terms)) => check_healthcheck(terms),
+        Ok(Mode::Healthcheck(told)) => check_healthcheck(told),
         Ok(Mode::Who(Who { ports, .. })) => ports.iter().for_each(reads_back),
         Ok(Mode::Install(destination)) => assert!(!destination.as_os_str().is_empty()),
         Ok(Mode::Print(text)) => assert!(text.ends_with('\n')),
@@ -95,7 +100,7 @@ fn check_run(run: &Run) {
     run.health.iter().chain(&run.liveness).for_each(target_reads_back);
 }
 
-fn check_healthcheck(terms: &Healthcheck) {
+fn check_healthcheck(Healthcheck { subject, terms, .. }: &Healthcheck) {
     assert!(!terms.timeout.is_zero() && terms.timeout <= value::LONGEST);
     assert!(terms.status.iter().all(|(low, high)| 100 <= *low && low <= high && *high <= 599), "{:?}", terms.status);
     // What goes into a request line or a header must not end it.
@@ -103,9 +108,9 @@ fn check_healthcheck(terms: &Healthcheck) {
     for text in sent {
         assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
     }
-    assert!(terms.unreadable.iter().all(|line| is_one_line(&one_line(line))));
-    terms.ports.iter().for_each(reads_back);
-    terms.target.iter().chain(&terms.health).chain(&terms.liveness).for_each(target_reads_back);
+    assert!(subject.unreadable.iter().all(|line| is_one_line(&one_line(line))));
+    subject.ports.iter().for_each(reads_back);
+    subject.target.iter().chain(&subject.health).chain(&subject.liveness).for_each(target_reads_back);
 }
 
 fn reads_back(spec: &Spec) {

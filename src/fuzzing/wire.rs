@@ -1,13 +1,14 @@
 //! Owns the checks of what others send or leave behind: answers of a server, redirects, state files.
 
 use crate::health::probe::body::{Body, Framing, MAX_BODY};
-use crate::health::probe::database::{Healthy, mysql, postgres, redis};
+use crate::health::probe::database::dialect::Healthy;
+use crate::health::probe::database::{mysql, postgres, redis};
 use crate::health::probe::fcgi as cgi;
 use crate::health::probe::grpc::exchange::{Answered, Exchange, MAX_ANSWER, MAX_FRAME};
 use crate::health::probe::grpc::judge;
 use crate::health::probe::http::{begins_like_http, end_of_head, parse};
-use crate::health::probe::url::Url;
 use crate::health::target::Target;
+use crate::health::url::Url;
 use crate::state;
 
 /// The first byte says where the stream is cut; the rest is an answer.

@@ -4,12 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use super::phase::{Ruling, rule};
-use super::probe::Question;
-use super::probe::url::Url;
+use super::phase::{Probe, Ruling, rule};
+use super::question::Question;
+use super::settings::Subject;
 use super::target::Target;
 use super::target::place::Peer;
-use crate::config::{Healthcheck, Probe};
+use super::url::Url;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Found, State};
 
@@ -37,36 +37,36 @@ struct Place {
 }
 
 /// Decides. `found` is called only where the state matters: an explicit URL, `tcp://…`, `grpc://…` or `unix:` is simply asked.
-pub fn decide(terms: &Healthcheck, found: impl FnOnce() -> Found) -> Plan {
-    match &terms.target {
+pub fn decide(subject: &Subject, found: impl FnOnce() -> Found) -> Plan {
+    match &subject.target {
         Some(target) if !target.needs_port() => return plan(Some(target), None, None, |_| String::new()),
         _ => {}
     }
     match found() {
-        Found::Believed { state, pid, .. } => by_state(terms, &state, pid),
+        Found::Believed { state, pid, .. } => by_state(subject, &state, pid),
         Found::Dead { path, pid, why } => {
             let reason = format!("the run that wrote {} (pid {pid}) is gone: {why}", path.display());
             told(false, "run", reason)
         }
-        Found::NotBelieved { path, why } => by_settings(terms, Some(not_believed(&path, &why))),
-        Found::Nothing => by_settings(terms, None),
+        Found::NotBelieved { path, why } => by_settings(subject, Some(not_believed(&path, &why))),
+        Found::Nothing => by_settings(subject, None),
     }
 }
 
-fn by_state(terms: &Healthcheck, state: &State, pid: i32) -> Plan {
+fn by_state(subject: &Subject, state: &State, pid: i32) -> Plan {
     let phase = state.phase.name();
-    match rule(state.phase, terms.probe) {
+    match rule(state.phase, subject.probe) {
         Ruling::Pass(why) => return told(true, "run", format!("phase {phase}: {why}")),
         Ruling::Fail(why) => return told(false, "run", format!("phase {phase}: {why}")),
         Ruling::Ask => {}
     }
-    let told_run = pick(terms.probe, state.health.as_deref(), state.liveness.as_deref());
+    let told_run = pick(subject.probe, state.health.as_deref(), state.liveness.as_deref());
     let told_run: Option<Target> = match told_run.map(str::parse).transpose() {
         Ok(target) => target,
         Err(why) => return told(false, "run", format!("its state file names a target that is none: {why}")),
     };
-    let told_us = pick(terms.probe, terms.health.as_ref(), terms.liveness.as_ref());
-    let target = terms.target.as_ref().or(told_run.as_ref()).or(told_us);
+    let told_us = pick(subject.probe, subject.health.as_ref(), subject.liveness.as_ref());
+    let target = subject.target.as_ref().or(told_run.as_ref()).or(told_us);
     let place = state.ports.iter().find(|port| port.protocol == Protocol::Tcp);
     let place = place.map(|port| Place { addr: asked_at(port.addr, &port.listens), port: port.port });
     // The app runs: `run` or, with --exec, the app itself is alive and in a phase that says so.
@@ -100,12 +100,13 @@ fn asked_at(told: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
     listens.iter().min_by_key(rank).copied()
 }
 
-fn by_settings(terms: &Healthcheck, note: Option<String>) -> Plan {
-    if let Some(first) = terms.unreadable.first() {
+fn by_settings(subject: &Subject, note: Option<String>) -> Plan {
+    if let Some(first) = subject.unreadable.first() {
         return Plan::NeedsSettings { reason: with(first.clone(), note) };
     }
-    let target = terms.target.as_ref().or_else(|| pick(terms.probe, terms.health.as_ref(), terms.liveness.as_ref()));
-    let place = terms.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
+    let target =
+        subject.target.as_ref().or_else(|| pick(subject.probe, subject.health.as_ref(), subject.liveness.as_ref()));
+    let place = subject.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
     let place = place.map(|Spec { addr, port, .. }| Place { addr: *addr, port: *port });
     if place.is_none() && target.is_none() {
         let reason =
@@ -115,7 +116,7 @@ fn by_settings(terms: &Healthcheck, note: Option<String>) -> Plan {
     let mut reason = "port 0 is any free port, and only the state file of a live run knows which";
     let mut place = place;
     // Somebody else may sit on the port asked for, which is why there is a fallback.
-    if terms.port_may_move {
+    if subject.port_may_move {
         reason = "with a fallback (REBERTH_FALLBACK, REBERTH_PROFILE) only the state file knows the port";
         place = place.map(|place| Place { port: 0, ..place });
     }

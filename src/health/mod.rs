@@ -4,22 +4,28 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::config::Healthcheck;
 use crate::exit::Code;
 use crate::port::holder;
 use crate::state::{self, Found, State};
 
 pub mod decide;
+pub mod host;
 pub mod own;
 pub mod phase;
 pub mod probe;
+pub mod question;
+pub mod settings;
 pub mod target;
+pub mod terms;
+pub mod url;
 pub mod verdict;
 
 use decide::{Plan, decide};
-use probe::Question;
 use probe::clock::Clock;
 use probe::parting::Parting;
+use question::Question;
+use settings::{Healthcheck, Subject};
+use terms::Terms;
 use verdict::Verdict;
 
 /// A last try with less time than this left would tell nothing.
@@ -38,25 +44,25 @@ pub struct Said {
 }
 
 /// `healthcheck`: one verdict, told by `tell` as soon as it is known. Leave of the servers is taken after that.
-pub fn run(terms: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
+pub fn run(told: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
     let begun = Instant::now();
-    let (mut verdict, mut parting) = attempt(terms, terms.timeout);
-    if !terms.wait.is_zero() {
-        let whole = Clock::start(terms.wait.saturating_sub(begun.elapsed()));
-        while !verdict.healthy && pause(terms, whole, &mut parting) {
+    let (mut verdict, mut parting) = attempt(told, told.terms.timeout);
+    if !told.wait.is_zero() {
+        let whole = Clock::start(told.wait.saturating_sub(begun.elapsed()));
+        while !verdict.healthy && pause(told, whole, &mut parting) {
             // No later try outlives the whole. One that was cut short and used up its time tells less than the one before it.
-            let (timeout, tried) = (terms.timeout.min(whole.left()), Instant::now());
-            let (last, left) = attempt(terms, timeout);
+            let (timeout, tried) = (told.terms.timeout.min(whole.left()), Instant::now());
+            let (last, left) = attempt(told, timeout);
             parting = left;
-            let starved = timeout < terms.timeout && tried.elapsed() >= timeout;
+            let starved = timeout < told.terms.timeout && tried.elapsed() >= timeout;
             if last.healthy || !starved {
                 verdict = last;
             }
         }
     }
     let code = if verdict.healthy { Code::OK } else { Code::NO };
-    let line = if verdict.healthy && terms.quiet { String::new() } else { verdict.line(begun.elapsed()) };
-    let errors = if verdict.needs_settings { terms.unreadable.clone() } else { Vec::new() };
+    let line = if verdict.healthy && told.quiet { String::new() } else { verdict.line(begun.elapsed()) };
+    let errors = if verdict.needs_settings { told.subject.unreadable.clone() } else { Vec::new() };
     tell(&Said { line, errors });
     parting.take_leave();
     code
@@ -64,12 +70,12 @@ pub fn run(terms: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
 
 /// Pauses until the next try, which leaves time to take leave of the last one's servers. An interval that does not fit any more is cut so
 /// that one last try has its time before the end; false when there is no time for any.
-fn pause(terms: &Healthcheck, whole: Clock, parting: &mut Parting) -> bool {
+fn pause(told: &Healthcheck, whole: Clock, parting: &mut Parting) -> bool {
     let left = whole.left();
     if left < SHORTEST_TRY {
         return false;
     }
-    let interval = if terms.interval < left { terms.interval } else { left - terms.timeout.min(left / 2) };
+    let interval = if told.interval < left { told.interval } else { left - told.terms.timeout.min(left / 2) };
     let clock = Clock::start(interval);
     std::mem::take(parting).take_leave_in(interval);
     clock.sleep();
@@ -77,17 +83,17 @@ fn pause(terms: &Healthcheck, whole: Clock, parting: &mut Parting) -> bool {
 }
 
 /// One try. The state is read anew each time: `run` may come, change its phase, or go.
-fn attempt(terms: &Healthcheck, timeout: Duration) -> (Verdict, Parting) {
-    let verdict = match decide(terms, || look(terms)) {
+fn attempt(told: &Healthcheck, timeout: Duration) -> (Verdict, Parting) {
+    let verdict = match decide(&told.subject, || look(told)) {
         Plan::Told { healthy, about, reason } => Verdict { healthy, about, reason, ..Verdict::default() },
         Plan::NeedsSettings { reason } => {
             Verdict { about: "settings".to_owned(), reason, needs_settings: true, ..Verdict::default() }
         }
         Plan::Ask { question, note, own } => {
-            let answer = probe::ask(&question, terms, own, timeout);
+            let answer = probe::ask(&question, &told.terms, own, timeout);
             let (healthy, reason) = match answer.outcome {
                 Ok(reason) => (true, reason),
-                Err(reason) if reason.starts_with(probe::REFUSED) => {
+                Err(reason) if reason.starts_with(probe::wire::REFUSED) => {
                     (false, decide::with(reason, elsewhere(&question)))
                 }
                 Err(reason) => (false, reason),
@@ -122,19 +128,19 @@ fn elsewhere(question: &Question) -> Option<String> {
     Some(format!("something listens on {places}{more} only: ask there by a whole URL, or make it bind 0.0.0.0"))
 }
 
-fn look(terms: &Healthcheck) -> Found {
-    state::believe(terms.state_dir.as_deref(), &terms.ports)
+fn look(told: &Healthcheck) -> Found {
+    state::believe(told.state_dir.as_deref(), &told.subject.ports)
 }
 
-/// Asks once what readiness asks, for `run` itself: `state` is its own, so there is none to be believed.
+/// Asks once, for `run` itself: `state` is its own, so there is none to be believed.
 ///
 /// # Errors
 /// Why the app is not healthy, on one line.
-pub fn ask_once(terms: &Healthcheck, state: State) -> Result<(), String> {
+pub fn ask_once(subject: &Subject, terms: &Terms, state: State) -> Result<(), String> {
     // It is asked by a child of `run`.
     let pid = nix::unistd::getppid().as_raw();
     let found = || Found::Believed { state, path: PathBuf::new(), pid };
-    match decide(terms, found) {
+    match decide(subject, found) {
         Plan::Told { healthy: true, .. } => Ok(()),
         Plan::Told { reason, .. } | Plan::NeedsSettings { reason } => Err(reason),
         Plan::Ask { question, own, .. } => {

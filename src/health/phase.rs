@@ -1,7 +1,21 @@
 //! Owns what the phase of `run` allows a probe: one pure table. Must not know where the phase was read or how a probe asks.
 
-use crate::config::Probe;
+use crate::setting::value::word;
 use crate::state::Phase;
+
+/// Which of kubelet's three questions is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Probe {
+    #[default]
+    Readiness,
+    Liveness,
+    Startup,
+}
+
+/// The text form of `--probe`.
+pub fn probe(text: &str) -> Result<Probe, String> {
+    word(text, &[("readiness", Probe::Readiness), ("liveness", Probe::Liveness), ("startup", Probe::Startup)])
+}
 
 /// What is to be done with a probe in a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::probe::url::bracketed;
-use crate::config::value::is;
+use super::host::bracketed;
+use crate::setting::value::is;
 
 pub mod place;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::probe::{Status, shown_duration};
+use super::probe::answer::Status;
+use super::probe::clock::shown_duration;
 
 /// Docker keeps 4096 bytes of a check's output (moby, daemon/health.go), the line's end included.
 const MAX_LINE: usize = 4096;

@@ -5,10 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use super::holder::{Engine, Holder, Look, State, own_container};
+use super::policy::{Fallback, Wait};
 use super::range;
 use super::spec::{Protocol, Spec};
-use crate::config::{Fallback, Source, Wait, table};
 use crate::error::words;
+use crate::setting::{Source, table};
 use crate::sys::process;
 
 /// In which words a setting is advised that has its default: whoever typed a command line is told a flag; an image's ENTRYPOINT cannot be
@@ -217,7 +218,7 @@ fn held_by(spec: &Spec, holder: &Holder) -> String {
 /// What the user can do about a held port, a sentence each.
 pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
     let mut advice = Vec::new();
-    for group in crate::share::groups(spec) {
+    for group in crate::port::group::groups(spec) {
         advice.push(format!(
             "it is shared by the instances of {group} (--share): one with --share {group} (REBERTH_SHARE) joins them, and waits for nobody"
         ));

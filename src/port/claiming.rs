@@ -8,10 +8,10 @@ use super::attempt::{Attempt, Hold, Tried};
 use super::claim::{Claim, Policy, Stop, ascending, v6_only};
 use super::company::Company;
 use super::holder::{self, Depth};
+use super::policy::{Fallback, Wait};
 use super::spec::{Protocol, Spec};
 use super::wait::{GIVEN_UP, Port, Waiting, Went};
 use super::{advice, fallback, range};
-use crate::config::{Fallback, Wait};
 use crate::error::Error;
 
 /// Between a diagnosis that was given up for the caller's sake and the next one.
@@ -39,7 +39,7 @@ pub struct Claiming {
     attempts: Vec<Attempt>,
     waited: Vec<Duration>,
     /// Others who may share the ports, and where those who do are met.
-    company: Option<Company>,
+    company: Option<Box<dyn Company>>,
     meetings: Vec<Option<OwnedFd>>,
     /// Since all were bound together, one has been waited for.
     apart: bool,
@@ -82,7 +82,7 @@ impl Claiming {
     }
 
     /// The ports may be shared with these.
-    pub fn with(self, company: Option<Company>) -> Self {
+    pub fn with(self, company: Option<Box<dyn Company>>) -> Self {
         Self { company, ..self }
     }
 
@@ -177,7 +177,7 @@ impl Claiming {
             return Ok(Went::Ours);
         };
         let Some(meeting) = self.meetings.get_mut(position) else { return Ok(Went::Ours) };
-        let company = self.company.as_mut();
+        let company = self.company.as_deref_mut();
         let mut port = Port { spec, attempt, policy: &self.policy, company, meeting };
         if let Some(waiting) = &mut self.waiting {
             return waiting.step(&mut port, now, interrupted);

@@ -1,77 +1,21 @@
-//! Owns what a claim knows of others that share its ports: whom it asks, and what it was given. Must not know the words of the exchange.
+//! Owns what a claim asks of other instances that may share a busy port with it. Must not know how they are found, or what they say.
 
+use std::fmt::Debug;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
 
-use super::attempt::Attempt;
-use super::{advice, spec::Protocol, spec::Spec};
-use crate::share::Group;
-use crate::share::asking::{Answer, ask};
-use crate::share::message::{Container, container_words};
+use super::spec::Spec;
 
-/// After one who did not answer in time, the next question waits this long: each costs a second.
-const PAUSE: Duration = Duration::from_secs(10);
-/// So much time of a question means that nobody answered.
-const SILENT: Duration = Duration::from_millis(900);
-
-/// Whom the ports may be shared with.
+/// What another instance has given.
 #[derive(Debug)]
-pub struct Company {
-    pub group: Group,
-    /// Our own, for the others' logs.
-    pub container: Container,
-    not_before: Option<Instant>,
-    /// What was said last of a refusal; a wait asks again and again.
-    said: Option<String>,
+pub struct Lent {
+    /// Bound to the port asked for; TCP: it listens.
+    pub socket: OwnedFd,
+    /// The socket of the place where those meet who share the port: whoever shares it answers there.
+    pub meeting: OwnedFd,
 }
 
-impl Company {
-    pub fn new(group: Group, container: Container) -> Self {
-        Self { group, container, not_before: None, said: None }
-    }
-
-    /// Asks for the port of `spec`. With what is given, `attempt` has it; then the meeting point's socket comes back.
-    pub fn join(
-        &mut self,
-        spec: &Spec,
-        attempt: &mut Attempt,
-        interrupted: &mut dyn FnMut() -> bool,
-    ) -> Option<OwnedFd> {
-        let begun = Instant::now();
-        if spec.protocol == Protocol::Udp && !self.group.datagrams {
-            return None;
-        }
-        if self.not_before.is_some_and(|at| begun < at) {
-            return None;
-        }
-        match ask(&self.group, spec, self.container, interrupted) {
-            Answer::Given(given) => {
-                let (what, name) = (advice::label(spec), &self.group.name);
-                let container = container_words(&given.container);
-                tracing::info!(
-                    port = spec.port,
-                    "{what} is shared with another instance of {name} (--share): uid {}{container}, which has had it since {}",
-                    given.uid,
-                    super::holder::timestamp(given.since)
-                );
-                attempt.adopt(given.socket);
-                Some(given.meeting)
-            }
-            Answer::Nobody | Answer::Interrupted => None,
-            Answer::Refused(why) => {
-                if begun.elapsed() >= SILENT {
-                    self.not_before = Some(Instant::now() + PAUSE);
-                }
-                if self.said.as_deref() != Some(&why) {
-                    let (what, name) = (advice::label(spec), &self.group.name);
-                    tracing::warn!(
-                        port = spec.port,
-                        "{what} is not shared by whoever has the name {name} (--share): {why}; waiting for it"
-                    );
-                    self.said = Some(why);
-                }
-                None
-            }
-        }
-    }
+/// Others that may share a port.
+pub trait Company: Debug {
+    /// Asks for the port of `spec`, which is busy. `interrupted` is asked every few milliseconds whether there is something more urgent.
+    fn join(&mut self, spec: &Spec, interrupted: &mut dyn FnMut() -> bool) -> Option<Lent>;
 }

@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 
 use super::attempt::{Attempt, Hold, Tried};
+use super::policy::Fallback;
 use super::range;
 use super::spec::Spec;
-use crate::config::Fallback;
 
 /// How often the kernel may choose a port in vain.
 const OFFERS: usize = 16;

@@ -1,11 +1,15 @@
 //! Owns who has a port: sockets matched to programs, each with its state, degraded in honest steps. Must not know what is done about it.
 
+mod found;
+mod listeners;
 pub mod processes;
 pub mod sockets;
 mod words;
 
+pub use found::{Hidden, Holder, Look, State};
+pub use listeners::{Listener, accept_queue, bound_udp, can_see_programs, had_by, hidden_users, listeners, listening};
 pub use processes::{Engine, own_container};
-pub use words::{Hidden, short, timestamp};
+pub use words::{short, timestamp};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -15,127 +19,6 @@ use std::time::Duration;
 use crate::port::attempt::binds_with_reuse_port;
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::netlink::{self, Row};
-use crate::sys::process;
-
-/// What a holder's socket is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    Listening,
-    /// Bound, and it does not listen (TCP); every unconnected UDP socket.
-    Bound,
-    /// An outgoing connection that the kernel gave this port.
-    Client,
-    /// A connection that a server left behind, or a connected UDP socket.
-    Established,
-    FinWait,
-    CloseWait,
-    TimeWait,
-}
-
-impl State {
-    /// In the kernel's capitals where it is a state of a connection.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Listening => "listening",
-            Self::Bound => "bound",
-            Self::Client => "client connection",
-            Self::Established => "ESTABLISHED",
-            Self::FinWait => "FIN_WAIT",
-            Self::CloseWait => "CLOSE_WAIT",
-            Self::TimeWait => "TIME_WAIT",
-        }
-    }
-
-    /// `None` for a handshake that has not ended: it is its listener's.
-    fn of(row: &Row, protocol: Protocol) -> Option<Self> {
-        match (protocol, row.state) {
-            (_, 7 | 13) => Some(Self::Bound),
-            (Protocol::Udp, _) => Some(Self::Established),
-            (_, 1) => Some(Self::Established),
-            (_, 2) => Some(Self::Client),
-            (_, 4 | 5 | 11) => Some(Self::FinWait),
-            (_, 6) => Some(Self::TimeWait),
-            (_, 8 | 9) => Some(Self::CloseWait),
-            (_, 10) => Some(Self::Listening),
-            _ => None,
-        }
-    }
-
-    /// Whether it waits for peers rather than talks to one.
-    pub fn has_no_peer(self) -> bool {
-        matches!(self, Self::Listening | Self::Bound)
-    }
-}
-
-/// One program (or nobody) that has a port, with all its sockets there that are in the same state. Unknown is `None`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    pub port: u16,
-    pub protocol: Protocol,
-    pub pid: Option<i32>,
-    pub command: Option<String>,
-    pub uid: Option<u32>,
-    pub user: Option<String>,
-    /// The container's id, 64 hexadecimal digits, and whose it is.
-    pub container: Option<(String, Engine)>,
-    pub state: State,
-    /// The local address the socket is bound to.
-    pub address: IpAddr,
-    /// How many sockets, at least 1.
-    pub sockets: usize,
-    /// Start of the program, in seconds since 1970.
-    pub since: Option<u64>,
-    /// TIME_WAIT, and FIN_WAIT_2 of a connection that its program has closed: the longest of them, where all have a timer that ends them.
-    pub left: Option<Duration>,
-    /// Why there is no pid.
-    pub hidden: Option<Hidden>,
-    /// It has set SO_REUSEPORT: others of its user may share the port with it, and nobody would notice. Seen where its socket is ours to look
-    /// at (`processes::shares`), and else of a listener of our own user.
-    pub reuse_port: Option<bool>,
-}
-
-impl Holder {
-    /// What Docker starts on the host for a port that a container publishes.
-    pub fn is_docker_proxy(&self) -> bool {
-        let program = self.command.as_deref().and_then(|command| command.split(' ').next());
-        program.and_then(|path| path.rsplit('/').next()) == Some("docker-proxy")
-    }
-
-    /// After this many seconds it is over by itself.
-    pub fn seconds_left(&self) -> Option<u64> {
-        self.left.map(|left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
-    }
-}
-
-/// What a look at a port found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Look {
-    /// Listeners; where there are none, whatever else has the port.
-    pub holders: Vec<Holder>,
-    /// Why this may not be the whole truth, in words.
-    pub incomplete: Option<&'static str>,
-}
-
-impl Look {
-    /// The pids known, each once.
-    pub fn pids(&self) -> Vec<i32> {
-        let mut pids: Vec<i32> = self.holders.iter().filter_map(|holder| holder.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
-
-    /// Nobody listens or has it bound: connections are all there is.
-    pub fn only_connections(&self) -> bool {
-        !self.holders.is_empty() && self.holders.iter().all(|holder| !holder.state.has_no_peer())
-    }
-
-    /// How long the last TIME_WAIT takes, where nothing else holds the port: a timed wait, and no event will tell its end.
-    pub fn time_wait(&self) -> Option<Duration> {
-        let all = !self.holders.is_empty() && self.holders.iter().all(|holder| holder.left.is_some());
-        self.holders.iter().filter_map(|holder| holder.left).max().filter(|_| all)
-    }
-}
 
 /// How far a look goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,93 +202,4 @@ fn describe(holders: &mut [Holder]) {
         }
         holder.user = holder.uid.and_then(processes::user);
     }
-}
-
-/// A listening TCP socket, or a UDP one without a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// `::` that is not `v6_only` answers IPv4 too. A socket for both families that is bound to an IPv4 address (Java's are) is at that one.
-    pub addr: IpAddr,
-    pub port: u16,
-    pub inode: u64,
-    pub v6_only: bool,
-    /// Connections that wait to be accepted.
-    pub queue: u32,
-    /// The owner of the socket.
-    pub uid: u32,
-}
-
-impl From<Row> for Listener {
-    fn from(row: Row) -> Self {
-        Self {
-            addr: row.local.to_canonical(),
-            port: row.local_port,
-            inode: row.inode,
-            v6_only: row.v6_only == Some(true),
-            queue: row.receive_queue,
-            uid: row.uid,
-        }
-    }
-}
-
-impl Listener {
-    /// True if what is sent to `spec`'s address reaches it.
-    pub fn answers(&self, spec: &Spec) -> bool {
-        sockets::overlap(sockets::reach_of(spec), sockets::reach(self.addr, self.v6_only))
-    }
-}
-
-/// The UDP sockets without a peer on `port`, whoever has them.
-///
-/// # Errors
-/// Neither netlink nor `/proc/net` can be read.
-pub fn bound_udp(port: u16) -> io::Result<Vec<Listener>> {
-    let (rows, _) = sockets::list(Protocol::Udp, 1 << 7, port)?;
-    Ok(rows.into_iter().map(Listener::from).collect())
-}
-
-/// The listening TCP sockets on `port` (0: on any), whoever has them. Microseconds.
-///
-/// # Errors
-/// Neither netlink nor `/proc/net` can be read.
-pub fn listening(port: u16) -> io::Result<Vec<Listener>> {
-    let (rows, _) = sockets::list(Protocol::Tcp, netlink::LISTEN, port)?;
-    Ok(rows.into_iter().map(Listener::from).collect())
-}
-
-/// The listening TCP sockets that any of `pids` has open. Pids whose descriptors cannot be seen count as having none.
-///
-/// # Errors
-/// Neither netlink nor `/proc/net` can be read.
-pub fn listeners(pids: &[i32]) -> io::Result<Vec<Listener>> {
-    Ok(had_by(pids, listening(0)?))
-}
-
-/// Those of `all` that any of `pids` has open.
-pub fn had_by(pids: &[i32], all: Vec<Listener>) -> Vec<Listener> {
-    if all.is_empty() {
-        return all;
-    }
-    let wanted: HashSet<u64> = all.iter().map(|listener| listener.inode).collect();
-    let of =
-        |pid: &i32| processes::sockets_of(*pid, &wanted, usize::MAX).map(|(sockets, _)| sockets).unwrap_or_default();
-    let sockets: HashSet<u64> = pids.iter().flat_map(of).collect();
-    all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect()
-}
-
-/// False where /proc is missing, or another PID namespace's: then the kernel tells of sockets and nobody can tell whose they are.
-pub fn can_see_programs() -> bool {
-    process::proc_is_ours()
-}
-
-/// The users of those `pids` whose descriptors are not ours to see: an app that has become another user, seen from a container without
-/// CAP_SYS_PTRACE. Their sockets can only be told by their owner.
-pub fn hidden_users(pids: &[i32]) -> Vec<u32> {
-    let refused = |pid: &&i32| processes::is_hidden(**pid);
-    pids.iter().filter(refused).filter_map(|pid| processes::facts(*pid).uid).collect()
-}
-
-/// How many connections wait to be accepted on the listening socket `inode`; `None`: it is not listening (any more).
-pub fn accept_queue(port: u16, inode: u64) -> Option<u32> {
-    listening(port).ok()?.into_iter().find(|listener| listener.inode == inode).map(|listener| listener.queue)
 }

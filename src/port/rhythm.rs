@@ -141,7 +141,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Due, Pauses, Rhythm};
-    use crate::config::Backoff;
+    use crate::port::policy::Backoff;
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::config::value::{is, shown};
+use crate::setting::value::{is, shown};
 
 /// The accepted form, for messages.
 pub const FORM: &str = "a port is [NAME=][ADDR:]PORT[/udp], such as 8080, admin=127.0.0.1:9090, [::1]:80 or 53/udp, several separated by commas";

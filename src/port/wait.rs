@@ -8,11 +8,11 @@ use super::attempt::{Attempt, Tried};
 use super::claim::{Policy, Stop};
 use super::company::Company;
 use super::holder::{self, Depth, Look, State};
+use super::policy::Wait;
 use super::rhythm::{Due, Rhythm};
 use super::spec::Spec;
 use super::watch::{Pauses, Watch};
 use super::{advice, range};
-use crate::config::Wait;
 use crate::error::Error;
 use crate::log::Live;
 
@@ -29,7 +29,7 @@ pub struct Port<'a> {
     pub attempt: &'a mut Attempt,
     pub policy: &'a Policy,
     /// Others who may share it.
-    pub company: Option<&'a mut Company>,
+    pub company: Option<&'a mut (dyn Company + 'static)>,
     /// Where those who share it meet, once it is theirs too.
     pub meeting: &'a mut Option<OwnedFd>,
 }
@@ -44,8 +44,9 @@ impl Port<'_> {
             Tried::Ours => Ok(true),
             // Whoever has it may be one of us: asked before any wait, and again at each try.
             Tried::Busy => {
-                if let Some(company) = &mut self.company {
-                    *self.meeting = company.join(self.spec, self.attempt, interrupted);
+                if let Some(lent) = self.company.as_mut().and_then(|company| company.join(self.spec, interrupted)) {
+                    self.attempt.adopt(lent.socket);
+                    *self.meeting = Some(lent.meeting);
                 }
                 Ok(self.meeting.is_some())
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::config::Backoff;
+use crate::port::policy::Backoff;
 use crate::port::spec::Protocol;
 use crate::sys::descriptor::wait_readable;
 use crate::sys::{netlink, pidfd};
@@ -238,7 +238,7 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::{Duration, Pauses};
-    use crate::config::Backoff;
+    use crate::port::policy::Backoff;
 
     fn backoff(min: u64, max: u64) -> Backoff {
         Backoff { min: Duration::from_millis(min), max: Duration::from_millis(max) }

@@ -10,6 +10,8 @@ use tracing::{debug, warn};
 
 use super::place::Register;
 use crate::state::{Phase, State};
+#[cfg(feature = "register")]
+use crate::sys::fork;
 use crate::sys::signal::Signals;
 use crate::sys::{descriptor, process};
 
@@ -183,7 +185,7 @@ fn start(register: &Register, at: usize, state: &State, ports: Vec<u16>) -> Opti
     let flags = SockFlag::SOCK_CLOEXEC;
     let out = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(std::io::Error::from).and_then(
         |(wishes, theirs)| {
-            let pid = process::fork_beside(&theirs, &crate::log::descriptors(), || {
+            let pid = fork::fork_beside(&theirs, &crate::log::descriptors(), || {
                 super::work::live(&theirs, registry, register, &entry)
             })?;
             Ok(Out { pid, wishes, ports, announced: false, parting: false })

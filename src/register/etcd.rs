@@ -19,8 +19,8 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use super::entry::Entry;
 use super::machine::{Act, Answer};
 use super::place::{Credentials, Registry, authority};
-use crate::config::value::shown;
 use crate::error::words;
+use crate::setting::value::shown;
 use crate::sys::lookup;
 
 /// More than any of the answers has.

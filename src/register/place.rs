@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::value::{duration, pairs};
+use crate::setting::value::{duration, pairs};
 
 /// etcd's own client port.
 const DEFAULT_PORT: u16 = 2379;

@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags};
 use socket2::{Domain, Protocol as Transport, SockRef, Type};
 
 use super::message::{About, Bad, Container, Message, SIZE, Side};
-use super::{Group, PATIENCE, place};
+use super::{Group, PATIENCE};
 use crate::error::words;
+use crate::port::group::place;
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::descriptor::wait_readable;
 use crate::sys::passing;

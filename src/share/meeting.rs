@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::message::{About, Bad, Container, Message, Nonce, Refusal, SIZE, Side};
-use super::{Group, PATIENCE, place};
+use super::{Group, PATIENCE};
+use crate::port::group::place;
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::passing;
 

@@ -7,13 +7,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::document::{DEFAULT_DIRS, Document, HELD, MAX_SIZE, State, file_name, parse};
 use super::identity::{self, Life, Writer};
-use super::{DEFAULT_DIRS, Document, FORMAT, HELD, State, file_name, pulse};
+use super::pulse;
 use crate::error::words;
 use crate::port::spec::Spec;
-
-/// A state file is some hundred bytes; whatever is larger was not written by `run`. Bytes.
-pub(super) const MAX_SIZE: usize = 64 * 1024;
 
 /// How many names are looked at in one directory: somebody may fill `/tmp` with our names to keep us busy.
 const MAX_NAMES: usize = 4096;
@@ -222,15 +220,4 @@ fn read(path: &Path, flags: i32) -> Result<Option<(Document<State>, bool)>, Stri
     let size: io::Result<usize> = (&file).take(MAX_SIZE as u64 + 1).read_to_end(&mut text);
     size.map_err(|error| words(&error))?;
     Ok(Some((parse(&text)?, pulse::is_of_pid_1(&file))))
-}
-
-pub(crate) fn parse(text: &[u8]) -> Result<Document<State>, String> {
-    match serde_json::from_slice::<Document<State>>(text) {
-        Ok(document) if document.format == FORMAT => Ok(document),
-        Ok(document) => {
-            Err(format!("it has format {}, not {FORMAT} (written by reberth {})", document.format, document.version))
-        }
-        // serde_json quotes what it found; what stands in a file we do not trust is not repeated.
-        Err(error) => Err(format!("it is damaged at line {} column {}", error.line(), error.column())),
-    }
 }

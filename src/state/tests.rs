@@ -1,10 +1,16 @@
 //! What the state file survives, and whom a reader believes. The writer is this very test program.
 
-use std::net::Ipv4Addr;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::document::{Document, FORMAT, MAX_SIZE, file_name};
+use super::identity::Writer;
+use super::publish::overwrite;
 use super::*;
+use crate::port::spec::{Protocol, Spec};
 
 /// A publisher that has published `first`.
 fn shown(dir: Option<&Path>, first: &State) -> Publisher {
@@ -249,7 +255,7 @@ fn files_that_are_not_believed() {
         ("damaged", Box::new(|path| fs::write(path, [fs::read(path).unwrap(), b"{}".to_vec()].concat()).unwrap())),
         ("damaged", replace("\"format\"".into(), "\"extra\":1,\"format\"")),
         ("format 2", replace("\"format\":1".into(), "\"format\":2")),
-        ("bytes, more than", Box::new(damage(&" ".repeat(believe::MAX_SIZE + 1)))),
+        ("bytes, more than", Box::new(damage(&" ".repeat(MAX_SIZE + 1)))),
         (
             "symbolic link",
             Box::new(|path| {

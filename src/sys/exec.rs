@@ -180,7 +180,7 @@ pub struct Heard {
 pub enum NotStarted {
     /// `clone(2)` said no: EAGAIN (pids limit, RLIMIT_NPROC), ENOMEM.
     Clone(io::Error),
-    /// Its binds cannot be heard; the errno of [`notify::install`]. Nothing was executed: start it again without.
+    /// Its binds cannot be heard; the errno of [`notify::filter::install`]. Nothing was executed: start it again without.
     Deaf(io::Error),
 }
 
@@ -322,7 +322,7 @@ fn prepare_and_exec(child: &Child<'_>) {
     let setup = child.setup;
     // First of all: a child that is refused has not taken the terminal.
     if setup.hear_binds && setup.descriptors.is_empty() {
-        match notify::install() {
+        match notify::filter::install() {
             Ok(installed) => {
                 child.told.listener.store(installed.listener + 1, Ordering::Release);
                 child.told.no_new_privs.store(c_int::from(installed.no_new_privs), Ordering::Release);

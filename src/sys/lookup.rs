@@ -58,7 +58,7 @@ fn elsewhere(work: &dyn Fn() -> String, end: Instant, late: WaitPidFlag) -> Resu
     // SAFETY: `healthcheck` has one thread, so the child's heap and locks are whole.
     match unsafe { fork() }.map_err(error)? {
         ForkResult::Child => {
-            if super::process::end_with(parent) {
+            if super::fork::end_with(parent) {
                 let _ = File::from(writer).write_all(work().as_bytes());
             }
             // SAFETY: _exit(2) runs no destructors of the parent's.

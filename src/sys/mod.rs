@@ -5,6 +5,7 @@ pub mod arena;
 pub mod descriptor;
 pub mod environ;
 pub mod exec;
+pub mod fork;
 pub mod listing;
 pub mod lookup;
 pub mod memory;

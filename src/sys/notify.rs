@@ -18,7 +18,7 @@
 
 mod address;
 mod caller;
-mod filter;
+pub(in crate::sys) mod filter;
 mod options;
 
 use std::io;
@@ -31,7 +31,6 @@ pub use address::parse_address;
 #[cfg(any(test, fuzzing))]
 pub(crate) use caller::parse_flags;
 pub use caller::{Kind, Socket, can_copy, copy_of, inode_of, is_elsewhere, read_memory, socket_of};
-pub(in crate::sys) use filter::install;
 pub use options::{carry_over, v6_only};
 
 /// What a caller wants, as it was given: nothing of it is checked but what the filter looks at. Pointers are of the caller's own memory.

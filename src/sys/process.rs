@@ -1,10 +1,7 @@
 //! Owns processes: reaping, signals sent, and the tree below us. Must not know why one is looked at or ended.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
 use std::io;
-#[cfg(feature = "register")]
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 pub(super) fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
@@ -90,40 +87,10 @@ pub fn become_subreaper() -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for `signal` when our parent dies (`PR_SET_PDEATHSIG`). One that has died since our start sends nothing any more: what it would have
-/// sent is due now.
-///
-/// # Errors
-/// EINVAL for a number that is no signal.
-pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
-    // SAFETY: integers only.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if parent() == super::signal::parent_at_start() { Ok(()) } else { send_from_nobody(signal) }
-}
-
-/// Sends ourselves a signal that names no sender: one of our own making would be taken for a write of ours that failed.
-fn send_from_nobody(signal: i32) -> io::Result<()> {
-    // SAFETY: all-zero is a valid siginfo_t, and says pid 0.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    (info.si_signo, info.si_code) = (signal, libc::SI_QUEUE);
-    // SAFETY: `info` outlives the call, which only reads it.
-    let sent = unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, pid(), signal, &raw const info) };
-    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Our parent's pid; 0 where it is in another PID namespace.
 pub(super) fn parent() -> i32 {
     // SAFETY: no arguments, cannot fail.
     unsafe { libc::getppid() }
-}
-
-/// Makes the calling child end with `parent`, which is whoever has forked it. False: the parent is gone already.
-pub(super) fn end_with(parent: i32) -> bool {
-    // SAFETY: integers only.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    self::parent() == parent
 }
 
 /// True where /proc is there and shows our own PID namespace. One of another namespace (`unshare --pid` without --mount-proc) means others by
@@ -258,50 +225,4 @@ pub fn is_stopped(pid: i32) -> bool {
     // A name may have any byte, its closing bracket too.
     let after_name = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
     proc_is_ours() && matches!(after_name, Some(b'T' | b't'))
-}
-
-/// Forks a short-lived child that runs `work` and exits with its code; the parent gets the pid at once.
-/// One thread only, so the child may do anything; it does not return into the parent's code.
-///
-/// # Errors
-/// Those of `fork(2)`: EAGAIN, ENOMEM.
-pub fn fork_off(work: impl FnOnce() -> u8) -> io::Result<i32> {
-    let parent = pid();
-    // SAFETY: the process has one thread, so the copy is consistent; the child ends in `_exit` below.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            super::signal::set_plain();
-            let code = if end_with(parent) { work() } else { 1 };
-            // SAFETY: ends the child without running the parent's exit code.
-            unsafe { libc::_exit(c_int::from(code)) }
-        }
-        child => Ok(child),
-    }
-}
-
-/// Forks a child that stays beside us: it has none of our descriptors but the standard ones, `own` and `kept`, hears no signal but KILL, so
-/// that what is sent to everybody does not end it, and dies with us. The parent gets the pid at once.
-///
-/// # Errors
-/// Those of `fork(2)`: EAGAIN, ENOMEM.
-#[cfg(feature = "register")]
-pub fn fork_beside(own: &OwnedFd, kept: &[BorrowedFd<'_>], work: impl FnOnce() -> u8) -> io::Result<i32> {
-    let parent = pid();
-    // SAFETY: the process has one thread, so the copy is consistent; the child ends in `_exit` below.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            let mut ours: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-            ours.push(own.as_raw_fd());
-            super::descriptor::close_all_but(&mut ours);
-            super::signal::set_alone();
-            // SAFETY: a constant string; it names the one thread.
-            unsafe { libc::prctl(libc::PR_SET_NAME, c"reberth-beside".as_ptr()) };
-            let code = if end_with(parent) { work() } else { 1 };
-            // SAFETY: ends the child without running the parent's exit code.
-            unsafe { libc::_exit(c_int::from(code)) }
-        }
-        child => Ok(child),
-    }
 }

@@ -49,6 +49,29 @@ pub(super) fn parent_at_start() -> i32 {
     PARENT_AT_START.load(Ordering::Relaxed)
 }
 
+/// Asks for `signal` when our parent dies (`PR_SET_PDEATHSIG`). One that has died since our start sends nothing any more: what it would have
+/// sent is due now.
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if super::process::parent() == parent_at_start() { Ok(()) } else { send_from_nobody(signal) }
+}
+
+/// Sends ourselves a signal that names no sender: one of our own making would be taken for a write of ours that failed.
+fn send_from_nobody(signal: i32) -> io::Result<()> {
+    // SAFETY: all-zero is a valid siginfo_t, and says pid 0.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    (info.si_signo, info.si_code) = (signal, libc::SI_QUEUE);
+    // SAFETY: `info` outlives the call, which only reads it.
+    let sent = unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, super::process::pid(), signal, &raw const info) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// True if `signal` is ignored in this process (`sigaction(2)`); false where the kernel does not say.
 pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: an all-zero sigaction is a valid value to be overwritten.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::{HELD, Port, Report, json, judge_noting};
-use crate::config::Who;
+use super::print::json;
+use super::report::{HELD, Line, Port, Report, judge_noting};
+use super::settings::Who;
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::port::claim;
@@ -117,7 +118,7 @@ fn sockets(spec: &Spec) -> String {
 
 /// What makes a line news: the state, and who holds it in which.
 fn identity(port: &Port) -> String {
-    let who = |line: &super::Line| format!("{:?} {} {:?} {:?};", line.pid, line.state, line.uid, line.address);
+    let who = |line: &Line| format!("{:?} {} {:?} {:?};", line.pid, line.state, line.uid, line.address);
     format!("{} {}", port.state, port.holders.iter().map(who).collect::<String>())
 }
 

@@ -3,8 +3,8 @@
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use reberth::config::Fallback;
 use reberth::port::claim::{Hold, Policy, Stop};
+use reberth::port::policy::Fallback;
 use reberth::port::spec::Spec;
 
 use crate::net::{
@@ -108,7 +108,7 @@ fn no_descriptors_is_told_with_the_limit() {
         let limit = u64::try_from(next.as_raw_fd()).unwrap();
         drop(next);
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
-        let text = lines(reberth::port::claim::claim(&[spec("", PORT)], &at_once(), &mut ear));
+        let text = lines(reberth::port::drive::claim(&[spec("", PORT)], &at_once(), &mut ear));
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         assert!(text.contains(&format!("the limit is {limit}")), "{text}");
     });
@@ -259,7 +259,7 @@ fn any_port_may_be_none() {
         assert!(text.contains("ip_local_port_range"), "{text}");
         // No event tells of a port that has no number yet; the clock does.
         let tick = Duration::from_millis(5);
-        let backoff = reberth::config::Backoff { min: tick, max: tick };
+        let backoff = reberth::port::policy::Backoff { min: tick, max: tick };
         let claimant = Claimant::start(&[spec("", 0)], Policy { backoff, ..by_event(Duration::from_secs(50)) });
         claimant.caller.waits_for();
         drop(holder);

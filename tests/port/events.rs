@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use reberth::config::{Backoff, Wait};
 use reberth::port::claim::{Policy, Stop};
 use reberth::port::holder::{Depth, look};
+use reberth::port::policy::{Backoff, Wait};
 use reberth::port::spec::Protocol;
 use reberth::port::watch::{Destroyed, Event};
 

@@ -4,9 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV6, TcpStream};
 use std::os::fd::OwnedFd;
 
-use reberth::config::Fallback;
 use reberth::port::claim::{Hold, Policy};
 use reberth::port::held::{Held, Want};
+use reberth::port::policy::Fallback;
 use reberth::port::spec::Spec;
 use socket2::{Domain, Socket, Type};
 

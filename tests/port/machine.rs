@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use reberth::config::Wait;
 use reberth::port::claim::{Claim, Policy, Stop};
 use reberth::port::claiming::{Claiming, Step};
+use reberth::port::policy::Wait;
 
 use crate::net::{Program, WITH_RA, WITHOUT_RA, at_once, bound, by_event, inside, listening, spec};
 

@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use reberth::config::{Backoff, Fallback, Wait};
 use reberth::exit::Code;
-use reberth::port::claim::{Claim, Given, Hear, Hold, Policy, Stop};
+use reberth::port::claim::{Claim, Given, Hold, Policy, Stop};
 use reberth::port::claiming::{Claiming, Step};
+use reberth::port::drive::Hear;
+use reberth::port::policy::{Backoff, Fallback, Wait};
 use reberth::port::spec::{Protocol, Spec};
 use socket2::{Domain, Socket, Type};
 
@@ -194,7 +195,7 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Claims while nobody says stop.
 pub fn claim(specs: &[Spec], policy: &Policy) -> Result<Vec<Claim>, Stop> {
     let (mut ear, _caller) = ear();
-    reberth::port::claim::claim(specs, policy, &mut ear)
+    reberth::port::drive::claim(specs, policy, &mut ear)
 }
 
 /// Claims in a thread of its own.
@@ -215,7 +216,7 @@ impl Claimant {
         let specs = specs.to_vec();
         std::thread::spawn(move || {
             before();
-            let _ = sender.send(reberth::port::claim::claim(&specs, &policy, &mut ear));
+            let _ = sender.send(reberth::port::drive::claim(&specs, &policy, &mut ear));
         });
         Self { caller, result }
     }
@@ -325,7 +326,7 @@ fn role() {
     let _sockets: Vec<Socket> = match verb {
         "listen" => ports().map(|port| listening("0.0.0.0", port, WITHOUT_RA)).collect(),
         "who" => {
-            let asked = reberth::config::Who {
+            let asked = reberth::who::settings::Who {
                 ports: ports().map(|port| spec("", port)).collect(),
                 watch: false,
                 json: true,

@@ -4,23 +4,27 @@ use std::time::Duration;
 
 use super::{decision, errors, healthcheck};
 use crate::config::*;
+use crate::health::phase::Probe;
+use crate::health::settings::Healthcheck;
+use crate::health::target::Target;
+use crate::setting::table;
 
 type Row = (&'static str, &'static str, &'static str, fn(&mut Healthcheck));
 /// A good and a bad value for every setting of `healthcheck` that stands alone, and what the good one does to the result.
 pub const GOOD: [Row; 13] = [
-    ("probe", "liveness", "alive", |check| check.probe = Probe::Liveness),
-    ("timeout", "2s", "0", |check| check.timeout = Duration::from_secs(2)),
+    ("probe", "liveness", "alive", |check| check.subject.probe = Probe::Liveness),
+    ("timeout", "2s", "0", |check| check.terms.timeout = Duration::from_secs(2)),
     ("wait", "1m", "60", |check| check.wait = Duration::from_secs(60)),
     ("interval", "1s", "0s", |check| check.interval = Duration::from_secs(1)),
     ("status", "204,300-301", "2xx", |check| {
-        (check.status, check.status_explicit) = (vec![(204, 204), (300, 301)], true);
+        (check.terms.status, check.terms.status_explicit) = (vec![(204, 204), (300, 301)], true);
     }),
-    ("header", "A: b", "A", |check| check.headers = vec![("A".into(), "b".into())]),
-    ("method", "HEAD", "H EAD", |check| check.method = "HEAD".into()),
-    ("body-contains", "ok then", "", |check| check.body_contains = Some("ok then".into())),
-    ("ca", "/ca.pem", "", |check| check.ca = Some("/ca.pem".into())),
-    ("insecure", "on", "maybe", |check| check.insecure = true),
-    ("user-agent", "me/1", "a\nb", |check| check.user_agent = "me/1".into()),
+    ("header", "A: b", "A", |check| check.terms.headers = vec![("A".into(), "b".into())]),
+    ("method", "HEAD", "H EAD", |check| check.terms.method = "HEAD".into()),
+    ("body-contains", "ok then", "", |check| check.terms.body_contains = Some("ok then".into())),
+    ("ca", "/ca.pem", "", |check| check.terms.ca = Some("/ca.pem".into())),
+    ("insecure", "on", "maybe", |check| check.terms.insecure = true),
+    ("user-agent", "me/1", "a\nb", |check| check.terms.user_agent = "me/1".into()),
     ("quiet", "1", "2", |check| check.quiet = true),
     ("state-dir", "/s", "", |check| check.state_dir = Some("/s".into())),
 ];
@@ -51,7 +55,7 @@ fn every_setting_of_healthcheck_in_both_spellings() {
 
 #[test]
 fn a_client_certificate_has_both_its_files() {
-    let files = |check: Healthcheck| (check.cert, check.key);
+    let files = |check: Healthcheck| (check.terms.cert, check.terms.key);
     let both = (Some("/c".into()), Some("/k".into()));
     assert_eq!(files(healthcheck(&["--cert=/c", "--key=/k"], &[])), both);
     let vars = [("REBERTH_HEALTH_CERT", "/c"), ("REBERTH_HEALTH_KEY", "/x")];
@@ -97,30 +101,36 @@ fn credentials_are_never_told() {
 #[test]
 fn healthcheck_defaults_and_whom_it_asks() {
     let got = healthcheck(&[], &[]);
-    assert_eq!((got.probe, got.target.is_none(), got.ports.len(), got.quiet), (Probe::Readiness, true, 0, false));
     assert_eq!(
-        (got.timeout, got.wait, got.interval),
+        (got.subject.probe, got.subject.target.is_none(), got.subject.ports.len(), got.quiet),
+        (Probe::Readiness, true, 0, false)
+    );
+    assert_eq!(
+        (got.terms.timeout, got.wait, got.interval),
         (Duration::from_millis(900), Duration::ZERO, Duration::from_millis(250))
     );
-    assert_eq!((got.status, got.status_explicit, got.method.as_str()), (vec![(200, 399)], false, "GET"));
-    assert_eq!(got.user_agent, format!("reberth/{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        (got.terms.status, got.terms.status_explicit, got.terms.method.as_str()),
+        (vec![(200, 399)], false, "GET")
+    );
+    assert_eq!(got.terms.user_agent, format!("reberth/{}", env!("CARGO_PKG_VERSION")));
 
     let got = healthcheck(&["--header=A: 1", "--header", "B: 2"], &[("REBERTH_HEALTH_HEADER", "C: 3")]);
-    assert_eq!(got.headers, [("A".into(), "1".into()), ("B".into(), "2".into())]);
-    assert_eq!(healthcheck(&[], &[("REBERTH_HEALTH_HEADER", "A: 1\nB: 2\n")]).headers.len(), 2);
+    assert_eq!(got.terms.headers, [("A".into(), "1".into()), ("B".into(), "2".into())]);
+    assert_eq!(healthcheck(&[], &[("REBERTH_HEALTH_HEADER", "A: 1\nB: 2\n")]).terms.headers.len(), 2);
 
     let vars = [("REBERTH_PORT", "80"), ("REBERTH_HEALTH", "/r"), ("REBERTH_LIVENESS", "/l")];
     let path = |path: &str| Some(Target::Path(path.into()));
     let got = healthcheck(&[], &vars);
-    assert_eq!((got.health, got.liveness, got.ports.len()), (path("/r"), None, 1));
+    assert_eq!((got.subject.health, got.subject.liveness, got.subject.ports.len()), (path("/r"), None, 1));
     let got = healthcheck(&["--probe=liveness"], &vars);
-    assert_eq!((got.health, got.liveness), (None, path("/l")));
-    assert_eq!(healthcheck(&["--probe=liveness"], &vars[..2]).health, path("/r"));
+    assert_eq!((got.subject.health, got.subject.liveness), (None, path("/l")));
+    assert_eq!(healthcheck(&["--probe=liveness"], &vars[..2]).subject.health, path("/r"));
     let got = healthcheck(&["/x"], &vars);
-    assert_eq!((got.target, got.health, got.ports.len()), (path("/x"), None, 1));
-    assert_eq!(healthcheck(&["http://h/"], &vars).ports, []);
-    assert_eq!(healthcheck(&[], &[("REBERTH_PROFILE", "test")]).ports.len(), 1);
-    assert_eq!(healthcheck(&[], &[("REBERTH_PORT", "tcp://10.0.0.1:80"), ("PORT", "81")]).ports[0].port, 81);
+    assert_eq!((got.subject.target, got.subject.health, got.subject.ports.len()), (path("/x"), None, 1));
+    assert_eq!(healthcheck(&["http://h/"], &vars).subject.ports, []);
+    assert_eq!(healthcheck(&[], &[("REBERTH_PROFILE", "test")]).subject.ports.len(), 1);
+    assert_eq!(healthcheck(&[], &[("REBERTH_PORT", "tcp://10.0.0.1:80"), ("PORT", "81")]).subject.ports[0].port, 81);
 }
 
 #[test]
@@ -137,14 +147,14 @@ fn healthcheck_looks_only_at_what_it_uses() {
     // What only decides without a state is kept for that case, and is told along with other errors.
     let vars = [("REBERTH_PORT", "x"), ("REBERTH_HEALTH", "x"), ("REBERTH_LIVENESS", "x")];
     let got = healthcheck(&[], &vars);
-    assert_eq!(got.unreadable.len(), 2, "{:?}", got.unreadable);
-    assert_eq!(healthcheck(&["http://h/"], &vars).unreadable, [""; 0]);
-    assert_eq!(healthcheck(&["/x"], &vars).unreadable.len(), 1);
-    assert_eq!(healthcheck(&[], &[("PORT", "x")]).unreadable.len(), 1);
+    assert_eq!(got.subject.unreadable.len(), 2, "{:?}", got.subject.unreadable);
+    assert_eq!(healthcheck(&["http://h/"], &vars).subject.unreadable, [""; 0]);
+    assert_eq!(healthcheck(&["/x"], &vars).subject.unreadable.len(), 1);
+    assert_eq!(healthcheck(&[], &[("PORT", "x")]).subject.unreadable.len(), 1);
     assert_eq!(errors(&["healthcheck", "--timeout=1"], &vars).len(), 3);
     // One of the two wins where one is typed; on the same level they contradict each other.
     let ca = [("REBERTH_HEALTH_CA", "/ca"), ("REBERTH_HEALTH_INSECURE", "1")];
-    let pair = |check: Healthcheck| (check.ca.is_some(), check.insecure);
+    let pair = |check: Healthcheck| (check.terms.ca.is_some(), check.terms.insecure);
     assert_eq!(pair(healthcheck(&["--insecure"], &ca[..1])), (false, true));
     assert_eq!(pair(healthcheck(&["--ca=/x"], &ca[1..])), (true, false));
     assert_eq!(errors(&["healthcheck"], &ca).len(), 1);
@@ -160,13 +170,16 @@ fn healthcheck_looks_only_at_what_it_uses() {
 fn the_probe_reads_runs_words_as_run_does() {
     for (text, moves) in [("none", false), ("None", false), ("NONE", false), ("next", true), ("Any", true), ("x", true)]
     {
-        assert_eq!(healthcheck(&[], &[("REBERTH_FALLBACK", text)]).port_may_move, moves, "{text}");
+        assert_eq!(healthcheck(&[], &[("REBERTH_FALLBACK", text)]).subject.port_may_move, moves, "{text}");
     }
     for text in ["dev", "Dev", "DEV"] {
-        assert!(healthcheck(&[], &[("REBERTH_PROFILE", text)]).port_may_move, "{text}");
-        assert!(!healthcheck(&[], &[("REBERTH_PROFILE", text), ("REBERTH_FALLBACK", "None")]).port_may_move, "{text}");
+        assert!(healthcheck(&[], &[("REBERTH_PROFILE", text)]).subject.port_may_move, "{text}");
+        assert!(
+            !healthcheck(&[], &[("REBERTH_PROFILE", text), ("REBERTH_FALLBACK", "None")]).subject.port_may_move,
+            "{text}"
+        );
     }
     for text in ["tcp", "TCP"] {
-        assert_eq!(healthcheck(&[], &[("REBERTH_HEALTH", text)]).health, Some(Target::Tcp), "{text}");
+        assert_eq!(healthcheck(&[], &[("REBERTH_HEALTH", text)]).subject.health, Some(Target::Tcp), "{text}");
     }
 }

@@ -9,9 +9,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
+use crate::app::settings::Run;
 use crate::error::Error;
 use crate::exit::Code;
+use crate::health::settings::Healthcheck;
 use crate::port;
+use crate::port::spec::Spec;
+use crate::setting::table;
+use crate::who::settings::Who;
 
 fn words(list: &[&str]) -> Vec<OsString> {
     list.iter().map(OsString::from).collect()

@@ -5,8 +5,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use super::{decision, errors, run, words};
+use crate::app::exit_map::ExitMap;
+use crate::app::handover::Handover;
+use crate::app::settings::Run;
+use crate::app::signal::{SignalMap, SignalScope};
 use crate::config::*;
+use crate::health::target::Target;
+use crate::log::settings::{Format, Level, Log};
 use crate::port;
+use crate::port::policy::{Backoff, Fallback, Wait};
+use crate::setting::{Sources, table};
+use crate::share::Share;
 
 /// A good and a bad value for every setting of `run`, the start of the reason, and what the good one does to the result.
 type Row = (&'static str, &'static str, &'static str, &'static str, fn(&mut Run));
@@ -44,7 +53,7 @@ const RUN: [Row; 19] = [
     ("parent-death-signal", "sigterm", "TREM", "a signal is a name", |run| run.parent_death_signal = Some(15)),
     ("health", "tcp://h:1", "8080", "it has no scheme", |run| {
         run.health = Some(Target::TcpAt("h".into(), 1));
-        run.question = Some(Box::new(super::healthcheck(&[], &[])));
+        run.terms = Some(Box::new(super::healthcheck(&[], &[]).terms));
     }),
     ("liveness", "unix:/a", "unix:a", "the socket of unix: is an absolute path", |run| {
         run.liveness = Some(Target::Unix("/a".into(), None));
@@ -149,11 +158,11 @@ fn how_a_health_target_is_asked_is_judged_with_it() {
     let lines = errors(&["run", "--health", "/", "-p", "80", "--grace", "1", "x"], &bad);
     assert_eq!(lines.len(), 3, "{lines:?}");
     // Where `run` asks nothing, they are the healthcheck's affair.
-    assert_eq!(run(&["-p", "80"], &bad).question, None);
+    assert_eq!(run(&["-p", "80"], &bad).terms, None);
     let asks =
         run(&["-p", "80", "--health", "/"], &[("REBERTH_HEALTH_TIMEOUT", "3s"), ("REBERTH_HEALTH_METHOD", "HEAD")]);
-    let question = asks.question.unwrap();
-    assert_eq!((question.timeout, question.method.as_str()), (Duration::from_secs(3), "HEAD"));
+    let terms = asks.terms.unwrap();
+    assert_eq!((terms.timeout, terms.method.as_str()), (Duration::from_secs(3), "HEAD"));
 }
 
 #[test]
@@ -177,7 +186,7 @@ fn defaults_of_run() {
         grace: Duration::from_secs(8),
         parent_death_signal: None,
         health: None,
-        question: None,
+        terms: None,
         liveness: None,
         start_timeout: None,
         after: Vec::new(),

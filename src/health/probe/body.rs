@@ -1,7 +1,7 @@
 //! Owns the framing of a body: where it ends, how far `--body-contains` looks into it, and how much of it is dropped when nobody looks.
 //! Must not know what a match means.
 
-use super::Carrier;
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::wire::Broken;
 

@@ -81,6 +81,16 @@ impl Clock {
     }
 }
 
+/// `0.4ms`, `900ms`, `1.5s`.
+pub fn shown_duration(time: Duration) -> String {
+    let micros = time.as_micros();
+    match micros {
+        0..10_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100).replace(".0ms", "ms"),
+        10_000..1_000_000 => format!("{}ms", micros / 1000),
+        _ => format!("{}.{}s", micros / 1_000_000, micros % 1_000_000 / 100_000).replace(".0s", "s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +105,21 @@ mod tests {
         assert!(Clock::start(Duration::MAX).left() > Duration::from_secs(86_400));
         assert!(Clock::start(Duration::from_secs(1)).part(Duration::from_secs(5)).left() <= Duration::from_secs(1));
         assert!(Clock::start(Duration::from_secs(9)).part(Duration::from_secs(5)).left() <= Duration::from_secs(5));
+    }
+
+    #[test]
+    fn durations() {
+        for (micros, want) in [
+            (0, "0ms"),
+            (420, "0.4ms"),
+            (1000, "1ms"),
+            (1999, "1.9ms"),
+            (900_000, "900ms"),
+            (1_000_000, "1s"),
+            (1_500_000, "1.5s"),
+            (90_000_000, "90s"),
+        ] {
+            assert_eq!(shown_duration(Duration::from_micros(micros)), want);
+        }
     }
 }

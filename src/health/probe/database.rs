@@ -3,40 +3,22 @@
 //!
 //! No client libraries: each question is some twenty bytes, and a library would ask for logins, which a probe has no business with.
 
+pub(crate) mod dialect;
 pub(crate) mod mysql;
 pub(crate) mod postgres;
 pub(crate) mod redis;
 
+use super::answer::{Answer, answered_at};
+use super::carrier::Carrier;
 use super::clock::Clock;
-use super::grpc::exchange::shortened;
 use super::parting::{Left, Parting};
 use super::wire::{Broken, Wire};
-use super::{Answer, Carrier, answered_at};
 use crate::health::target::Database;
 use crate::health::target::place::Peer;
+use dialect::{Healthy, Leave, Read};
 
 /// No more of an answer is kept. Bytes.
 pub(crate) const MAX_ANSWER: usize = 64 * 1024;
-
-/// A decided answer: why the server is healthy, and how it is left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Healthy {
-    pub reason: String,
-    pub leave: Leave,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Leave {
-    /// It waits for nothing from us.
-    Silent,
-    /// With these words, and it has still something to do before it closes.
-    Saying(&'static [u8]),
-    /// By the rest of a login, which begins with these words.
-    Login(Vec<u8>),
-}
-
-/// What has come, read: `None` where more has to come before it can be judged.
-pub(crate) type Read = Result<Option<Healthy>, String>;
 
 /// Asks whether the server takes clients.
 #[inline(never)]
@@ -99,10 +81,4 @@ pub(super) fn converse<T>(
             return Err(format!("the answer is longer than {} KiB", MAX_ANSWER / 1024));
         }
     }
-}
-
-/// A stranger's words in a reason; nothing where there are none.
-fn quoted(words: &[u8]) -> String {
-    let words = words.trim_ascii();
-    if words.is_empty() { String::new() } else { format!(": {}", shortened(words)) }
 }

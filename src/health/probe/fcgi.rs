@@ -1,15 +1,16 @@
 //! Owns one question to a FastCGI responder, such as php-fpm: the records, the CGI head in them, the judgement. Must not know addresses.
 //! (fastcgi-archives.github.io/FastCGI_Specification.html; RFC 3875 for the head.)
 
+use super::answer::{Answer, Status, answered_at};
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::database::{MAX_ANSWER, converse};
 use super::grpc::exchange::shortened;
 use super::http::{accepted, end_of_head, status_list};
 use super::parting::{Left, Parting};
 use super::wire::Wire;
-use super::{Answer, Carrier, Status, answered_at};
-use crate::config::Healthcheck;
 use crate::health::target::place::Peer;
+use crate::health::terms::Terms;
 
 const BEGIN_REQUEST: u8 = 1;
 const END_REQUEST: u8 = 3;
@@ -35,7 +36,7 @@ pub(crate) struct Heard {
 
 /// Asks for `path`.
 #[inline(never)]
-pub fn ask(peer: &Peer, path: &str, terms: &Healthcheck, clock: Clock) -> Answer {
+pub fn ask(peer: &Peer, path: &str, terms: &Terms, clock: Clock) -> Answer {
     let (wire, address) = match Wire::to(peer, clock, None) {
         Ok(connected) => connected,
         Err(reason) => return Answer::unhealthy(peer.shown("fcgi", path), reason),
@@ -54,7 +55,7 @@ pub fn ask(peer: &Peer, path: &str, terms: &Healthcheck, clock: Clock) -> Answer
     }
 }
 
-fn judge(heard: &Heard, terms: &Healthcheck) -> Result<String, String> {
+fn judge(heard: &Heard, terms: &Terms) -> Result<String, String> {
     let list = status_list(terms);
     if !accepted(terms, heard.status) {
         let stderr = heard.stderr.trim_ascii();
@@ -69,7 +70,7 @@ fn judge(heard: &Heard, terms: &Healthcheck) -> Result<String, String> {
 }
 
 /// All that is ever said: the request, its parameters and that it has no body. The server is to close the connection.
-fn request(path: &str, terms: &Healthcheck) -> Vec<u8> {
+fn request(path: &str, terms: &Terms) -> Vec<u8> {
     let (script, query) = path.split_once('?').unwrap_or((path, ""));
     let mut params = Vec::new();
     for (name, value) in [

@@ -10,15 +10,16 @@ mod huffman;
 use exchange::{Answered, Exchange};
 use hpack::{Name, literal};
 
+use super::answer::{Answer, Status, answered_at};
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::http::header;
 use super::parting::{Left, Parting};
-use super::url::{bracketed, without_zone};
 use super::wire::{Broken, Wire};
-use super::{Answer, Carrier, Status, answered_at};
-use crate::config::Healthcheck;
+use crate::health::host::{bracketed, without_zone};
 use crate::health::target::place::{HERE, Peer};
 use crate::health::target::shown_grpc;
+use crate::health::terms::Terms;
 
 /// Entries of HPACK's static table (RFC 7541, appendix A).
 const POST: u8 = 0x80 | 3;
@@ -71,7 +72,7 @@ const UNIMPLEMENTED: u32 = 12;
 
 /// Asks whether `service` serves; the empty one is the server as a whole.
 #[inline(never)]
-pub fn ask((tls, peer): (bool, &Peer), service: &str, terms: &Healthcheck, clock: Clock, own: Option<i32>) -> Answer {
+pub fn ask((tls, peer): (bool, &Peer), service: &str, terms: &Terms, clock: Clock, own: Option<i32>) -> Answer {
     let (wire, address) = match Wire::to(peer, clock, own) {
         Ok(connected) => connected,
         Err(reason) => return Answer::unhealthy(shown_grpc(tls, peer, service), reason),
@@ -105,7 +106,7 @@ fn converse(
     mut carrier: Carrier,
     authority: &str,
     service: &str,
-    terms: &Healthcheck,
+    terms: &Terms,
     clock: Clock,
 ) -> Result<(Answered, Left), String> {
     let failed = |broken: Broken, doing| broken.words(doing, clock);
@@ -144,7 +145,7 @@ fn converse(
 }
 
 /// All that is ever said unasked, in one piece: no need to wait for the server's preface (RFC 9113, 3.4).
-fn request(scheme: u8, authority: &str, service: &str, terms: &Healthcheck) -> Result<Vec<u8>, String> {
+fn request(scheme: u8, authority: &str, service: &str, terms: &Terms) -> Result<Vec<u8>, String> {
     let mut block = vec![POST, scheme];
     literal(&mut block, &PATH, b"/grpc.health.v1.Health/Check");
     literal(&mut block, &AUTHORITY, authority.as_bytes());

@@ -6,13 +6,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::answer::{Answer, Status};
 use super::body::{self, Body};
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::parting::{Left, Parting};
-use super::url::{Url, has_scheme};
-use super::wire::{self, Broken, Wire};
-use super::{Answer, Carrier, Status};
-use crate::config::Healthcheck;
+use super::wire::{Broken, Wire};
+use crate::health::host::is_here;
+use crate::health::terms::Terms;
+use crate::health::url::{Url, has_scheme};
 
 /// No more of a head is read, interim answers included. Bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -36,7 +38,7 @@ pub fn ask(
     url: &Url,
     (socket, own): (Option<&Path>, Option<i32>),
     shown: String,
-    terms: &Healthcheck,
+    terms: &Terms,
     clock: Clock,
 ) -> Answer {
     let own = own.map(|root| (url.port, root));
@@ -57,7 +59,7 @@ struct Asking<'a> {
     status: Option<u16>,
     /// The connections whose answers are not read to their end.
     left: Vec<Left>,
-    terms: &'a Healthcheck,
+    terms: &'a Terms,
     clock: Clock,
     /// The shared port, and the `run` whose own tree has to answer there.
     own: Option<(u16, i32)>,
@@ -130,7 +132,7 @@ impl Asking<'_> {
                 let own = self.own.filter(|(port, _)| *port == self.url.port).map(|(_, root)| root);
                 let (wire, address) = Wire::tcp_to(&self.url.host, self.url.port, self.clock, own)?;
                 // `localhost` is two addresses: the verdict tells which one answered.
-                if first && wire::is_here(&self.url.host) {
+                if first && is_here(&self.url.host) {
                     self.shown = Url { host: address.ip().to_string(), ..self.url.clone() }.shown();
                 }
                 wire
@@ -246,14 +248,14 @@ impl Asking<'_> {
 }
 
 /// The first header of this name that the user gave.
-pub fn header<'a>(terms: &'a Healthcheck, name: &str) -> Option<&'a str> {
+pub fn header<'a>(terms: &'a Terms, name: &str) -> Option<&'a str> {
     terms.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
 /// kubelet's request (pkg/probe/http/request.go): the defaults only where the user set none, and gone where the user set them empty.
 ///
 /// `Connection: close`, as the kubelet and as one who asks once: the server closes first, and keeps the TIME_WAIT.
-fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> Result<String, String> {
+fn request(url: &Url, method: &str, host: Option<&str>, terms: &Terms) -> Result<String, String> {
     // A line break in a value would end the head early, or smuggle in a second request.
     let given = terms.headers.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
     let mut parts = given.chain([method, url.host.as_str(), terms.user_agent.as_str()]);
@@ -285,11 +287,11 @@ fn request(url: &Url, method: &str, host: Option<&str>, terms: &Healthcheck) -> 
     Ok(text)
 }
 
-pub(super) fn accepted(terms: &Healthcheck, status: u16) -> bool {
+pub(super) fn accepted(terms: &Terms, status: u16) -> bool {
     terms.status.iter().any(|(low, high)| (*low..=*high).contains(&status))
 }
 
-pub(super) fn status_list(terms: &Healthcheck) -> String {
+pub(super) fn status_list(terms: &Terms) -> String {
     let range = |(low, high): &(u16, u16)| if low == high { low.to_string() } else { format!("{low}-{high}") };
     terms.status.iter().map(range).collect::<Vec<_>>().join(",")
 }

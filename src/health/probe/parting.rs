@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::Carrier;
 use super::body::{self, Body};
+use super::carrier::Carrier;
 use super::clock::Clock;
-use super::database;
+use super::database::mysql;
 use super::wire::Wire;
 
 /// How long leaving may take, of whatever is left of the clock.
@@ -92,7 +92,7 @@ impl Left {
                 }
             }
             Rest::Login(words) => {
-                database::mysql::log_in(&mut self.carrier, words, clock);
+                mysql::log_in(&mut self.carrier, words, clock);
                 self.carrier.close(clock.part(MOMENT));
             }
         }

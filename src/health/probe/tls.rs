@@ -20,11 +20,10 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::clock::Clock;
-use super::shown_duration;
-use super::url::without_zone;
+use super::clock::{Clock, shown_duration};
 use super::wire::{Broken, Wire};
-use crate::config::Healthcheck;
+use crate::health::host::without_zone;
+use crate::health::terms::Terms;
 
 mod words;
 
@@ -55,7 +54,7 @@ impl Session {
     ///
     /// # Errors
     /// Why there is no trust or no TLS, in words, with the option that helps.
-    pub fn start(wire: Wire, host: &str, speaks: Speaks, terms: &Healthcheck, clock: Clock) -> Result<Self, String> {
+    pub fn start(wire: Wire, host: &str, speaks: Speaks, terms: &Terms, clock: Clock) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if terms.insecure {
             Arc::new(Anyone)

@@ -12,14 +12,15 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::REFUSED;
-use super::clock::{Clock, Stopped};
-use super::shown_duration;
-use super::url::bracketed;
+use super::clock::{Clock, Stopped, shown_duration};
 use crate::error::words;
+use crate::health::host::{bracketed, is_here};
 use crate::health::own::{self, Whose};
 use crate::health::target::place::Peer;
 use crate::sys::lookup;
+
+/// What the reason begins with where nobody listens.
+pub const REFUSED: &str = "connection refused";
 
 /// A connection, never blocking.
 ///
@@ -308,9 +309,4 @@ fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, Str
 pub fn resolve(name: &str, clock: Clock) -> Result<IpAddr, String> {
     let found = addresses(name, 0, clock)?;
     found.first().map(SocketAddr::ip).ok_or_else(|| format!("the name {name} has no address"))
-}
-
-/// Whether a host means this machine, on whichever family: `localhost`, `0.0.0.0`, `::`.
-pub fn is_here(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use crate::health::probe::url::bracketed;
+use crate::health::host::{bracketed, plain_zone};
 
 /// The kernel's `sun_path` holds 108 bytes with the final zero, or with the first one of an abstract name (unix(7)).
 const LONGEST_SOCKET: usize = 107;
@@ -124,11 +124,6 @@ fn address(text: &str) -> Result<String, String> {
         return Err(format!("after the % of an address comes its interface, at most {LONGEST_ZONE} letters"));
     }
     Ok(format!("{address}%{zone}"))
-}
-
-/// What stands behind the `%` of an address, read as browsers and curl do: `25` is the rest of an encoded `%`, unless nothing follows it.
-pub fn plain_zone(text: &str) -> &str {
-    text.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(text)
 }
 
 fn port(text: &str) -> Result<u16, String> {

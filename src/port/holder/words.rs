@@ -3,69 +3,11 @@
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::processes::Search;
-use super::{Holder, Look, State};
+use super::found::{Holder, Look, State};
 use crate::port::spec::Protocol;
-use crate::sys::netlink::Row;
 
 /// More than this of a command line helps nobody in a log.
 const COMMAND: usize = 160;
-
-/// Why no pid is known for a socket that somebody has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hidden {
-    Kernel,
-    Closed,
-    NoProc,
-    /// Of our own user: more than one reason is possible.
-    Refused,
-    User,
-    Namespace,
-}
-
-impl Hidden {
-    /// `None` where the pid is known, or where there can be none.
-    pub fn why(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u32) -> Option<Self> {
-        if pid.is_some() || state == State::TimeWait {
-            return None;
-        }
-        Some(match row.inode {
-            0 if state.has_no_peer() => Self::Kernel,
-            0 => Self::Closed,
-            _ if !search.looked => Self::NoProc,
-            _ if search.refused.contains(&row.uid) && row.uid == own => Self::Refused,
-            _ if search.refused.contains(&row.uid) || (row.uid != own && !search.refused.is_empty()) => Self::User,
-            _ => Self::Namespace,
-        })
-    }
-
-    /// The word for machines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Closed => "closed",
-            Self::NoProc => "no-proc",
-            Self::Refused => "refused",
-            Self::User => "user",
-            Self::Namespace => "namespace",
-        }
-    }
-}
-
-impl fmt::Display for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kernel => "a socket of the kernel itself, or of a file system",
-            Self::Closed => "closed by its program, the kernel still ends the connection",
-            Self::NoProc => "pid unknown: /proc was not searched",
-            Self::Refused => {
-                "pid hidden: a program of this user that we may not look into, or in another PID namespace or container"
-            }
-            Self::User => "pid hidden: another user",
-            Self::Namespace => "in another PID namespace or container",
-        })
-    }
-}
 
 /// As much of a command line as a line can bear.
 pub fn short(command: &str) -> String {

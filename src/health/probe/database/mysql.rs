@@ -4,8 +4,8 @@
 //! A client that leaves before it has answered the greeting adds one to what `max_connect_errors` (100) allows its host, and the 101st of a
 //! probe would lock the app's own host out. So, as mysqladmin ping does, a login is tried to its end: refused, it is no such error.
 
-use super::{Healthy, Leave, Read, quoted};
-use crate::health::probe::Carrier;
+use super::dialect::{Healthy, Leave, Read, quoted};
+use crate::health::probe::carrier::Carrier;
 use crate::health::probe::clock::Clock;
 
 /// The longest greeting, error or request for another method. Bytes.

@@ -1,6 +1,6 @@
 //! Owns PostgreSQL's question and answer (postgresql.org/docs/current/protocol-message-formats.html). Pure. Must not know connections.
 
-use super::{Healthy, Leave, Read, quoted};
+use super::dialect::{Healthy, Leave, Read, quoted};
 
 /// ERRCODE_CANNOT_CONNECT_NOW: starting up, shutting down, or in a recovery that takes no clients. What pg_isready calls "rejecting".
 const CANNOT_CONNECT_NOW: &[u8] = b"57P03";

@@ -1,6 +1,6 @@
 //! Owns Redis' question and answer (RESP, redis.io/docs/reference/protocol-spec). Pure. Must not know connections.
 
-use super::{Healthy, Leave, Read, quoted};
+use super::dialect::{Healthy, Leave, Read, quoted};
 
 /// As redis-cli sends it.
 pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";

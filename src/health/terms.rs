@@ -1,4 +1,29 @@
-//! Owns the text form of what `healthcheck` sends and accepts over HTTP: status lists, headers, methods. Must not know how it is sent.
+//! Owns how a target is asked: the time, and what is sent and accepted. With the text forms of the HTTP parts: status lists, headers,
+//! methods. Must not know what is asked, or how it is sent.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to ask, whatever is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// For one try, all of it.
+    pub timeout: Duration,
+    /// Accepted status codes, inclusive ranges.
+    pub status: Vec<(u16, u16)>,
+    /// True when `--status` was given (a 3xx it names is then not followed).
+    pub status_explicit: bool,
+    /// In the order given; the same name may occur more than once.
+    pub headers: Vec<(String, String)>,
+    pub method: String,
+    pub body_contains: Option<String>,
+    pub ca: Option<PathBuf>,
+    /// The client certificate and its key; both or neither.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub insecure: bool,
+    pub user_agent: String,
+}
 
 /// Status codes that count as healthy: codes and inclusive ranges, 100 to 599, comma-separated.
 pub fn status(text: &str) -> Result<Vec<(u16, u16)>, String> {

@@ -1,8 +1,28 @@
-//! Owns the names and numbers of signals, and the signal map's text form. Must not know what is done with a signal.
+//! Owns what a user can say about signals: their names and numbers, which are rewritten (`--signal-map`), and whom they reach
+//! (`--signal-scope`). Must not know when a signal is sent.
 
-use super::SignalMap;
-use super::value::{is, pairs};
+use crate::setting::value::{is, pairs, word};
 use crate::sys::signal::{RTMAX, RTMIN};
+
+/// Whom a forwarded signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalScope {
+    /// The app alone.
+    Child,
+    /// The app's whole process group.
+    Group,
+}
+
+/// Rewritten signals. A signal that is not in the list is forwarded as it is; `None` drops it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignalMap(pub Vec<(i32, Option<i32>)>);
+
+impl SignalMap {
+    /// What the app gets when reberth receives `signal`: a signal number, or `None` when it is dropped.
+    pub fn apply(&self, signal: i32) -> Option<i32> {
+        self.0.iter().find(|(from, _)| *from == signal).map_or(Some(signal), |(_, to)| *to)
+    }
+}
 
 const NAMES: [(&str, i32); 34] = [
     ("HUP", libc::SIGHUP),
@@ -72,11 +92,21 @@ fn digits(text: &str) -> Option<i32> {
     Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 
+/// `--parent-death-signal`: a signal, or `none`.
+pub fn death_signal(text: &str) -> Result<Option<i32>, String> {
+    if is(text, "none") { Ok(None) } else { signal(text).map(Some) }
+}
+
 /// The name as the log has it, without `SIG`, as users write it; the number of one that has no name.
 pub fn name(number: i32) -> String {
     let name = crate::sys::signal::name(number);
     let short = name.strip_prefix("SIG").or_else(|| name.strip_prefix("signal "));
     short.unwrap_or(&name).to_owned()
+}
+
+/// The text form of `--signal-scope`.
+pub fn scope(text: &str) -> Result<SignalScope, String> {
+    word(text, &[("child", SignalScope::Child), ("group", SignalScope::Group)])
 }
 
 /// `FROM=TO,...`. A FROM that can never be forwarded is refused: the map would silently do nothing.

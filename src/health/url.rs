@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::health::target::place::plain_zone;
+use crate::health::host::{bracketed, plain_zone, without_zone};
 
 /// `http://…` or `https://…`, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,23 +135,6 @@ impl Url {
     pub fn shown_without_query(&self) -> String {
         let shown = self.shown();
         shown.split('?').next().unwrap_or_default().to_owned()
-    }
-}
-
-/// `[…]` around an IPv6 address. A zone that would be read as an encoded one is encoded.
-pub fn bracketed(host: &str) -> String {
-    match host.split_once('%') {
-        _ if !host.contains(':') => host.to_owned(),
-        Some((address, zone)) if zone.starts_with("25") => format!("[{address}%25{zone}]"),
-        _ => format!("[{host}]"),
-    }
-}
-
-/// An IPv6 address without its zone, any other host as it is.
-pub fn without_zone(host: &str) -> &str {
-    match host.split_once('%') {
-        Some((address, _)) if host.contains(':') => address,
-        _ => host,
     }
 }
 

@@ -1,0 +1,57 @@
+//! Owns what `run` and `healthcheck` both read of ports: the precedence among the variables, and the profile. Must not know flags.
+
+use super::reader::{Reader, from, no_carriage_return};
+use crate::env::{Environ, service_link};
+use crate::port::spec::{self, Spec};
+use crate::setting::Source;
+use crate::setting::value::{shown, word};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Prod,
+    Dev,
+    Test,
+}
+
+/// The text form of `--profile`.
+pub fn profile(text: &str) -> Result<Profile, String> {
+    word(text, &[("prod", Profile::Prod), ("dev", Profile::Dev), ("test", Profile::Test)])
+}
+
+/// The port of profile `test` where none is configured: any free one.
+pub fn any() -> Spec {
+    Spec { name: None, addr: None, port: 0, protocol: spec::Protocol::Tcp }
+}
+
+/// What the variables for ports came to.
+pub enum Ports {
+    Unset,
+    Set(Vec<Spec>),
+    Bad,
+}
+
+/// `REBERTH_PORT`, else `PORT`. A Kubernetes service link counts as unset; those that were passed over come with their names.
+pub fn of_environment<'a>(reader: &mut Reader<'_>, environ: &'a Environ) -> (Ports, Vec<(&'static str, &'a str)>) {
+    let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
+    let own = environ.run.port.as_deref().filter(|text| service_link(text));
+    let unreadable = environ.unreadable.iter().any(|(name, _)| *name == "REBERTH_PORT");
+    if own.is_none() && (environ.run.port.is_some() || unreadable) {
+        return (outcome(reader.read("port", from(&None, &environ.run.port), spec::list)), Vec::new());
+    }
+    let plain = environ.port.as_deref().filter(|text| service_link(text));
+    let ports = match &environ.port {
+        Some(text) if plain.is_none() => {
+            reader.origins.note("port", Source::Port);
+            outcome(plain_port(text).map_or_else(|line| reader.bad(line), Some))
+        }
+        _ => Ports::Unset,
+    };
+    let links = [("REBERTH_PORT", own), ("PORT", plain)];
+    (ports, links.into_iter().filter_map(|(name, text)| Some((name, text?))).collect())
+}
+
+/// `PORT`, in the grammar of `--port`; the error names it.
+fn plain_port(text: &str) -> Result<Vec<Spec>, String> {
+    let ports = no_carriage_return(text).and_then(|()| spec::list(text));
+    ports.map_err(|reason| format!("PORT={}: {reason}", shown(text)))
+}
