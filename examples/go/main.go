@@ -1,4 +1,4 @@
-// A static server that knows nothing of reberth: it takes its port from PORT, answers with its own name, and says on /health that it is well.
+// A static server that does not know about reberth. It reads PORT, answers with its name, and answers "ok" on /health.
 package main
 
 import (
@@ -29,7 +29,7 @@ func main() {
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
 		<-stop
-		// What is under way is answered before the end.
+		// Finish pending requests before exiting.
 		server.Shutdown(context.Background())
 		close(ended)
 	}()

@@ -1,4 +1,4 @@
-"""A WSGI app that knows nothing of reberth: it answers with its own name, and says on /health that it is well."""
+"""A WSGI app that does not know about reberth. It answers with its name, and with "ok" on /health."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""An ASGI app that knows nothing of reberth: it answers with its own name, and says on /health that it is well."""
+"""An ASGI app that does not know about reberth. It answers with its name, and with "ok" on /health."""
 
 import os
 import socket

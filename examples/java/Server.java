@@ -4,7 +4,7 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.util.concurrent.Executors;
 
-/** A server that knows nothing of reberth: it takes its port from PORT, answers with its own name, and says on /health that it is well. */
+/** A server that does not know about reberth. It reads PORT, answers with its name, and answers "ok" on /health. */
 public class Server {
     public static void main(String[] arguments) throws Exception {
         var environment = System.getenv();
@@ -18,7 +18,7 @@ public class Server {
         server.createContext("/", says(name));
         server.start();
 
-        // What is under way is answered before the end.
+        // Finish pending requests before exiting.
         Runtime.getRuntime().addShutdownHook(new Thread(() -> server.stop(1)));
     }
 

@@ -1,4 +1,4 @@
-// A server that knows nothing of reberth: it takes its port from PORT, answers with its own name, and says on /health that it is well.
+// A server that does not know about reberth. It reads PORT, answers with its name, and answers "ok" on /health.
 const http = require("node:http");
 
 const name = process.env.INSTANCE || require("node:os").hostname();
@@ -8,5 +8,5 @@ const server = http.createServer((request, response) => {
 });
 server.listen(Number(process.env.PORT || 7878), "0.0.0.0");
 
-// What is under way is answered before the end.
+// Finish pending requests before exiting.
 process.on("SIGTERM", () => server.close());
