@@ -10,8 +10,9 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
+use crate::app::environment::Environment;
 use crate::app::handover::Handover;
-use crate::app::launch::{self, Environment};
+use crate::app::launch;
 use crate::app::settings::Run;
 use crate::error::{Error, words};
 use crate::exit::Code;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use reberth::app::launch::Environment;
+use reberth::app::environment::Environment;
 use reberth::config::{Command, Decision, Mode, decide};
 use reberth::error::{Error, words};
 use reberth::exit::Code;

@@ -11,53 +11,23 @@ use std::time::Instant;
 
 use nix::unistd::{AccessFlags, access};
 
-use super::outfit::Outfit;
+use super::environment::Environment;
+use super::invocation::Invocation;
 use crate::error::{Error, words};
 use crate::setting::table;
 pub use crate::sys::exec::Heard;
-use crate::sys::exec::{self, ExecFailure, FIRST_PASSED, Image, NotStarted, Setup, Started};
+use crate::sys::exec::{self, ExecFailure, Image, NotStarted, Setup, Started};
 use crate::sys::signal::Inherited;
 use crate::sys::terminal::Terminal;
-
-/// An environment, byte for byte, in its order.
-pub type Environment = Vec<(OsString, OsString)>;
-
-/// Sockets that a service manager passed to reberth (`sd_listen_fds(3)`): they stand at 3, 4, …
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Activation {
-    pub names: Vec<String>,
-}
-
-impl Activation {
-    /// What the environment says was passed to the process `pid`; nothing if the variables are meant for somebody else, or wrong.
-    pub fn inherited(environment: &Environment, pid: i32) -> Self {
-        let value = |name: &str| environment.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.to_str());
-        let ours = value("LISTEN_PID").and_then(|text| text.parse::<i32>().ok()) == Some(pid);
-        let count =
-            value("LISTEN_FDS").and_then(|text| text.parse::<usize>().ok()).filter(|count| *count <= MOST_PASSED);
-        let count = if ours { count.unwrap_or(0) } else { 0 };
-        let mut names = value("LISTEN_FDNAMES").unwrap_or_default().split(':');
-        let name = || names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
-        Self { names: std::iter::repeat_with(name).take(count).collect() }
-    }
-
-    /// The descriptors, in order.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        (FIRST_PASSED..).take(self.names.len())
-    }
-}
-
-/// More than any service manager passes; a larger LISTEN_FDS is a mistake, not a list of sockets.
-const MOST_PASSED: usize = 1024;
 
 /// How the app is started.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    pub outfit: &'a Outfit,
+    pub invocation: &'a Invocation,
     pub inherited: Inherited,
     /// The directory reberth was started in, once it has left it.
     pub directory: Option<&'a Path>,
-    /// Its binds are to be heard. Not together with descriptors in the outfit.
+    /// Its binds are to be heard. Not together with descriptors to pass.
     pub hear_binds: bool,
 }
 
@@ -112,7 +82,7 @@ impl App {
 /// # Errors
 /// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor; `Deaf`.
 pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, NotLaunched> {
-    let word = launch.outfit.words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let word = launch.invocation.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = prepare(launch).map_err(NotLaunched::Failed)?;
     let descriptors: Vec<RawFd> = raised.iter().map(AsRawFd::as_raw_fd).collect();
     let setup = Setup {
@@ -146,7 +116,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Not
 
 /// Replaces reberth by the app; returns only if that failed.
 pub fn replace(launch: &Launch<'_>) -> Error {
-    let word = launch.outfit.words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let word = launch.invocation.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = match prepare(launch) {
         Ok(prepared) => prepared,
         Err(error) => return error,
@@ -190,9 +160,9 @@ pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error
 }
 
 fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
-    let image = Image::new(&launch.outfit.words, &launch.outfit.environment, launch.outfit.patch_pid)
+    let image = Image::new(&launch.invocation.words, &launch.invocation.environment, launch.invocation.patch_pid)
         .map_err(|error| Error::cannot(format!("the command line cannot be passed on: {}", words(&error))))?;
-    let raised = exec::raise(&launch.outfit.descriptors).map_err(|error| {
+    let raised = exec::raise(&launch.invocation.descriptors).map_err(|error| {
         Error::cannot(format!(
             "the sockets cannot be passed to the app: {}; raise the limit of open files (ulimit -n)",
             words(&error)
@@ -330,27 +300,6 @@ pub(crate) fn interpreter(head: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_sockets_meant_for_us_are_ours() {
-        let environment = |pid: &str, fds: &str, names: &str| -> Environment {
-            [("LISTEN_PID", pid), ("LISTEN_FDS", fds), ("LISTEN_FDNAMES", names)]
-                .map(|(name, value)| (name.into(), value.into()))
-                .into()
-        };
-        for (pid, fds, names, expected) in [
-            ("7", "2", "a:b", vec!["a", "b"]),
-            ("7", "2", "a", vec!["a", "unknown"]),
-            ("7", "1", "", vec!["unknown"]),
-            ("8", "2", "a:b", vec![]),
-            ("7", "-1", "a", vec![]),
-            ("7", "99999999999", "a", vec![]),
-            ("7", "5000", "a", vec![]),
-            ("", "", "", vec![]),
-        ] {
-            assert_eq!(Activation::inherited(&environment(pid, fds, names), 7).names, expected, "{pid} {fds} {names}");
-        }
-    }
 
     #[test]
     fn the_interpreter_is_read_from_scripts_and_elf_files() {

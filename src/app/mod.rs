@@ -1,16 +1,17 @@
 //! Owns the app: its command line, its start, and its life until the end. Must not know the policy of ports.
 
+pub mod activation;
 pub mod after;
 pub mod berth;
-pub mod command;
 pub mod ear;
+pub mod environment;
 pub mod exit_map;
 pub mod handover;
 pub mod init;
 pub mod inquiry;
+pub mod invocation;
 pub mod keep;
 pub mod launch;
-pub mod outfit;
 pub mod prewarm;
 pub mod race;
 pub mod readiness;
@@ -21,5 +22,7 @@ pub mod sight;
 pub mod signal;
 pub mod supervisor;
 pub mod takeup;
+pub mod templates;
+pub mod told;
 pub mod tree;
 pub mod vigil;

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
+use super::activation::Activation;
 use super::after;
 use super::berth::Berth;
 use super::ear::Ear;
+use super::environment::Environment;
 use super::handover::Handover;
 use super::init::{Ending, Init};
 use super::inquiry::{Ask, Inquiry};
-use super::launch::{self, Activation, Environment, Launch, NotLaunched};
-use super::outfit::{Outfit, Told};
+use super::invocation::{Invocation, LaunchPort};
+use super::launch::{self, Launch, NotLaunched};
 use super::prewarm::{Prewarm, Taken, announce};
 use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
@@ -106,7 +108,7 @@ impl<'a> Session<'a> {
             config,
             environment,
             signals,
-            activation: activation(environment),
+            activation: Activation::open(environment),
             publisher,
             port_file,
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
@@ -214,17 +216,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn outfit(&self, ports: &Ports) -> Outfit {
-        let told: Vec<Told> = match ports {
-            Ports::Ours(claims) => claims.iter().map(Told::claimed).collect(),
-            Ports::Awaited(_) => self.config.ports.iter().map(Told::awaited).collect(),
+    fn invocation(&self, ports: &Ports) -> Invocation {
+        let ports: Vec<LaunchPort> = match ports {
+            Ports::Ours(claims) => claims.iter().map(LaunchPort::claimed).collect(),
+            Ports::Awaited(_) => self.config.ports.iter().map(LaunchPort::awaited).collect(),
         };
-        Outfit::new(&self.config.command, self.environment, &self.activation, self.handover(), &told)
+        Invocation::new(&self.config.command, self.environment, &self.activation, self.handover(), &ports)
     }
 
     /// `--exec`: returns only if it failed.
     fn replace(&mut self, ports: Ports) -> Error {
-        let outfit = self.outfit(&ports);
+        let invocation = self.invocation(&ports);
         let Ports::Ours(claims) = ports else { return Error::cannot("--exec cannot wait beside the app") };
         let taken = Taken::of(&claims);
         if let Err(error) = self.announce(&taken) {
@@ -233,7 +235,7 @@ impl<'a> Session<'a> {
         self.publish(&state(self.config, Phase::Exec, &taken));
         let kept = (self.handover() == Handover::Listen).then_some(claims);
         let error = launch::replace(&Launch {
-            outfit: &outfit,
+            invocation: &invocation,
             inherited: self.signals.inherited(),
             directory: None,
             hear_binds: false,
@@ -244,7 +246,7 @@ impl<'a> Session<'a> {
 
     fn launch(&mut self, ports: Ports) -> Result<Launched, Error> {
         let handover = self.handover();
-        let outfit = self.outfit(&ports);
+        let invocation = self.invocation(&ports);
         let (mut claims, prewarm) = match ports {
             Ports::Ours(claims) => (claims, None),
             Ports::Awaited(claiming) => (Vec::new(), Some(claiming)),
@@ -269,8 +271,11 @@ impl<'a> Session<'a> {
         };
         let state = state(self.config, phase, &taken);
         let expected = self.expected(&taken, &claims);
-        let sockets =
-            self.activation.descriptors().chain(outfit.descriptors.iter().copied()).filter_map(descriptor::inode_at);
+        let sockets = self
+            .activation
+            .descriptors()
+            .chain(invocation.descriptors.iter().copied())
+            .filter_map(descriptor::inode_at);
         let sockets: Vec<u64> = sockets.collect();
         let cookies = claims.iter().map(|claim| claim.cookie).collect();
         // An app that binds by itself must find the port free; one that gets the socket must never find it closed.
@@ -284,7 +289,7 @@ impl<'a> Session<'a> {
         let terminal = Terminal::controlling();
         let given = terminal.filter(Terminal::is_for_the_app);
         let launch = Launch {
-            outfit: &outfit,
+            invocation: &invocation,
             inherited: self.signals.inherited(),
             directory: (self.launches > 0).then_some(self.directory.as_path()),
             hear_binds: handover == Handover::Bind,
@@ -300,7 +305,7 @@ impl<'a> Session<'a> {
         };
         debug!(
             "launched {} as pid {}",
-            outfit.words.first().map_or("".into(), |word| word.to_string_lossy()),
+            invocation.words.first().map_or("".into(), |word| word.to_string_lossy()),
             app.pid()
         );
         self.launches += 1;
@@ -541,16 +546,6 @@ fn deaf(why: &std::io::Error) -> String {
         "--handover bind (REBERTH_HANDOVER) is not to be had here: {reason}: {}; going on as with --handover off; what helps: {cure}",
         words(why)
     )
-}
-
-/// The sockets that a service manager has passed to us. A number that was not open at our start may be a file of our own by now.
-fn activation(environment: &Environment) -> Activation {
-    let told = Activation::inherited(environment, process::pid());
-    if told.descriptors().all(descriptor::is_inherited) {
-        return told;
-    }
-    warn!("LISTEN_FDS={}: not all of these descriptors are open, so none of them is passed on", told.names.len());
-    Activation::default()
 }
 
 /// Lets go of what was inherited, working directory and descriptors, so that reberth pins no mount, file or pipe.

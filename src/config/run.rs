@@ -10,7 +10,7 @@ use super::{after, healthcheck, register};
 use crate::app::handover::{self, Handover};
 use crate::app::settings::{self, Run};
 use crate::app::signal::{self, SignalScope};
-use crate::app::{command, exit_map};
+use crate::app::{exit_map, templates};
 use crate::check::Check;
 use crate::cli;
 use crate::env::{self, Environ};
@@ -215,7 +215,7 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
             .errors
             .push(format!("{handover}: {share} gives the app a socket: set --handover bind or on, or leave it out"));
     }
-    let wants_fd = command::wants_fd(&cli.command);
+    let wants_fd = templates::wants_fd(&cli.command);
     let auto = if prewarm || shares && !wants_fd {
         Handover::Bind
     } else if wants_fd {
@@ -261,7 +261,7 @@ fn check(
     if !ports_known {
         return;
     }
-    reader.errors.extend(command::check(&run.command, &run.ports, run.handover));
+    reader.errors.extend(templates::check(&run.command, &run.ports, run.handover));
     if run.handover == Handover::Bind || run.share.is_some() {
         let (name, sources) = if run.share.is_some() {
             ("share", from(&cli.share, &vars.share))

@@ -5,11 +5,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use super::is_one_line;
-use crate::app::command::{self, Listen, Place};
+use crate::app::activation::Activation;
+use crate::app::environment;
 use crate::app::handover::Handover;
-use crate::app::launch::Activation;
 use crate::app::settings::Run;
 use crate::app::signal;
+use crate::app::templates;
+use crate::app::told::ToldPort;
 use crate::cli::{self, Plain};
 use crate::config::{Mode, decide};
 use crate::error::Error;
@@ -60,18 +62,18 @@ pub fn settings(data: &[u8]) {
 fn check_environment(inherited: &Vec<(OsString, OsString)>) {
     let passed = Activation::inherited(inherited, 7);
     assert!(passed.names.len() <= 1024 && passed.names.iter().all(|name| !name.is_empty()), "{passed:?}");
-    let places = [Place { name: Some("a-b".into()), addr: None, port: 8080, fd: Some(3) }];
-    let given = command::environment(inherited, &places, Some(&Listen { names: passed.names }));
+    let ports = [ToldPort { name: Some("a-b".into()), addr: None, port: 8080, fd: Some(3) }];
+    let given = environment::build(inherited, &ports, Some(&passed.names));
     let set = ["PORT", "PORT_A_B", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
     let others = |list: &[(OsString, OsString)]| -> Vec<(OsString, OsString)> {
         list.iter().filter(|(name, _)| set.iter().all(|ours| name != ours)).cloned().collect()
     };
-    assert_eq!(others(&given.entries), others(inherited));
+    assert_eq!(others(&given), others(inherited));
     for name in set {
-        assert_eq!(given.entries.iter().filter(|(known, _)| known == name).count(), 1, "{name} in {given:?}");
+        assert_eq!(given.iter().filter(|(known, _)| known == name).count(), 1, "{name} in {given:?}");
     }
-    let (name, value) = given.listen_pid.and_then(|at| given.entries.get(at)).expect("LISTEN_PID has a place");
-    assert!(name == "LISTEN_PID" && value == command::PID_PLACEHOLDER);
+    let (_, value) = given.iter().find(|(name, _)| name == "LISTEN_PID").expect("LISTEN_PID has a place");
+    assert!(value == environment::PID_PLACEHOLDER);
 }
 
 /// Words that end in NUL: a plain command line is read as the parser reads it.
@@ -96,7 +98,7 @@ fn check_run(run: &Run) {
         assert!(time <= value::LONGEST, "{time:?}");
     }
     assert!(run.parent_death_signal.is_none_or(|number| (1..=64).contains(&number)));
-    assert!(command::check(&run.command, &run.ports, run.handover).is_empty(), "{:?}", run.command);
+    assert!(templates::check(&run.command, &run.ports, run.handover).is_empty(), "{:?}", run.command);
     run.health.iter().chain(&run.liveness).for_each(target_reads_back);
 }
 
@@ -183,9 +185,9 @@ fn written(time: Duration) -> String {
 /// Words that end in NUL: a command line with templates.
 pub fn templates(data: &[u8]) {
     let command: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
-    let places = [
-        Place { name: None, addr: None, port: 8080, fd: Some(3) },
-        Place { name: Some("admin".into()), addr: "::1".parse().ok(), port: 9090, fd: Some(4) },
+    let ports = [
+        ToldPort { name: None, addr: None, port: 8080, fd: Some(3) },
+        ToldPort { name: Some("admin".into()), addr: "::1".parse().ok(), port: 9090, fd: Some(4) },
     ];
     let known = [
         ("{port}", "8080"),
@@ -195,7 +197,7 @@ pub fn templates(data: &[u8]) {
         ("{fd}", "3"),
         ("{fd.admin}", "4"),
     ];
-    let expanded = command::expand(&command, &places);
+    let expanded = templates::expand(&command, &ports);
     assert_eq!(expanded.len(), command.len());
     assert_eq!(expanded.first(), command.first(), "the command word stays as it is");
     for (before, after) in command.iter().zip(&expanded).skip(1) {
@@ -203,7 +205,7 @@ pub fn templates(data: &[u8]) {
     }
     let specs: Vec<Spec> = ["8080", "admin=[::1]:9090"].iter().filter_map(|text| text.parse().ok()).collect();
     for handover in [Handover::Off, Handover::Listen, Handover::Bind] {
-        let lines = command::check(&command, &specs, handover);
+        let lines = templates::check(&command, &specs, handover);
         assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
     }
 }

@@ -200,14 +200,14 @@ fn no_input_panics() {
             assert!(!line.contains(|c: char| c.is_control()), "{argv:?} {vars:?}: {line:?}");
         }
         if let Ok(Mode::Run(run)) = decision.mode {
-            let place = |spec: &Spec| crate::app::command::Place {
+            let told = |spec: &Spec| crate::app::told::ToldPort {
                 name: spec.name.clone(),
                 addr: spec.addr,
                 port: 1,
                 fd: Some(3),
             };
-            let places: Vec<_> = run.ports.iter().map(place).collect();
-            assert_eq!(crate::app::command::expand(&run.command, &places).len(), run.command.len());
+            let ports: Vec<_> = run.ports.iter().map(told).collect();
+            assert_eq!(crate::app::templates::expand(&run.command, &ports).len(), run.command.len());
         }
     }
 }

@@ -1,23 +1,13 @@
-//! Owns what the app is given: the templates in its arguments, its environment, `LISTEN_*`. Must not know how ports are claimed or how
-//! the app is launched.
+//! Owns the templates in the app's arguments: `{port}`, `{addr}`, `{host}`, `{fd}`. Must not know how a port is claimed, or how the app
+//! is launched.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::handover::Handover;
+use super::told::ToldPort;
 use crate::port::spec::{Spec, is_name};
-
-/// A port as the app is told about it: claimed, so never 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub name: Option<String>,
-    /// `None`: the wildcard.
-    pub addr: Option<IpAddr>,
-    pub port: u16,
-    /// The descriptor's number in the app, with handover.
-    pub fd: Option<i32>,
-}
 
 /// What a template stands for; the name where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,18 +54,18 @@ impl<'a> Template<'a> {
     }
 
     /// The text that replaces it. `None`: there is no such port, and it stays as it is.
-    fn value(self, places: &[Place]) -> Option<String> {
-        let place = match self.name() {
-            None => places.first(),
-            Some(name) => places.iter().find(|place| place.name.as_deref() == Some(name)),
+    fn value(self, ports: &[ToldPort]) -> Option<String> {
+        let told = match self.name() {
+            None => ports.first(),
+            Some(name) => ports.iter().find(|port| port.name.as_deref() == Some(name)),
         }?;
         // Most apps take `0.0.0.0` for "everywhere", and few take `[::]`.
-        let addr = place.addr.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let addr = told.addr.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Some(match self {
-            Self::Port(_) => place.port.to_string(),
-            Self::Addr => SocketAddr::new(addr, place.port).to_string(),
+            Self::Port(_) => told.port.to_string(),
+            Self::Addr => SocketAddr::new(addr, told.port).to_string(),
             Self::Host => addr.to_string(),
-            Self::Fd(_) => place.fd?.to_string(),
+            Self::Fd(_) => told.fd?.to_string(),
         })
     }
 }
@@ -142,14 +132,14 @@ pub fn check(command: &[OsString], ports: &[Spec], handover: Handover) -> Vec<St
 }
 
 /// The command line with its templates replaced. The command word (the first) stays as it is.
-pub fn expand(command: &[OsString], places: &[Place]) -> Vec<OsString> {
+pub fn expand(command: &[OsString], ports: &[ToldPort]) -> Vec<OsString> {
     let argument = |argument: &OsString| {
         let mut bytes = Vec::with_capacity(argument.len());
         for piece in pieces(argument) {
             match piece {
                 Err(text) => bytes.extend_from_slice(text),
                 Ok(template) => {
-                    bytes.extend_from_slice(template.value(places).unwrap_or_else(|| template.text()).as_bytes());
+                    bytes.extend_from_slice(template.value(ports).unwrap_or_else(|| template.text()).as_bytes());
                 }
             }
         }
@@ -157,64 +147,6 @@ pub fn expand(command: &[OsString], places: &[Place]) -> Vec<OsString> {
     };
     let word = command.iter().take(1).cloned();
     word.chain(command.iter().skip(1).map(argument)).collect()
-}
-
-/// The sockets handed over, for `LISTEN_*` (sd_listen_fds(3)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// A name for each descriptor from 3 on.
-    pub names: Vec<String>,
-}
-
-/// The app's environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Environment {
-    pub entries: Vec<(OsString, OsString)>,
-    /// Which entry is `LISTEN_PID`; its value is `PID_PLACEHOLDER`.
-    pub listen_pid: Option<usize>,
-}
-
-/// Stands for the app's pid, which only the fork knows. It is overwritten in place, and ended with a zero byte where the pid is shorter:
-/// padding with zeros would make systemd's reader (`strtoul`, base 0) take the number for octal.
-pub const PID_PLACEHOLDER: &str = "0000000000";
-
-/// The inherited environment, byte for byte, and on top of it `PORT` (the primary, if there is a port), `PORT_<NAME>` for named ports
-/// and, with `listen`, `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`. A variable of the same name is replaced where it stands.
-pub fn environment(inherited: &[(OsString, OsString)], places: &[Place], listen: Option<&Listen>) -> Environment {
-    let mut entries = inherited.to_vec();
-    if let Some(primary) = places.first() {
-        set(&mut entries, "PORT", &primary.port.to_string());
-    }
-    for place in places {
-        if let Some(name) = &place.name {
-            let variable = format!("PORT_{}", name.to_ascii_uppercase().replace('-', "_"));
-            set(&mut entries, &variable, &place.port.to_string());
-        }
-    }
-    if let Some(listen) = listen {
-        set(&mut entries, "LISTEN_FDS", &listen.names.len().to_string());
-        set(&mut entries, "LISTEN_FDNAMES", &listen.names.join(":"));
-        set(&mut entries, "LISTEN_PID", PID_PLACEHOLDER);
-    }
-    let listen_pid = listen.and_then(|_| entries.iter().position(|(name, _)| name == "LISTEN_PID"));
-    Environment { entries, listen_pid }
-}
-
-/// Sets one variable; twins of it go, since which of two an app sees depends on its language.
-fn set(entries: &mut Vec<(OsString, OsString)>, name: &str, value: &str) {
-    match entries.iter().position(|(known, _)| known == name) {
-        Some(first) => {
-            if let Some(entry) = entries.get_mut(first) {
-                entry.1 = value.into();
-            }
-            let mut index = 0;
-            entries.retain(|(known, _)| {
-                index += 1;
-                known != name || index - 1 == first
-            });
-        }
-        None => entries.push((name.into(), value.into())),
-    }
 }
 
 #[cfg(test)]
@@ -225,13 +157,13 @@ mod tests {
         list.iter().map(OsString::from).collect()
     }
 
-    fn place(name: Option<&str>, addr: Option<&str>, port: u16, fd: Option<i32>) -> Place {
-        Place { name: name.map(Into::into), addr: addr.and_then(|addr| addr.parse().ok()), port, fd }
+    fn told(name: Option<&str>, addr: Option<&str>, port: u16, fd: Option<i32>) -> ToldPort {
+        ToldPort { name: name.map(Into::into), addr: addr.and_then(|addr| addr.parse().ok()), port, fd }
     }
 
     #[test]
     fn templates_are_replaced_in_arguments_only() {
-        let places = [place(None, None, 8080, Some(3)), place(Some("admin"), Some("::1"), 9090, Some(4))];
+        let ports = [told(None, None, 8080, Some(3)), told(Some("admin"), Some("::1"), 9090, Some(4))];
         for (argument, want) in [
             ("{port}", "8080"),
             ("--port={port},{port.admin}", "--port=8080,9090"),
@@ -250,17 +182,17 @@ mod tests {
             ("{x{port}", "{x8080"),
             ("", ""),
         ] {
-            assert_eq!(expand(&words(&["{port}", argument]), &places), words(&["{port}", want]), "{argument}");
+            assert_eq!(expand(&words(&["{port}", argument]), &ports), words(&["{port}", want]), "{argument}");
         }
         let raw = OsString::from_vec(b"\xff{port}\xfe{".to_vec());
-        assert_eq!(expand(&["x".into(), raw], &places)[1].as_bytes(), b"\xff8080\xfe{");
-        let v6 = [place(None, Some("::1"), 80, None)];
+        assert_eq!(expand(&["x".into(), raw], &ports)[1].as_bytes(), b"\xff8080\xfe{");
+        let v6 = [told(None, Some("::1"), 80, None)];
         assert_eq!(expand(&words(&["x", "{addr} {host} {fd}"]), &v6), words(&["x", "[::1]:80 ::1 {fd}"]));
         assert_eq!(
-            expand(&words(&["x", "{addr}"]), &[place(None, Some("127.0.0.1"), 80, None)]),
+            expand(&words(&["x", "{addr}"]), &[told(None, Some("127.0.0.1"), 80, None)]),
             words(&["x", "127.0.0.1:80"])
         );
-        assert_eq!(expand(&[], &places), words(&[]));
+        assert_eq!(expand(&[], &ports), words(&[]));
     }
 
     #[test]
@@ -288,36 +220,5 @@ mod tests {
         }
         assert!(wants_fd(&words(&["x", "a", "--fd={fd.web}"])));
         assert!(!wants_fd(&words(&["{fd}", "{fdx}", "{port}"])));
-    }
-
-    #[test]
-    fn environment_is_inherited_byte_for_byte() {
-        let raw = (OsString::from_vec(b"\xff".to_vec()), OsString::from_vec(b"\xfe=\n".to_vec()));
-        let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
-        let inherited = [
-            pair("A", "1"),
-            pair("PORT", "x"),
-            raw.clone(),
-            pair("A", "2"),
-            pair("PORT", "y"),
-            pair("LISTEN_PID", "1"),
-            pair("E", ""),
-        ];
-        assert_eq!(environment(&inherited, &[], None), Environment { entries: inherited.to_vec(), listen_pid: None });
-
-        let places = [place(Some("web-1"), None, 8080, None), place(None, None, 81, None)];
-        let got = environment(&inherited, &places, Some(&Listen { names: vec!["web-1".into(), "81".into()] }));
-        let want = [
-            pair("A", "1"),
-            pair("PORT", "8080"),
-            raw,
-            pair("A", "2"),
-            pair("LISTEN_PID", PID_PLACEHOLDER),
-            pair("E", ""),
-            pair("PORT_WEB_1", "8080"),
-            pair("LISTEN_FDS", "2"),
-            pair("LISTEN_FDNAMES", "web-1:81"),
-        ];
-        assert_eq!(got, Environment { entries: want.to_vec(), listen_pid: Some(4) });
     }
 }

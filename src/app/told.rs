@@ -1,0 +1,14 @@
+//! Owns a port as the app is told of it. Must not know in which words: templates and variables do.
+
+use std::net::IpAddr;
+
+/// A port that the app is told of; never 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldPort {
+    pub name: Option<String>,
+    /// `None`: the wildcard.
+    pub addr: Option<IpAddr>,
+    pub port: u16,
+    /// The number of its socket's descriptor in the app, where it is given one.
+    pub fd: Option<i32>,
+}
