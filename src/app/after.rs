@@ -1,18 +1,20 @@
 //! Owns the wait of `--after`: targets that have to be healthy before anything is claimed, all asked at once. Must not know how a target is
 //! asked, or what comes after the wait.
 //!
-//! `Patience` is pure: what is due, what came of it, what is said. Around it a child for each question that is out, so that no server keeps
-//! a signal waiting.
+//! `Patience` is pure: what is due, what came of it, what is said. Each probe is a child, so that no slow server keeps a signal waiting.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use tracing::info;
 
-use super::ear::Ear;
-use super::inquiry::{Ask, Inquiry};
+use super::early_signals::EarlySignals;
+use super::prober::Prober;
+use super::settings::Run;
 use crate::error::Error;
+use crate::health::settings::Subject;
 use crate::health::target::Target;
+use crate::health::terms::Terms;
 use crate::port::advice::human;
 use crate::port::claim::Stop;
 use crate::port::policy::{Backoff, Wait};
@@ -27,30 +29,24 @@ const REPORT: Duration = Duration::from_secs(10);
 /// So many targets are named in one line. When the time is over each has a line of its own.
 const LISTED: usize = 10;
 
-/// Waits until all of `targets` are healthy.
+/// Waits until all targets are healthy, which are asked on these terms.
 ///
 /// # Errors
-/// `NotHealthy` when the time is over; `Ended` by a signal. No child that asks is left behind then but for the reaping.
-pub fn wait(
-    targets: &[Target],
-    (wait, backoff): (Wait, Backoff),
-    ask: impl Fn(&Target) -> Ask,
-    state: &State,
-    ear: &Ear<'_>,
-) -> Result<(), Stop> {
-    let mut inquiries: Vec<Inquiry> = targets.iter().map(|target| Inquiry::new(target.clone(), ask(target))).collect();
-    let names = targets.iter().map(ToString::to_string).collect();
-    let mut patience = Patience::begin(names, wait, backoff, Instant::now());
+/// `NotHealthy` when the time is over; `Ended` by a signal. A child that still asks is killed then, and has to be reaped.
+pub fn wait(config: &Run, terms: &Terms, state: &State, signals: &EarlySignals<'_>) -> Result<(), Stop> {
+    let mut probers: Vec<Prober> = config.after.iter().map(|target| prober(target, terms)).collect();
+    let names = config.after.iter().map(ToString::to_string).collect();
+    let mut patience = Patience::begin(names, config.after_wait, config.backoff, Instant::now());
     let outcome = loop {
         let now = Instant::now();
         let mut over = None;
         for next in patience.due(now) {
             match next {
                 Do::Ask(at) => {
-                    let Some(inquiry) = inquiries.get_mut(at) else { continue };
-                    inquiry.ask(state);
-                    if !inquiry.is_out() {
-                        patience.answered(now, at, Err(reason(inquiry)));
+                    let Some(prober) = probers.get_mut(at) else { continue };
+                    prober.probe(state);
+                    if !prober.is_probing() {
+                        patience.answered(now, at, Err(reason(prober)));
                     }
                 }
                 Do::Info(line) => info!("{line}"),
@@ -61,17 +57,17 @@ pub fn wait(
         if let Some(over) = over {
             break over;
         }
-        let heard = wait_readable(&mut [PollFd::new(ear.fd(), PollFlags::POLLIN)], patience.deadline());
+        let heard = wait_readable(&mut [PollFd::new(signals.fd(), PollFlags::POLLIN)], patience.deadline());
         if heard.first() != Some(&true) {
             continue;
         }
         let mut ended = Vec::new();
-        let stop = ear.hear(&mut |pid, end| ended.push((pid, end))).break_value();
+        let stop = signals.take(&mut |pid, end| ended.push((pid, end))).break_value();
         let now = Instant::now();
         for (pid, end) in ended {
-            for (at, inquiry) in inquiries.iter_mut().enumerate() {
-                if let Some(healthy) = inquiry.answered(pid, end) {
-                    patience.answered(now, at, if healthy { Ok(()) } else { Err(reason(inquiry)) });
+            for (at, prober) in probers.iter_mut().enumerate() {
+                if let Some(healthy) = prober.ended(pid, end) {
+                    patience.answered(now, at, if healthy { Ok(()) } else { Err(reason(prober)) });
                 }
             }
         }
@@ -79,14 +75,19 @@ pub fn wait(
             break Err(stop);
         }
     };
-    for inquiry in &mut inquiries {
-        inquiry.withdraw();
+    for prober in &mut probers {
+        prober.cancel();
     }
     outcome
 }
 
-fn reason(inquiry: &Inquiry) -> String {
-    let said = inquiry.last_answer().filter(|answer| !answer.is_empty());
+fn prober(target: &Target, terms: &Terms) -> Prober {
+    let subject = Subject { target: Some(target.clone()), ..Subject::default() };
+    Prober::new(target.clone(), subject, Box::new(terms.clone()))
+}
+
+fn reason(prober: &Prober) -> String {
+    let said = prober.last_failure().filter(|reason| !reason.is_empty());
     said.unwrap_or("no answer: who asked was ended").to_owned()
 }
 

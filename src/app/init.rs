@@ -11,8 +11,9 @@ use nix::poll::{PollFd, PollFlags};
 use tracing::{debug, error, info, warn};
 
 use super::berth::{Berth, Heard};
-use super::inquiry::Inquiry;
+use super::liveness::{Alive, Liveness};
 use super::prewarm::{Prewarm, Taken};
+use super::prober::Prober;
 use super::race::{Race, Verdict};
 use super::readiness::{Do, Fact, Readiness};
 use super::sharing::Sharing;
@@ -20,7 +21,6 @@ use super::sight::Sight;
 use super::signal::SignalScope;
 use super::supervisor::{Action, Event, Supervisor, Unseen};
 use super::tree::Tree;
-use super::vigil::{self, Vigil};
 use crate::error::words;
 use crate::exit::Code;
 use crate::port::claim::Claim;
@@ -52,9 +52,9 @@ pub struct Init<'a> {
     pub readiness: Readiness,
     pub sight: Sight,
     /// The health target, if one is set.
-    pub inquiry: Option<Inquiry>,
-    /// The watch over an app that is up.
-    pub vigil: Option<Vigil>,
+    pub prober: Option<Prober>,
+    /// Of an app that is ready, where it is probed.
+    pub liveness: Option<Liveness>,
     /// The race for the port, while it may still be lost.
     pub race: Option<Race>,
     /// The app's calls, where they are heard.
@@ -142,7 +142,7 @@ impl Init<'_> {
         let deadline = [
             self.supervisor.deadline(),
             self.readiness.next(),
-            self.vigil.as_ref().and_then(Vigil::deadline),
+            self.liveness.as_ref().and_then(Liveness::deadline),
             self.race.as_ref().map(Race::ends_at),
             self.end.and_then(|end| end.unsure_until),
             self.prewarm.as_ref().map(Prewarm::deadline),
@@ -281,10 +281,10 @@ impl Init<'_> {
         self.race = None;
         self.readiness.give_up();
         // The child that asks is killed and still to be reaped; until then it is a child of ours that is none of the app's.
-        let asks = self.inquiry.as_mut().and_then(Inquiry::withdraw);
+        let asks = self.prober.as_mut().and_then(Prober::cancel);
         self.tree.leave_out(asks);
-        let beats = self.vigil.as_mut().and_then(Vigil::withdraw);
-        self.tree.leave_out(beats);
+        let asks = self.liveness.as_mut().and_then(Liveness::cancel);
+        self.tree.leave_out(asks);
     }
 
     /// The port cannot be lost any more once the app listens, and a later end has another reason. Every socket that closes on the
@@ -309,11 +309,11 @@ impl Init<'_> {
                     others_ended = true;
                     self.tree.reaped(pid);
                     let app = self.tree.app;
-                    if let Some(verdict) = self.vigil.as_mut().and_then(|vigil| vigil.answered(pid, end, app)) {
-                        finish = self.judge_liveness(now, verdict).or(finish);
+                    if let Some(alive) = self.liveness.as_mut().and_then(|liveness| liveness.ended(pid, end, app)) {
+                        finish = self.judge_liveness(now, alive).or(finish);
                         continue;
                     }
-                    match self.inquiry.as_mut().and_then(|inquiry| inquiry.answered(pid, end)) {
+                    match self.prober.as_mut().and_then(|prober| prober.ended(pid, end)) {
                         Some(healthy) => finish = self.learn(now, Fact::Answered { healthy }).or(finish),
                         // The words are tini's: who greps for them finds them here.
                         None => debug!("Reaped zombie process with pid={pid}"),
@@ -437,8 +437,8 @@ impl Init<'_> {
                     todo.extend(self.readiness.on(now, Fact::Seen(view)));
                 }
                 Do::Ask => {
-                    if let Some(inquiry) = &mut self.inquiry {
-                        inquiry.ask(&self.state);
+                    if let Some(prober) = &mut self.prober {
+                        prober.probe(&self.state);
                     }
                 }
                 Do::Listens(places) => {
@@ -471,10 +471,10 @@ impl Init<'_> {
         {
             warn!("{line}");
         }
-        if let Some(inquiry) = &self.inquiry
-            && let Some(answer) = inquiry.last_answer()
+        if let Some(prober) = &self.prober
+            && let Some(answer) = prober.last_failure()
         {
-            warn!("its health target {} answered last: {answer}", inquiry.target());
+            warn!("its health target {} answered last: {answer}", prober.target());
         }
         let finish = self.on(now, Event::GiveUp(Code::TIMEOUT));
         self.give_up_waiting();
@@ -483,25 +483,28 @@ impl Init<'_> {
 
     /// Asks who is ready for its liveness, when it is time to.
     fn watch(&mut self, now: Instant) {
-        if let Some(vigil) = &mut self.vigil {
-            vigil.mind(now, self.state.phase == Phase::Ready && self.supervisor.is_running() && self.end.is_none());
-            vigil.due(now, self.tree.app, &self.state);
+        if let Some(liveness) = &mut self.liveness {
+            liveness.set_active(
+                now,
+                self.state.phase == Phase::Ready && self.supervisor.is_running() && self.end.is_none(),
+            );
+            liveness.probe_if_due(now, self.tree.app, &self.state);
         }
     }
 
     /// What the app has answered to the liveness question (`--exit-on-unhealthy`).
-    fn judge_liveness(&mut self, now: Instant, verdict: vigil::Verdict) -> Option<Code> {
-        let Some(vigil) = &self.vigil else { return None };
-        let (reason, failures) = (vigil.reason(), vigil.failures());
-        match verdict {
-            vigil::Verdict::Healthy => return None,
-            vigil::Verdict::Failing(failed) => {
+    fn judge_liveness(&mut self, now: Instant, alive: Alive) -> Option<Code> {
+        let Some(liveness) = &self.liveness else { return None };
+        let (reason, failures) = (liveness.last_failure(), liveness.limit());
+        match alive {
+            Alive::Yes => return None,
+            Alive::Failing(failed) => {
                 warn!(
                     "the app fails its liveness check ({failed} of {failures} in a row, --exit-on-unhealthy): {reason}"
                 );
                 return None;
             }
-            vigil::Verdict::Unhealthy => {}
+            Alive::No => {}
         }
         warn!(
             "the app (pid {}) is unhealthy, {failures} failures in a row (--exit-on-unhealthy): stopping it: {reason}",

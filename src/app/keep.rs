@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use tracing::{debug, info, warn};
 
-use super::ear;
+use super::early_signals;
 use super::prewarm::{Taken, announce};
 use super::run::{self, Claimed};
 use super::settings::Run;
 use super::sharing::Sharing;
-use super::supervisor::{self, Alone};
+use super::supervisor::{self, Effect};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::port::file;
@@ -93,18 +93,18 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
     while let Some(received) = signals.next() {
         // PID 1 inherits orphans.
         if received.signal == libc::SIGCHLD {
-            ear::reap(&mut |_, _| {});
+            early_signals::reap(&mut |_, _| {});
             continue;
         }
         let own = i32::try_from(received.sender) == Ok(process::pid());
         let (map, death) = (&config.signal_map, config.parent_death_signal);
-        match supervisor::alone(map, received.signal, death, |signal| signals.was_ignored(signal)) {
-            Alone::Ends(stop) if supervisor::asks_to_stop(stop) => {
+        match supervisor::effect_without_app(map, received.signal, death, |signal| signals.was_ignored(signal)) {
+            Effect::Ends(stop) if supervisor::asks_to_stop(stop) => {
                 info!("{} received: the ports are let go", signal::name(received.signal));
                 return ControlFlow::Break(Code::OK);
             }
-            Alone::Ends(stop) if !own => return ControlFlow::Break(Code::signalled(stop)),
-            Alone::Suspends if process::pid() != 1 => signal::suspend(),
+            Effect::Ends(stop) if !own => return ControlFlow::Break(Code::signalled(stop)),
+            Effect::Suspends if process::pid() != 1 => signal::suspend(),
             _ => debug!("{} ignored", signal::name(received.signal)),
         }
     }

@@ -11,14 +11,15 @@ use tracing::{debug, warn};
 use super::activation::Activation;
 use super::after;
 use super::berth::Berth;
-use super::ear::Ear;
+use super::early_signals::EarlySignals;
 use super::environment::Environment;
 use super::handover::Handover;
 use super::init::{Ending, Init};
-use super::inquiry::{Ask, Inquiry};
 use super::invocation::{Invocation, LaunchPort};
 use super::launch::{self, Launch, NotLaunched};
+use super::liveness::Liveness;
 use super::prewarm::{Prewarm, Taken, announce};
+use super::prober::Prober;
 use super::race::Race;
 use super::readiness::{Expected, Readiness, Target, Way};
 use super::settings::Run;
@@ -26,14 +27,11 @@ use super::sharing::{self, Sharing};
 use super::sight::Sight;
 use super::supervisor::{Policy, Supervisor};
 use super::tree::Tree;
-use super::vigil::Vigil;
 use crate::error::{Error, words};
 use crate::exit::Code;
-use crate::health;
 use crate::health::phase::Probe;
 use crate::health::settings::Subject;
 use crate::health::target;
-use crate::health::terms::Terms;
 use crate::log;
 use crate::port::claim::{self, Claim, Given, Hold, Stop, Voice};
 use crate::port::claiming::{Claiming, Step};
@@ -163,10 +161,8 @@ impl<'a> Session<'a> {
         }
         let state = state(config, Phase::Waiting, &[]);
         self.publish(&state);
-        let ear = Ear { signals: self.signals, config, wait: "what --after names" };
-        let about =
-            |asked: &target::Target| ask(Subject { target: Some(asked.clone()), ..Subject::default() }, terms.clone());
-        after::wait(&config.after, (config.after_wait, config.backoff), about, &state, &ear)
+        let signals = EarlySignals { signals: self.signals, config, wait: "what --after names" };
+        after::wait(config, terms, &state, &signals)
     }
 
     /// How the app comes to its port: as told, unless that has turned out to be impossible here.
@@ -190,8 +186,8 @@ impl<'a> Session<'a> {
         } else {
             let (first, environment) = (self.launches == 0, self.environment);
             let hopeless = || launch::hopeless(&config.command, environment).filter(|_| first);
-            let ear = Ear { signals: self.signals, config, wait: "the port" };
-            let mut waiting = Waiting { ear, publisher: &mut self.publisher, hopeless: &hopeless };
+            let signals = EarlySignals { signals: self.signals, config, wait: "the port" };
+            let mut waiting = PortWait { signals, publisher: &mut self.publisher, hopeless: &hopeless };
             claiming(config, policy, group).and_then(|claiming| drive(claiming, &mut waiting)).map(Ports::Ours)
         };
         match outcome {
@@ -377,14 +373,14 @@ impl<'a> Session<'a> {
         let config = self.config;
         let launched = app.launched();
         state.app_pid = Some(app.pid());
-        let vigil = config.exit_on_unhealthy.zip(config.terms.clone()).map(|(beat, terms)| {
-            let liveness = config.liveness.clone().or(config.health.clone());
-            let target = liveness.unwrap_or_else(|| target::Target::Path("/".to_owned()));
+        let liveness = config.exit_on_unhealthy.zip(config.terms.clone()).map(|(when, terms)| {
+            let asked = config.liveness.clone().or(config.health.clone());
+            let target = asked.unwrap_or_else(|| target::Target::Path("/".to_owned()));
             let subject = Subject { probe: Probe::Liveness, ..Subject::default() };
-            Vigil::new(beat, Inquiry::new(target, ask(subject, terms)))
+            Liveness::new(when, Prober::new(target, subject, terms))
         });
-        let inquiry = config.health.clone().zip(config.terms.clone());
-        let inquiry = inquiry.map(|(target, terms)| Inquiry::new(target, ask(Subject::default(), terms)));
+        let prober = config.health.clone().zip(config.terms.clone());
+        let prober = prober.map(|(target, terms)| Prober::new(target, Subject::default(), terms));
         let inode = match expected.way {
             Way::Given { inode } => inode,
             Way::Binds | Way::Heard => None,
@@ -420,8 +416,8 @@ impl<'a> Session<'a> {
             supervisor: Supervisor::new(policy),
             sight: Sight::new(readiness.primary().cloned(), inode, sockets, launched),
             readiness,
-            inquiry,
-            vigil,
+            prober,
+            liveness,
             race,
             berth,
             sharing,
@@ -469,8 +465,8 @@ pub fn claim(
     publisher: &mut Publisher,
     group: Option<&Group>,
 ) -> Result<Claimed, Error> {
-    let ear = Ear { signals, config, wait: "the port" };
-    let mut waiting = Waiting { ear, publisher, hopeless: &|| None };
+    let signals = EarlySignals { signals, config, wait: "the port" };
+    let mut waiting = PortWait { signals, publisher, hopeless: &|| None };
     let claims =
         claiming(config, policy(config, Handover::Listen), group).and_then(|claiming| drive(claiming, &mut waiting));
     match claims {
@@ -574,22 +570,17 @@ pub fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
     }
 }
 
-/// How readiness is asked from here: of an app that is there to be asked.
-fn ask(subject: Subject, terms: Box<Terms>) -> Ask {
-    Box::new(move |state| health::ask_once(&subject, &terms, State { phase: Phase::Ready, ..state.clone() }))
-}
-
 /// The wait for the port as the signals hear it: no app is there yet to forward them to.
-struct Waiting<'a> {
-    ear: Ear<'a>,
+struct PortWait<'a> {
+    signals: EarlySignals<'a>,
     publisher: &'a mut Publisher,
     /// The app cannot be started anyway, for this reason: said before any wait.
     hopeless: &'a dyn Fn() -> Option<Error>,
 }
 
-impl Hear for Waiting<'_> {
+impl Hear for PortWait<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.ear.fd()
+        self.signals.fd()
     }
 
     /// Only who really waits says so: on a free port the first state to be seen is that of the launched app.
@@ -597,13 +588,13 @@ impl Hear for Waiting<'_> {
         if let Some(error) = (self.hopeless)() {
             return ControlFlow::Break(Stop::Error(error));
         }
-        if let Some(line) = self.publisher.publish(&state(self.ear.config, Phase::Waiting, &[])) {
+        if let Some(line) = self.publisher.publish(&state(self.signals.config, Phase::Waiting, &[])) {
             warn!("{line}");
         }
         ControlFlow::Continue(())
     }
 
     fn heard(&mut self) -> ControlFlow<Stop> {
-        self.ear.hear(&mut |_, _| {})
+        self.signals.take(&mut |_, _| {})
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::exit_map::ExitMap;
 use super::handover::Handover;
+use super::liveness::ExitOnUnhealthy;
 use super::signal::{SignalMap, SignalScope};
-use super::vigil::ExitOnUnhealthy;
 use crate::health::target::Target;
 use crate::health::terms::Terms;
 use crate::port::policy::{Backoff, Fallback, Wait};

@@ -122,27 +122,32 @@ pub fn asks_to_stop(signal: i32) -> bool {
     matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
 }
 
-/// What a signal does to reberth while there is no app that could get it: the map comes first, and then the signal acts as on any program
-/// without handlers.
+/// What a signal does to reberth while there is no app to forward it to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alone {
-    /// It ends the wait, by this signal.
+pub enum Effect {
+    /// It ends reberth, as this signal would.
     Ends(i32),
     /// It stops reberth until somebody continues it.
     Suspends,
     Nothing,
 }
 
-/// Decides that. `parent_death`: what tells that reberth's parent is dead, which ends a wait whatever signal it is. `ignored`: whether a
-/// signal was ignored by whoever started reberth, as HUP is below nohup(1).
-pub fn alone(map: &SignalMap, received: i32, parent_death: Option<i32>, ignored: impl Fn(i32) -> bool) -> Alone {
+/// The effect of a signal without an app: it is mapped, and then acts as on any program without handlers. `parent_death` is the signal that
+/// reports the death of reberth's parent, and ends reberth whichever it is. `ignored`: whether a signal was ignored by whoever started reberth,
+/// as HUP is by nohup(1).
+pub fn effect_without_app(
+    map: &SignalMap,
+    received: i32,
+    parent_death: Option<i32>,
+    ignored: impl Fn(i32) -> bool,
+) -> Effect {
     let orphaned = parent_death == Some(received) && received != libc::SIGCHLD;
     match map.apply(received) {
-        None => Alone::Nothing,
-        Some(signal) if asks_to_stop(signal) || orphaned => Alone::Ends(signal),
-        Some(signal) if suspends(signal) || signal == libc::SIGSTOP => Alone::Suspends,
-        Some(signal) if signal::ends_by_default(signal) && !ignored(signal) => Alone::Ends(signal),
-        Some(_) => Alone::Nothing,
+        None => Effect::Nothing,
+        Some(signal) if asks_to_stop(signal) || orphaned => Effect::Ends(signal),
+        Some(signal) if suspends(signal) || signal == libc::SIGSTOP => Effect::Suspends,
+        Some(signal) if signal::ends_by_default(signal) && !ignored(signal) => Effect::Ends(signal),
+        Some(_) => Effect::Nothing,
     }
 }
 
@@ -184,11 +189,11 @@ impl Supervisor {
     /// A signal that came while the app is gone and about to be launched again: nobody is there to get it, so it acts as in any wait. True: it
     /// ends this one.
     pub fn call_off(&mut self, received: i32, ignored: impl Fn(i32) -> bool) -> bool {
-        let meaning = alone(&self.policy.signal_map, received, None, ignored);
-        if let Alone::Ends(signal) = meaning {
+        let effect = effect_without_app(&self.policy.signal_map, received, None, ignored);
+        if let Effect::Ends(signal) = effect {
             self.stop_signal.get_or_insert(signal);
         }
-        matches!(meaning, Alone::Ends(_))
+        matches!(effect, Effect::Ends(_))
     }
 
     /// The first signal that asked the app to stop, as the map says.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::reader::{Reader, from};
 use crate::app::after::target;
+use crate::app::liveness::{self, ExitOnUnhealthy};
 use crate::app::settings::Run;
-use crate::app::vigil::{self, ExitOnUnhealthy};
 use crate::cli;
 use crate::env::Environ;
 use crate::health::target::Target;
@@ -46,8 +46,9 @@ pub fn targets(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Ve
 /// `--exit-on-unhealthy` and `--unhealthy-failures`. `off` and `0` switch it off, so that a flag can beat a variable.
 pub fn exit_on_unhealthy(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<ExitOnUnhealthy> {
     let vars = &environ.run;
-    let every: Option<Duration> =
-        reader.read("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy), vigil::every).flatten();
+    let every: Option<Duration> = reader
+        .read("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy), liveness::every)
+        .flatten();
     let failures = from(&cli.unhealthy_failures, &vars.unhealthy_failures);
     let failures = reader.read("unhealthy-failures", failures, |text| number(text, 1, u32::MAX)).unwrap_or(FAILURES);
     every.map(|every| ExitOnUnhealthy { every, failures })

@@ -228,29 +228,29 @@ fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
         (37, Some(libc::SIGINT)),
     ]);
     for (received, want) in [
-        (TERM, Alone::Ends(TERM)),
-        (libc::SIGINT, Alone::Ends(libc::SIGINT)),
-        (libc::SIGWINCH, Alone::Ends(TERM)),
-        (37, Alone::Ends(libc::SIGINT)),
-        (libc::SIGQUIT, Alone::Ends(libc::SIGUSR1)),
-        (libc::SIGUSR1, Alone::Ends(libc::SIGUSR1)),
-        (libc::SIGPWR, Alone::Ends(libc::SIGPWR)),
-        (36, Alone::Ends(36)),
-        (libc::SIGUSR2, Alone::Nothing),
-        (libc::SIGALRM, Alone::Nothing),
-        (libc::SIGCHLD, Alone::Nothing),
-        (libc::SIGCONT, Alone::Nothing),
-        (libc::SIGURG, Alone::Nothing),
-        (HUP, Alone::Nothing),
-        (libc::SIGTSTP, Alone::Suspends),
-        (libc::SIGTTIN, Alone::Suspends),
+        (TERM, Effect::Ends(TERM)),
+        (libc::SIGINT, Effect::Ends(libc::SIGINT)),
+        (libc::SIGWINCH, Effect::Ends(TERM)),
+        (37, Effect::Ends(libc::SIGINT)),
+        (libc::SIGQUIT, Effect::Ends(libc::SIGUSR1)),
+        (libc::SIGUSR1, Effect::Ends(libc::SIGUSR1)),
+        (libc::SIGPWR, Effect::Ends(libc::SIGPWR)),
+        (36, Effect::Ends(36)),
+        (libc::SIGUSR2, Effect::Nothing),
+        (libc::SIGALRM, Effect::Nothing),
+        (libc::SIGCHLD, Effect::Nothing),
+        (libc::SIGCONT, Effect::Nothing),
+        (libc::SIGURG, Effect::Nothing),
+        (HUP, Effect::Nothing),
+        (libc::SIGTSTP, Effect::Suspends),
+        (libc::SIGTTIN, Effect::Suspends),
     ] {
-        assert_eq!(alone(&map, received, None, |signal| signal == HUP), want, "{received}");
+        assert_eq!(effect_without_app(&map, received, None, |signal| signal == HUP), want, "{received}");
     }
-    assert_eq!(alone(&SignalMap::default(), libc::SIGWINCH, None, |_| false), Alone::Nothing);
+    assert_eq!(effect_without_app(&SignalMap::default(), libc::SIGWINCH, None, |_| false), Effect::Nothing);
     assert_eq!(
-        alone(&SignalMap::default(), TERM, None, |_| true),
-        Alone::Ends(TERM),
+        effect_without_app(&SignalMap::default(), TERM, None, |_| true),
+        Effect::Ends(TERM),
         "a script's & ignores INT, and is ended all the same"
     );
 }
@@ -259,16 +259,16 @@ fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
 fn a_dead_parent_ends_a_wait_by_whatever_signal_tells_of_it() {
     let map = SignalMap(vec![(libc::SIGUSR1, Some(libc::SIGWINCH)), (TERM, None), (libc::SIGPWR, Some(libc::SIGQUIT))]);
     for (death, want) in [
-        (libc::SIGWINCH, Alone::Ends(libc::SIGWINCH)),
-        (libc::SIGTSTP, Alone::Ends(libc::SIGTSTP)),
-        (libc::SIGUSR1, Alone::Ends(libc::SIGWINCH)),
-        (libc::SIGPWR, Alone::Ends(libc::SIGQUIT)),
-        (TERM, Alone::Nothing),
+        (libc::SIGWINCH, Effect::Ends(libc::SIGWINCH)),
+        (libc::SIGTSTP, Effect::Ends(libc::SIGTSTP)),
+        (libc::SIGUSR1, Effect::Ends(libc::SIGWINCH)),
+        (libc::SIGPWR, Effect::Ends(libc::SIGQUIT)),
+        (TERM, Effect::Nothing),
         // Every child that ends sends this one.
-        (libc::SIGCHLD, Alone::Nothing),
+        (libc::SIGCHLD, Effect::Nothing),
     ] {
-        assert_eq!(alone(&map, death, Some(death), |_| true), want, "{death}");
-        assert_eq!(alone(&map, HUP, Some(death), |_| true), Alone::Nothing, "{death}");
+        assert_eq!(effect_without_app(&map, death, Some(death), |_| true), want, "{death}");
+        assert_eq!(effect_without_app(&map, HUP, Some(death), |_| true), Effect::Nothing, "{death}");
     }
 }
 

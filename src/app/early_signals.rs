@@ -1,5 +1,5 @@
-//! Owns what is heard while there is no app yet: signals, which act as on any program, and the ends of our children. Must not know what is
-//! waited for, but for the word that says it.
+//! Owns the signals that come while there is no app yet, and the reaping meanwhile. Must not know what is waited for, but for the word that
+//! says it.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,46 +7,47 @@ use std::os::fd::{AsFd, BorrowedFd};
 use tracing::{debug, info};
 
 use super::settings::Run;
-use super::supervisor::{self, Alone};
+use super::supervisor::{self, Effect};
 use crate::exit::Code;
 use crate::port::claim::Stop;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 
-/// The signals of a wait.
-pub struct Ear<'a> {
+/// The signals during one wait.
+pub struct EarlySignals<'a> {
     pub signals: &'a Signals,
     pub config: &'a Run,
-    /// `the port`: what is waited for.
+    /// What is waited for: `the port`.
     pub wait: &'static str,
 }
 
-impl Ear<'_> {
-    /// Readable when there is something to hear.
+impl EarlySignals<'_> {
+    /// Readable when a signal has come.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
-    /// Takes all that has come. `ended` gets every child of ours that has; `Break`: a signal ends the wait.
-    pub fn hear(&self, ended: &mut dyn FnMut(i32, End)) -> ControlFlow<Stop> {
+    /// Takes all that have come. `ended` is told of every child that has ended; `Break`: a signal ends the wait.
+    pub fn take(&self, ended: &mut dyn FnMut(i32, End)) -> ControlFlow<Stop> {
         while let Some(received) = self.signals.next() {
-            // A write of ours to a closed pipe sends us SIGPIPE, and one past a size limit SIGXFSZ.
+            // The kernel sends us SIGPIPE when we write to a closed pipe, and SIGXFSZ when we write past a size limit.
             let own = i32::try_from(received.sender) == Ok(process::pid());
             // PID 1 inherits orphans from the first moment on.
             if received.signal == libc::SIGCHLD {
                 reap(ended);
             }
             let (map, death) = (&self.config.signal_map, self.config.parent_death_signal);
-            let meaning = supervisor::alone(map, received.signal, death, |signal| self.signals.was_ignored(signal));
+            let effect =
+                supervisor::effect_without_app(map, received.signal, death, |signal| self.signals.was_ignored(signal));
             let name = signal::name(received.signal);
-            match meaning {
-                Alone::Ends(by) if !own => {
+            match effect {
+                Effect::Ends(by) if !own => {
                     let mapped =
                         if by == received.signal { String::new() } else { format!(" as {}", signal::name(by)) };
                     info!("{name}{mapped} received while waiting for {}: the app is not started", self.wait);
                     return ControlFlow::Break(Stop::Ended(Code::signalled(by)));
                 }
-                Alone::Suspends if process::pid() != 1 => signal::suspend(),
+                Effect::Suspends if process::pid() != 1 => signal::suspend(),
                 _ => debug!("{name} ignored: there is no app yet"),
             }
         }
@@ -54,7 +55,7 @@ impl Ear<'_> {
     }
 }
 
-/// Reaps whatever has ended while there is no app.
+/// Reaps every child that has ended while there is no app.
 pub fn reap(ended: &mut dyn FnMut(i32, End)) {
     loop {
         match process::reap() {
