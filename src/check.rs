@@ -11,7 +11,6 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use crate::app::environment::Environment;
-use crate::app::handover::Handover;
 use crate::app::launch;
 use crate::app::settings::Run;
 use crate::error::{Error, words};
@@ -270,11 +269,14 @@ fn implied(run: &Run, flag: &str) -> Option<(Source, String)> {
     if flag != "handover" {
         return None;
     }
-    let by = match run.handover {
-        Handover::Off => return None,
-        Handover::Listen => return Some((Source::Flag, "{fd} in an argument".to_owned())),
-        Handover::Bind if run.prewarm => "prewarm",
-        Handover::Bind => "share",
+    let by = if run.handover.passes_descriptors() {
+        return Some((Source::Flag, "{fd} in an argument".to_owned()));
+    } else if run.prewarm {
+        "prewarm"
+    } else if run.share.is_some() {
+        "share"
+    } else {
+        return None;
     };
     let setting = table::RUN.iter().find(|setting| setting.flag == by)?;
     let source = run.sources.of(by);
@@ -296,12 +298,7 @@ fn value(check: &Check, run: &Run, flag: &str) -> Option<String> {
             Fallback::Any => "any".to_owned(),
         },
         "backoff" => format!("{}..{}", exact(run.backoff.min), exact(run.backoff.max)),
-        "handover" => match run.handover {
-            Handover::Off => "off",
-            Handover::Listen => "on",
-            Handover::Bind => "bind",
-        }
-        .to_owned(),
+        "handover" => run.handover.word().to_owned(),
         "prewarm" => on_off(run.prewarm),
         "share" => run.share.as_ref()?.name.clone(),
         "share-secret-file" => path(&run.share.as_ref()?.secret_file)?,

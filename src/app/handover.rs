@@ -1,6 +1,12 @@
-//! Owns the ways in which the app comes to its port. Must not know how a port is claimed, or how the app is started.
+//! Owns the ways in which the app comes to its port, and all that differs between them: how a port is held until the launch, what the app is
+//! given, what shows that it serves, what reberth keeps. Must not know how any of that is done.
 
+use super::readiness::fact::Evidence;
+use crate::port::attempt::Hold;
+use crate::port::claim::Claim;
+use crate::port::spec::Protocol;
 use crate::setting::value::word;
+use crate::sys::descriptor;
 
 /// How the app comes to its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +21,55 @@ pub enum Handover {
 
 /// The text form of `--handover`. `None`: auto.
 pub fn handover(text: &str) -> Result<Option<Handover>, String> {
-    let ways =
-        [("auto", None), ("on", Some(Handover::Listen)), ("off", Some(Handover::Off)), ("bind", Some(Handover::Bind))];
-    word(text, &ways)
+    let one = |way: Handover| (way.word(), Some(way));
+    word(text, &[("auto", None), one(Handover::Listen), one(Handover::Off), one(Handover::Bind)])
+}
+
+impl Handover {
+    /// The word of `--handover`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Listen => "on",
+            Self::Bind => "bind",
+        }
+    }
+
+    /// How a port is held until the app is launched. `shared`: other instances have the same socket.
+    pub fn hold(self, shared: bool) -> Hold {
+        match self {
+            Self::Off => Hold::Probe,
+            Self::Bind if !shared => Hold::Bind,
+            // What is shared listens: which family the app wants, others may have decided already.
+            Self::Listen | Self::Bind => Hold::Listen,
+        }
+    }
+
+    /// The app is given the sockets as descriptors (LISTEN_FDS, `{fd}`).
+    pub fn passes_descriptors(self) -> bool {
+        self == Self::Listen
+    }
+
+    /// The app's own bind(2) is heard, and answered with a socket. Such an app can be launched before its port is ours: it waits in its bind.
+    pub fn hears_binds(self) -> bool {
+        self == Self::Bind
+    }
+
+    /// reberth keeps the sockets while the app runs, and can share them. Where it does not, the app must find the port free, and may lose it to
+    /// somebody else who finds it so.
+    pub fn keeps_sockets(self) -> bool {
+        self != Self::Off
+    }
+
+    /// What shows that the app serves its port, of these claims.
+    pub fn evidence(self, claims: &[Claim]) -> Evidence {
+        match self {
+            Self::Off => Evidence::Listener,
+            Self::Listen => {
+                let tcp = claims.iter().find(|claim| claim.spec.protocol == Protocol::Tcp);
+                Evidence::Accepting { inode: tcp.and_then(|claim| descriptor::inode(&claim.socket)) }
+            }
+            Self::Bind => Evidence::ListenCall,
+        }
+    }
 }

@@ -61,7 +61,7 @@ impl Invocation {
         ports: &[LaunchPort],
     ) -> Self {
         let first = FIRST_PASSED + i32::try_from(activation.names.len()).unwrap_or(0);
-        let passes = handover == Handover::Listen && !ports.is_empty();
+        let passes = handover.passes_descriptors() && !ports.is_empty();
         let told = |(port, fd): (&LaunchPort, i32)| ToldPort {
             name: port.spec.name.clone(),
             addr: port.spec.addr,

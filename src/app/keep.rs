@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use tracing::{debug, info, warn};
 
+use super::announce::{Taken, announce, publish, state};
 use super::early_signals;
-use super::prewarm::{Taken, announce};
-use super::run::{self, Claimed};
+use super::handover::Handover;
+use super::ports::Claimant;
 use super::settings::Run;
-use super::sharing::Sharing;
+use super::sharing::{self, Sharing};
 use super::supervisor::{self, Effect};
-use crate::error::{Error, words};
+use crate::error::Error;
 use crate::exit::Code;
 use crate::port::file;
 use crate::port::spec::Protocol;
@@ -34,7 +35,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 #[inline(never)]
 pub fn keep(config: &Run, signals: &Signals) -> Result<Code, Error> {
     let port_file = config.port_file.as_deref().map(file::check).transpose()?;
-    let mut publisher = Publisher::open(config.state_dir.as_deref(), &run::state(config, Phase::Waiting, &[]))?;
+    let mut publisher = Publisher::open(config.state_dir.as_deref(), &state(config, Phase::Waiting, &[]))?;
     let result = hold(config, signals, &mut publisher, port_file.as_deref());
     publisher.remove();
     result
@@ -46,26 +47,22 @@ fn hold(
     publisher: &mut Publisher,
     port_file: Option<&std::path::Path>,
 ) -> Result<Code, Error> {
-    let group = config.share.as_ref().map(|share| super::sharing::group(share, true)).transpose()?;
+    let group = config.share.as_ref().map(|share| sharing::group(share, true)).transpose()?;
     let Some(group) = group else { return Err(Error::cannot("keep: a name is missing: set --share NAME")) };
-    let mut claims = match run::claim(config, signals, publisher, Some(&group))? {
-        Claimed::Ports(claims) => claims,
+    let claimant = Claimant { config, handover: Handover::Listen, group: Some(&group) };
+    let mut claims = match claimant.wait(signals, publisher, &|| None)? {
+        ControlFlow::Continue(claims) => claims,
         // Told to go while it waited: it has done what it was for.
-        Claimed::Ended(code) => return Ok(code),
-    };
-    let cannot = |error: std::io::Error| {
-        Error::cannot(format!("the ports cannot be kept: {}; raise the limit of open files (ulimit -n)", words(&error)))
+        ControlFlow::Break(code) => return Ok(code),
     };
     let taken = Taken::of(&claims);
-    let mut sharing = Sharing::begin(group, &mut claims).map_err(cannot)?;
+    let mut sharing = Sharing::begin(group, &mut claims).map_err(|error| sharing::cannot("kept", &error))?;
     // The copies of `sharing` are enough.
     drop(claims);
     announce(port_file, &taken)?;
     warn_of_families(&sharing);
     warn_of_datagrams(&sharing);
-    if let Some(line) = publisher.publish(&run::state(config, Phase::Keeping, &taken)) {
-        warn!("{line}");
-    }
+    publish(publisher, &state(config, Phase::Keeping, &taken));
     let _ = std::env::set_current_dir("/");
     let mut released = None;
     loop {

@@ -44,7 +44,7 @@ pub struct App {
 pub enum NotLaunched {
     Failed(Error),
     /// Its binds cannot be heard, for this reason, and nothing was executed: launch it again without.
-    Deaf(io::Error),
+    CannotHear(io::Error),
 }
 
 impl App {
@@ -80,7 +80,7 @@ impl App {
 /// Starts the app as a child: own process group, the terminal if there is one, TERM when reberth dies.
 ///
 /// # Errors
-/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor; `Deaf`.
+/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor; `CannotHear`.
 pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, NotLaunched> {
     let word = launch.invocation.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = prepare(launch).map_err(NotLaunched::Failed)?;
@@ -95,7 +95,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Not
         hear_binds: launch.hear_binds,
     };
     let started = exec::start(&mut image, &setup).map_err(|failed| match failed {
-        NotStarted::Deaf(why) => NotLaunched::Deaf(why),
+        NotStarted::Deaf(why) => NotLaunched::CannotHear(why),
         NotStarted::Clone(error) => NotLaunched::Failed(Error::cannot(format!(
             "{}: cannot start a process: {}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
             word.to_string_lossy(),

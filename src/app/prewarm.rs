@@ -1,28 +1,40 @@
-//! Owns what is said and written when ports have become ours, and the claim that goes on beside an app that was launched before. Must not
-//! know how a port is waited for, or what the app does meanwhile.
+//! Owns a claim that goes on beside a running app, and what its ports become once they are ours. Must not know how a port is waited for, or
+//! what the app does meanwhile.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::error::Error;
+use super::announce::{Taken, announce};
+use super::sharing::Sharing;
+use crate::error::{Error, words};
 use crate::port::claim::{Claim, Stop};
 use crate::port::claiming::{Claiming, Step};
-use crate::port::file;
-use crate::port::range;
-use crate::port::spec::{Protocol, Spec};
+use crate::port::held::Held;
+use crate::share::Group;
 
-/// A claim on its way, beside a running app.
+/// A claim beside a running app.
 pub struct Prewarm<'a> {
     claiming: Claiming,
+    /// Whose instances share the ports.
+    group: Option<Group>,
     port_file: Option<&'a Path>,
 }
 
+/// The ports, once they are ours.
+pub struct Prewarmed {
+    pub taken: Vec<Taken>,
+    pub sharing: Option<Sharing>,
+    /// What the app's binds are answered with.
+    pub held: io::Result<Held>,
+}
+
 impl<'a> Prewarm<'a> {
-    pub fn new(claiming: Claiming, port_file: Option<&'a Path>) -> Self {
-        Self { claiming, port_file }
+    pub fn new(claiming: Claiming, group: Option<Group>, port_file: Option<&'a Path>) -> Self {
+        Self { claiming, group, port_file }
     }
 
     /// What wakes it before its deadline.
@@ -38,65 +50,30 @@ impl<'a> Prewarm<'a> {
     ///
     /// # Errors
     /// The ports cannot be had, or not in time.
-    pub fn step(&mut self, now: Instant, interrupted: &mut dyn FnMut() -> bool) -> Result<Option<Vec<Claim>>, Error> {
+    pub fn step(&mut self, now: Instant, interrupted: &mut dyn FnMut() -> bool) -> Result<Option<Prewarmed>, Error> {
         match self.claiming.step(now, interrupted) {
-            Ok(Step::Ours(claims)) => Ok(Some(claims)),
+            Ok(Step::Ours(claims)) => Ok(Some(self.divide(claims))),
             Ok(Step::Waits) => Ok(None),
             Err(Stop::Error(error)) => Err(error),
             Err(Stop::Ended(_)) => Err(Error::cannot("the wait for the port has ended")),
         }
     }
 
-    /// Tells the claim, after the app has got its socket: one that waits is not kept waiting for a file. After the launch nothing bails out.
+    fn divide(&self, mut claims: Vec<Claim>) -> Prewarmed {
+        let taken = Taken::of(&claims);
+        let sharing = self.group.clone().and_then(|group| {
+            Sharing::begin(group, &mut claims)
+                .inspect_err(|error| warn!("the ports cannot be shared: {}", words(error)))
+                .ok()
+        });
+        let held = Held::new(claims).map(|held| if sharing.is_some() { held.shared() } else { held });
+        Prewarmed { taken, sharing, held }
+    }
+
+    /// Announces the ports, once the app has got its socket: it does not wait for a file. After the launch nothing bails out.
     pub fn announce(&self, taken: &[Taken]) {
         if let Err(error) = announce(self.port_file, taken) {
             error.lines().iter().for_each(|line| warn!("{line}"));
         }
-    }
-}
-
-/// What a claim came to; it outlives the claim's socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// As asked.
-    pub spec: Spec,
-    pub port: u16,
-}
-
-impl Taken {
-    pub fn of(claims: &[Claim]) -> Vec<Self> {
-        claims.iter().map(|claim| Self { spec: claim.spec.clone(), port: claim.port }).collect()
-    }
-}
-
-/// Tells which ports were taken: in the file and the log. The environment, the arguments and the state follow.
-///
-/// # Errors
-/// The port file cannot be written.
-pub fn announce(port_file: Option<&Path>, taken: &[Taken]) -> Result<(), Error> {
-    if let Some(path) = port_file {
-        file::write(path, taken.iter().map(|taken| (taken.spec.name.as_deref(), taken.port)))?;
-    }
-    for Taken { spec, port } in taken {
-        let name = spec.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
-        let protocol = match spec.protocol {
-            Protocol::Tcp => "",
-            Protocol::Udp => "/udp",
-        };
-        info!("port {port}{protocol}{name} claimed");
-        if spec.port == *port {
-            warn_of_range(*port);
-        }
-    }
-    Ok(())
-}
-
-fn warn_of_range(port: u16) {
-    if range::may_be_taken(port) {
-        warn!(
-            "port {port} lies in net.ipv4.ip_local_port_range, so any outgoing connection may take it while the app does not run: \
-             take a port outside, or reserve it: {}",
-            range::reserve(port)
-        );
     }
 }

@@ -43,6 +43,11 @@ pub fn group(share: &Share, datagrams: bool) -> Result<Group, Error> {
 /// The longest secret that is read. Bytes.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
+/// That the ports cannot be `shared`, or `kept`.
+pub fn cannot(what: &str, error: &io::Error) -> Error {
+    Error::cannot(format!("the ports cannot be {what}: {}; raise the limit of open files (ulimit -n)", words(error)))
+}
+
 fn secret(path: &Path) -> Result<Secret, Error> {
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;

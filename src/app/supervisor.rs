@@ -18,7 +18,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the machine was told once.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct StopPolicy {
     /// PID 1 never stops itself: nobody would be left to continue it.
     pub pid1: bool,
     /// There is a controlling terminal, so the app may be stopped by it, and a shell may wait to hear of that.
@@ -38,9 +38,9 @@ pub enum Event {
     Signal(i32),
     /// The app was stopped by this signal; `in_front`: its group has the terminal.
     AppStopped { by: i32, in_front: bool },
-    /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more; `unseen`: nobody has
+    /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more; `never_listened`: nobody has
     /// seen it listen, though it was told a port.
-    AppEnded { end: End, leftovers: bool, again: bool, unseen: Option<Unseen> },
+    AppEnded { end: End, leftovers: bool, again: bool, never_listened: Option<NeverListened> },
     /// A child has ended, and others are still there.
     ChildGone,
     /// The last child has ended.
@@ -55,7 +55,7 @@ pub enum Event {
 
 /// The port that an app never listened on, and how long it had for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unseen {
+pub struct NeverListened {
     pub port: u16,
     pub lived: Duration,
 }
@@ -99,7 +99,7 @@ enum Stage {
 /// The machine.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    policy: Policy,
+    policy: StopPolicy,
     stage: Stage,
     /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
     kill_at: Option<Instant>,
@@ -157,7 +157,7 @@ fn suspends(signal: i32) -> bool {
 }
 
 impl Supervisor {
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: StopPolicy) -> Self {
         Self {
             policy,
             stage: Stage::Running,
@@ -216,7 +216,9 @@ impl Supervisor {
         match event {
             Event::Signal(received) => self.on_signal(now, received),
             Event::AppStopped { by, in_front } => self.on_stopped(by, in_front),
-            Event::AppEnded { end, leftovers, again, unseen } => self.on_ended(now, end, (leftovers, again), unseen),
+            Event::AppEnded { end, leftovers, again, never_listened } => {
+                self.on_ended(now, end, leftovers, again, never_listened)
+            }
             Event::ChildGone => match self.stage {
                 // The killed may have forked once more before the signal reached them.
                 Stage::Killing { .. } => vec![Action::SignalTree(libc::SIGKILL)],
@@ -347,15 +349,16 @@ impl Supervisor {
         &mut self,
         now: Instant,
         end: End,
-        (leftovers, again): (bool, bool),
-        unseen: Option<Unseen>,
+        leftovers: bool,
+        again: bool,
+        never_listened: Option<NeverListened>,
     ) -> Vec<Action> {
         let own = match end {
             End::Code(code) => Code(code),
             End::Signal(signal) => Code::signalled(signal),
         };
         self.code = self.forced.unwrap_or_else(|| Code(self.policy.exit_map.apply(own.0)));
-        self.say_ended(end, own, unseen.filter(|_| !again));
+        self.say_ended(end, own, never_listened.filter(|_| !again));
         if !leftovers {
             return vec![Action::Finish(self.code)];
         }
@@ -374,13 +377,15 @@ impl Supervisor {
         actions
     }
 
-    fn say_ended(&self, end: End, own: Code, unseen: Option<Unseen>) {
+    fn say_ended(&self, end: End, own: Code, never_listened: Option<NeverListened>) {
         let mut how = match end {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
         // Whoever stops an app that still starts knows why it does not listen.
-        if let Some(Unseen { port, lived }) = unseen.filter(|_| !self.stop_asked() && self.forced.is_none()) {
+        if let Some(NeverListened { port, lived }) =
+            never_listened.filter(|_| !self.stop_asked() && self.forced.is_none())
+        {
             let _ = write!(how, " after {} ms, and was never seen listening on port {port}", lived.as_millis());
             if own != Code::OK {
                 let then =

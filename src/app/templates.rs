@@ -117,8 +117,8 @@ pub fn check(command: &[OsString], ports: &[Spec], handover: Handover) -> Vec<St
             Some(name) if !names.contains(&name) => {
                 format!("no port is named {name}; the names are {}", names.join(", "))
             }
-            _ if matches!(template, Template::Fd(_)) && handover != Handover::Listen => {
-                let way = if handover == Handover::Bind { "bind" } else { "off" };
+            _ if matches!(template, Template::Fd(_)) && !handover.passes_descriptors() => {
+                let way = handover.word();
                 format!("handover is {way}, so there is no descriptor: set --handover on (REBERTH_HANDOVER)")
             }
             _ => continue,

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::app::exit_map::ExitMap;
 use crate::app::signal::SignalMap;
-use crate::app::supervisor::{Action, Event, Policy, Supervisor, asks_to_stop};
+use crate::app::supervisor::{Action, Event, StopPolicy, Supervisor, asks_to_stop};
 use crate::exit::Code;
 use crate::sys::process::End;
 
 /// What the machine acts upon: an app, what it leaves behind, a clock.
 struct World {
     machine: Supervisor,
-    policy: Policy,
+    policy: StopPolicy,
     now: Instant,
     app_runs: bool,
     /// Children beside the app.
@@ -45,7 +45,7 @@ impl World {
             2 => SignalMap(vec![(libc::SIGTERM, Some(libc::SIGQUIT)), (libc::SIGHUP, None)]),
             _ => SignalMap(vec![(libc::SIGTERM, None), (libc::SIGHUP, Some(libc::SIGTERM))]),
         };
-        let policy = Policy {
+        let policy = StopPolicy {
             pid1: first & 1 != 0,
             has_terminal: first & 2 != 0,
             signal_map,
@@ -109,7 +109,7 @@ impl World {
             End::Code(code) => Code(code),
             End::Signal(signal) => Code::signalled(signal),
         });
-        self.tell(Event::AppEnded { end, leftovers: self.children > 0, again, unseen: None });
+        self.tell(Event::AppEnded { end, leftovers: self.children > 0, again, never_listened: None });
     }
 
     fn child_ends(&mut self) {

@@ -6,8 +6,8 @@ const TERM: i32 = libc::SIGTERM;
 const HUP: i32 = libc::SIGHUP;
 const GRACE: Duration = Duration::from_secs(8);
 
-fn policy() -> Policy {
-    Policy {
+fn policy() -> StopPolicy {
+    StopPolicy {
         pid1: true,
         has_terminal: false,
         signal_map: SignalMap::default(),
@@ -18,11 +18,11 @@ fn policy() -> Policy {
 }
 
 fn ended(code: u8, leftovers: bool) -> Event {
-    Event::AppEnded { end: End::Code(code), leftovers, again: false, unseen: None }
+    Event::AppEnded { end: End::Code(code), leftovers, again: false, never_listened: None }
 }
 
 /// Plays events at their seconds, and compares the actions of each and the deadline after the last.
-fn play(policy: Policy, script: &[(u64, Event, &[Action])], deadline: Option<u64>) {
+fn play(policy: StopPolicy, script: &[(u64, Event, &[Action])], deadline: Option<u64>) {
     let start = Instant::now();
     let mut supervisor = Supervisor::new(policy);
     for (second, event, expected) in script {
@@ -35,10 +35,10 @@ fn play(policy: Policy, script: &[(u64, Event, &[Action])], deadline: Option<u64
 #[test]
 fn an_app_that_ends_alone_ends_reberth_at_once() {
     play(policy(), &[(5, ended(3, false), &[Action::Finish(Code(3))])], None);
-    let killed = Event::AppEnded { end: End::Signal(9), leftovers: false, again: false, unseen: None };
+    let killed = Event::AppEnded { end: End::Signal(9), leftovers: false, again: false, never_listened: None };
     play(policy(), &[(5, killed, &[Action::Finish(Code(137))])], None);
-    let mapped = Policy { exit_map: ExitMap(vec![(143, 0)]), ..policy() };
-    let by_term = Event::AppEnded { end: End::Signal(TERM), leftovers: false, again: false, unseen: None };
+    let mapped = StopPolicy { exit_map: ExitMap(vec![(143, 0)]), ..policy() };
+    let by_term = Event::AppEnded { end: End::Signal(TERM), leftovers: false, again: false, never_listened: None };
     play(mapped, &[(5, by_term, &[Action::Finish(Code(0))])], None);
 }
 
@@ -66,7 +66,7 @@ fn the_first_request_to_stop_starts_the_one_grace() {
 
 #[test]
 fn the_grace_ends_in_kill_for_the_app_and_then_for_its_leftovers() {
-    let killed = Event::AppEnded { end: End::Signal(9), leftovers: true, again: false, unseen: None };
+    let killed = Event::AppEnded { end: End::Signal(9), leftovers: true, again: false, never_listened: None };
     play(
         policy(),
         &[
@@ -98,7 +98,7 @@ fn leftovers_of_an_app_that_ended_by_itself_get_the_whole_grace() {
 
 #[test]
 fn a_grace_of_zero_never_kills() {
-    let patient = Policy { grace: Duration::ZERO, ..policy() };
+    let patient = StopPolicy { grace: Duration::ZERO, ..policy() };
     play(
         patient.clone(),
         &[(1, Event::Signal(TERM), &[Action::Publish(Phase::Draining), Action::Forward(TERM)])],
@@ -116,7 +116,7 @@ fn a_grace_of_zero_never_kills() {
 
 #[test]
 fn a_drain_holds_the_signal_back_until_its_end_or_the_second_one() {
-    let draining = Policy { drain: Duration::from_secs(20), ..policy() };
+    let draining = StopPolicy { drain: Duration::from_secs(20), ..policy() };
     let begin = (1, Event::Signal(TERM), [Action::Publish(Phase::Draining)]);
     play(draining.clone(), &[(begin.0, begin.1, &begin.2)], Some(21));
     play(draining.clone(), &[(begin.0, begin.1, &begin.2), (2, Event::Signal(HUP), &[Action::Forward(HUP)])], Some(21));
@@ -134,7 +134,7 @@ fn a_drain_holds_the_signal_back_until_its_end_or_the_second_one() {
 
 #[test]
 fn the_signal_map_rewrites_and_drops() {
-    let mapped = Policy {
+    let mapped = StopPolicy {
         signal_map: SignalMap(vec![(TERM, Some(libc::SIGQUIT)), (HUP, None), (libc::SIGINT, Some(libc::SIGUSR1))]),
         ..policy()
     };
@@ -157,10 +157,10 @@ fn the_signal_map_rewrites_and_drops() {
 fn only_pid_1_never_stops_itself() {
     let tstp = libc::SIGTSTP;
     play(policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp)])], None);
-    let below = Policy { pid1: false, ..policy() };
+    let below = StopPolicy { pid1: false, ..policy() };
     play(below.clone(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp), Action::Suspend])], None);
     play(below.clone(), &[(0, stopped(tstp, false), &[])], None);
-    let with_terminal = Policy { has_terminal: true, ..below };
+    let with_terminal = StopPolicy { has_terminal: true, ..below };
     play(with_terminal.clone(), &[(0, stopped(tstp, false), &[Action::Suspend])], None);
     play(with_terminal.clone(), &[(0, stopped(libc::SIGSTOP, false), &[])], None);
     play(with_terminal, &[(0, stopped(libc::SIGSTOP, true), &[Action::Suspend])], None);
@@ -173,7 +173,7 @@ fn stopped(by: i32, in_front: bool) -> Event {
 #[test]
 fn pid_1_continues_what_its_terminal_stopped_and_nothing_else() {
     let (tstp, cont) = (libc::SIGTSTP, libc::SIGCONT);
-    let on_terminal = Policy { has_terminal: true, ..policy() };
+    let on_terminal = StopPolicy { has_terminal: true, ..policy() };
     play(on_terminal.clone(), &[(0, stopped(tstp, true), &[Action::Continue])], None);
     play(on_terminal.clone(), &[(0, stopped(libc::SIGSTOP, true), &[])], None);
     play(
@@ -206,7 +206,7 @@ fn a_stopped_app_is_continued_to_hear_that_it_is_to_stop() {
 
 #[test]
 fn an_app_not_ready_in_time_is_stopped_and_the_code_is_124() {
-    let lenient = Policy { exit_map: ExitMap(vec![(0, 9), (124, 1)]), ..policy() };
+    let lenient = StopPolicy { exit_map: ExitMap(vec![(0, 9), (124, 1)]), ..policy() };
     play(
         lenient,
         &[
@@ -275,7 +275,7 @@ fn a_dead_parent_ends_a_wait_by_whatever_signal_tells_of_it() {
 #[test]
 fn a_signal_mapped_to_a_stop_starts_the_drain() {
     let drain = Duration::from_secs(2);
-    let policy = Policy { drain, signal_map: SignalMap(vec![(libc::SIGWINCH, Some(TERM))]), ..policy() };
+    let policy = StopPolicy { drain, signal_map: SignalMap(vec![(libc::SIGWINCH, Some(TERM))]), ..policy() };
     play(
         policy,
         &[

@@ -1,9 +1,11 @@
-//! The machine by tables: facts in, things to do out.
+//! Owns the tables of what each fact asks for. Must not know how an action is done.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::app::readiness::fact::ProbeTarget;
+use crate::app::readiness::pace::{OLD_PAUSE, RISK_PAUSE};
 
 const PORT: u16 = 8080;
 const SIDE: u16 = 9229;
@@ -18,17 +20,17 @@ fn listener(addr: &str, port: u16) -> Listener {
 
 fn expected(specs: &[&str]) -> Expected {
     let ports = specs.iter().map(|text| spec(text)).collect();
-    Expected { ports, way: Way::Binds, target: None, contested: false, limit: None }
+    Expected { ports, evidence: Evidence::Listener, target: None, at_risk: false, limit: None }
 }
 
 fn given(specs: &[&str]) -> Expected {
-    Expected { way: Way::Given { inode: Some(7) }, ..expected(specs) }
+    Expected { evidence: Evidence::Accepting { inode: Some(7) }, ..expected(specs) }
 }
 
 /// Each step: when, the fact, and what it must ask for, in short.
 fn play(expected: Expected, steps: &[(Duration, Fact, &[&str])]) {
     let begin = Instant::now();
-    let mut machine = Readiness::begin(expected.clone(), begin);
+    let mut machine = Machine::begin(expected.clone(), begin);
     for (at, fact, want) in steps {
         let got: Vec<String> = machine.on(begin + *at, fact.clone()).iter().map(short).collect();
         let matches = got.len() == want.len() && got.iter().zip(*want).all(|(got, want)| got.contains(want));
@@ -36,10 +38,10 @@ fn play(expected: Expected, steps: &[(Duration, Fact, &[&str])]) {
     }
 }
 
-fn short(one: &Do) -> String {
+fn short(one: &Action) -> String {
     match one {
-        Do::Info(line) => format!("info {line}"),
-        Do::Warn(line) => format!("warn {line}"),
+        Action::Info(line) => format!("info {line}"),
+        Action::Warn(line) => format!("warn {line}"),
         other => format!("{other:?}"),
     }
 }
@@ -49,26 +51,26 @@ const fn ms(millis: u64) -> Duration {
 }
 
 fn nowhere() -> Fact {
-    Fact::Seen(View::Own { here: vec![], all: vec![] })
+    Fact::Seen(Seen::Own { here: vec![], all: vec![] })
 }
 
 fn own(here: &[&str]) -> Fact {
     let here: Vec<Listener> = here.iter().map(|addr| listener(addr, PORT)).collect();
-    Fact::Seen(View::Own { all: here.clone(), here })
+    Fact::Seen(Seen::Own { all: here.clone(), here })
 }
 
 fn side(port: u16) -> Fact {
-    Fact::Seen(View::Own { here: vec![], all: vec![listener("127.0.0.1", port)] })
+    Fact::Seen(Seen::Own { here: vec![], all: vec![listener("127.0.0.1", port)] })
 }
 
-fn took(take_up: TakeUp, queue: Option<u32>) -> Fact {
-    Fact::Seen(View::Given { take_up, queue, all: vec![] })
+fn took(accepting: Accepting, queue: Option<u32>) -> Fact {
+    Fact::Seen(Seen::Given { accepting, queue, all: vec![] })
 }
 
 #[test]
-fn with_nothing_to_wait_for_it_is_up() {
-    let machine = Readiness::begin(expected(&[]), Instant::now());
-    assert!(machine.is_up() && !machine.serves() && machine.next().is_none());
+fn with_nothing_to_wait_for_it_is_ready() {
+    let machine = Machine::begin(expected(&[]), Instant::now());
+    assert!(machine.is_ready() && !machine.serves() && machine.deadline().is_none());
 }
 
 #[test]
@@ -104,17 +106,17 @@ fn where_it_listens_is_said_when_that_is_not_where_it_was_told() {
         ("127.0.0.1:8080", &["0.0.0.0"], None),
         ("127.0.0.1:8080", &["127.0.0.2"], Some("on 127.0.0.2:8080, not on port 127.0.0.1:8080 as it was told")),
     ] {
-        let mut machine = Readiness::begin(expected(&[told]), Instant::now());
+        let mut machine = Machine::begin(expected(&[told]), Instant::now());
         let todo = machine.on(Instant::now(), own(here));
         let places: Vec<IpAddr> = here.iter().map(|addr| addr.parse().unwrap()).collect();
-        assert_eq!(todo.first(), Some(&Do::Listens(places)), "{told} {here:?}");
-        let warned: Vec<&Do> = todo.iter().filter(|one| matches!(one, Do::Warn(_))).collect();
+        assert_eq!(todo.first(), Some(&Action::Listens(places)), "{told} {here:?}");
+        let warned: Vec<&Action> = todo.iter().filter(|one| matches!(one, Action::Warn(_))).collect();
         match (want, warned.as_slice()) {
             (None, []) => {}
-            (Some(want), [Do::Warn(line)]) if line.contains(want) => {}
+            (Some(want), [Action::Warn(line)]) if line.contains(want) => {}
             other => panic!("{told} {here:?}: {other:?}"),
         }
-        assert_eq!(todo.last(), Some(&Do::Ready), "it serves, wherever that is");
+        assert_eq!(todo.last(), Some(&Action::Ready), "it serves, wherever that is");
     }
 }
 
@@ -178,31 +180,31 @@ fn a_side_port_is_told_and_only_late_called_a_fault() {
 fn a_socket_that_was_given_is_served_once_somebody_waits_on_it() {
     let ready = &["info the app is ready", "Ready"][..];
     for (steps, why) in [
-        (&[(ms(5), took(TakeUp::Waits, Some(0)), ready)][..], "it waits in accept"),
-        (&[(ms(5), took(TakeUp::Polls, Some(0)), ready)], "it waits for several, and keeps nobody waiting"),
+        (&[(ms(5), took(Accepting::Waits, Some(0)), ready)][..], "it waits in accept"),
+        (&[(ms(5), took(Accepting::Polls, Some(0)), ready)], "it waits for several, and keeps nobody waiting"),
         (
-            &[(ms(5), took(TakeUp::Polls, Some(1)), &[][..]), (ms(9), took(TakeUp::Polls, Some(0)), ready)],
+            &[(ms(5), took(Accepting::Polls, Some(1)), &[][..]), (ms(9), took(Accepting::Polls, Some(0)), ready)],
             "a client came while it started",
         ),
         (
-            &[(ms(4999), took(TakeUp::Unseen, Some(0)), &[]), (ms(5000), took(TakeUp::Unseen, Some(0)), ready)],
+            &[(ms(4999), took(Accepting::Hidden, Some(0)), &[]), (ms(5000), took(Accepting::Hidden, Some(0)), ready)],
             "it cannot be seen, and nobody is kept waiting",
         ),
         (
             // The fault this guards against: what was said once must not end the judging.
             &[
-                (ms(5000), took(TakeUp::Unseen, Some(3)), &["warn 3 clients wait on port 8080"][..]),
-                (ms(5250), took(TakeUp::Unseen, Some(3)), &[]),
-                (ms(9000), took(TakeUp::Unseen, Some(0)), ready),
+                (ms(5000), took(Accepting::Hidden, Some(3)), &["warn 3 clients wait on port 8080"][..]),
+                (ms(5250), took(Accepting::Hidden, Some(3)), &[]),
+                (ms(9000), took(Accepting::Hidden, Some(0)), ready),
             ],
             "it cannot be seen, and a client that queued during the boot is served at last",
         ),
         (
             &[
-                (ms(5000), took(TakeUp::Holds, Some(0)), &["warn the app has not taken the socket"]),
-                (ms(6000), took(TakeUp::Holds, Some(1)), &["warn 1 clients wait"]),
-                (ms(7000), took(TakeUp::Closed, None), &["warn the app has closed the socket"]),
-                (ms(8000), took(TakeUp::Waits, Some(1)), ready),
+                (ms(5000), took(Accepting::Idle, Some(0)), &["warn the app has not taken the socket"]),
+                (ms(6000), took(Accepting::Idle, Some(1)), &["warn 1 clients wait"]),
+                (ms(7000), took(Accepting::Closed, None), &["warn the app has closed the socket"]),
+                (ms(8000), took(Accepting::Waits, Some(1)), ready),
             ],
             "each is said once, and none is the last word",
         ),
@@ -210,53 +212,53 @@ fn a_socket_that_was_given_is_served_once_somebody_waits_on_it() {
         println!("{why}");
         play(given(&["8080"]), steps);
     }
-    let elsewhere = |take_up| Fact::Seen(View::Given { take_up, queue: Some(0), all: vec![listener("::", SIDE)] });
+    let elsewhere = |accepting| Fact::Seen(Seen::Given { accepting, queue: Some(0), all: vec![listener("::", SIDE)] });
     play(
         given(&["8080"]),
         &[
-            (ms(100), elsewhere(TakeUp::Polls), &[]),
-            (ms(6000), elsewhere(TakeUp::Unseen), &["info the app listens on [::]:9229 so far"]),
-            (ms(31_000), elsewhere(TakeUp::Unseen), &["ignores the socket it was given"]),
+            (ms(100), elsewhere(Accepting::Polls), &[]),
+            (ms(6000), elsewhere(Accepting::Hidden), &["info the app listens on [::]:9229 so far"]),
+            (ms(31_000), elsewhere(Accepting::Hidden), &["ignores the socket it was given"]),
         ],
     );
 }
 
 #[test]
 fn a_target_is_asked_when_it_can_be_answered() {
-    let target = |on_port, connects| Some(Target { on_port, connects });
+    let target = |on_port, connects| Some(ProbeTarget { on_port, connects });
     // On the app's port: once it serves there.
     play(
         Expected { target: target(true, false), ..expected(&["8080"]) },
         &[
             (ms(2), Fact::Due, &["Look"]),
             (ms(2), nowhere(), &[]),
-            (ms(9), own(&["::"]), &["Listens", "Ask"]),
-            (ms(10), Fact::Answered { healthy: false }, &[]),
-            (ms(20), Fact::Due, &["Ask"]),
-            (ms(21), Fact::Answered { healthy: true }, &["info the app is ready on port 8080", "Ready"]),
-            (ms(22), Fact::Answered { healthy: true }, &[]),
+            (ms(9), own(&["::"]), &["Listens", "Probe"]),
+            (ms(10), Fact::Probed { healthy: false }, &[]),
+            (ms(20), Fact::Due, &["Probe"]),
+            (ms(21), Fact::Probed { healthy: true }, &["info the app is ready on port 8080", "Ready"]),
+            (ms(22), Fact::Probed { healthy: true }, &[]),
         ],
     );
     // Elsewhere: at once, and it decides by itself.
     play(
         Expected { target: target(false, false), ..expected(&["8080"]) },
-        &[(ms(2), nowhere(), &["Ask"]), (ms(3), Fact::Answered { healthy: true }, &["info the app is ready", "Ready"])],
+        &[(ms(2), nowhere(), &["Probe"]), (ms(3), Fact::Probed { healthy: true }, &["info the app is ready", "Ready"])],
     );
     // With no port to look at.
     play(
         Expected { target: target(false, true), ..expected(&[]) },
         &[
-            (ms(2), Fact::Due, &["Ask"]),
-            (ms(3), Fact::Answered { healthy: true }, &["info the app is ready after 3 ms", "Ready"]),
+            (ms(2), Fact::Due, &["Probe"]),
+            (ms(3), Fact::Probed { healthy: true }, &["info the app is ready after 3 ms", "Ready"]),
         ],
     );
     // A socket that was given and not visibly taken: an answer is worth more than a look, a mere connection is worth nothing.
     for (connects, want) in
-        [(false, &["warn the app has not taken", "Ask"][..]), (true, &["warn the app has not taken"])]
+        [(false, &["warn the app has not taken", "Probe"][..]), (true, &["warn the app has not taken"])]
     {
         play(
             Expected { target: target(true, connects), ..given(&["8080"]) },
-            &[(ms(4000), took(TakeUp::Holds, Some(0)), &[]), (ms(5000), took(TakeUp::Holds, Some(0)), want)],
+            &[(ms(4000), took(Accepting::Idle, Some(0)), &[]), (ms(5000), took(Accepting::Idle, Some(0)), want)],
         );
     }
 }
@@ -264,43 +266,43 @@ fn a_target_is_asked_when_it_can_be_answered() {
 #[test]
 fn looks_get_rare_and_end() {
     let begin = Instant::now();
-    let mut machine = Readiness::begin(expected(&["8080"]), begin);
+    let mut machine = Machine::begin(expected(&["8080"]), begin);
     let (mut looks, mut last) = (0, begin);
-    while let Some(at) = machine.next() {
+    while let Some(at) = machine.deadline() {
         assert!(at > last && at - last <= OLD_PAUSE);
         last = at;
-        looks += usize::from(machine.on(at, Fact::Due).contains(&Do::Look));
+        looks += usize::from(machine.on(at, Fact::Due).contains(&Action::Look));
     }
     assert!((200..500).contains(&looks), "{looks}");
     assert!(last - begin >= OLD);
     // While the port may be lost they stay quick, and with a time limit they never end before it.
-    let mut machine = Readiness::begin(Expected { contested: true, ..expected(&["8080"]) }, begin);
+    let mut machine = Machine::begin(Expected { at_risk: true, ..expected(&["8080"]) }, begin);
     for _ in 0..100 {
-        let at = machine.next().unwrap();
+        let at = machine.deadline().unwrap();
         machine.on(at, Fact::Due);
-        assert!(machine.next().unwrap() - at <= CONTEST_PAUSE);
+        assert!(machine.deadline().unwrap() - at <= RISK_PAUSE);
     }
 }
 
 #[test]
 fn given_up_it_asks_for_nothing() {
-    let mut machine = Readiness::begin(expected(&["8080"]), Instant::now());
+    let mut machine = Machine::begin(expected(&["8080"]), Instant::now());
     machine.give_up();
-    assert!(machine.next().is_none() && !machine.is_up() && !machine.serves());
+    assert!(machine.deadline().is_none() && !machine.is_ready() && !machine.serves());
     assert_eq!(machine.on(Instant::now(), own(&["::"])), []);
 }
 
 /// Silence is worth a word after ten seconds, and a warning after a minute; each once, whether it is looked for or heard.
 #[test]
 fn an_app_that_listens_nowhere_is_told_twice() {
-    let heard = Expected { way: Way::Heard, ..expected(&["8080"]) };
+    let heard = Expected { evidence: Evidence::ListenCall, ..expected(&["8080"]) };
     for expected in [expected(&["8080"]), heard] {
         let begin = Instant::now();
-        let mut machine = Readiness::begin(expected.clone(), begin);
+        let mut machine = Machine::begin(expected.clone(), begin);
         let (mut said, mut looks) = (Vec::new(), 0);
-        while let Some(next) = machine.next().filter(|next| *next < begin + ms(120_000)) {
+        while let Some(next) = machine.deadline().filter(|next| *next < begin + ms(120_000)) {
             for todo in machine.on(next, Fact::Due) {
-                if todo == Do::Look {
+                if todo == Action::Look {
                     looks += 1;
                     // It is looked for once a second by then.
                     said.extend(machine.on(next, nowhere()).iter().map(|one| short(one).replace("61s", "60s")));
@@ -316,10 +318,73 @@ fn an_app_that_listens_nowhere_is_told_twice() {
             "{expected:?}"
         );
         // What is heard is looked at for these words alone.
-        assert!(expected.way != Way::Heard || looks == 2, "{looks} looks");
-        assert_eq!(machine.unseen(), Some((PORT, begin)));
+        assert!(expected.evidence != Evidence::ListenCall || looks == 2, "{looks} looks");
+        assert_eq!(machine.never_listened(), Some((PORT, begin)));
         machine.on(begin + ms(120_000), own(&["0.0.0.0"]));
-        machine.on(begin + ms(120_000), Fact::Listens(Vec::new()));
-        assert_eq!(machine.unseen(), None);
+        machine.on(begin + ms(120_000), Fact::ListenHeard { port: PORT, listener: None });
+        assert_eq!(machine.never_listened(), None);
+    }
+}
+
+/// What a fact asks for in one stage, and the stage after it.
+type Cell = (&'static [&'static str], Stage);
+
+/// Every stage with every fact.
+#[test]
+fn each_stage_knows_each_fact() {
+    let target = Some(ProbeTarget { on_port: true, connects: false });
+    let begin = Instant::now();
+    let stages: [(Stage, Machine); 5] = {
+        let fresh = || Machine::begin(Expected { target, limit: Some(ms(60_000)), ..expected(&["8080"]) }, begin);
+        let after = |facts: &[Fact]| {
+            let mut machine = fresh();
+            facts.iter().for_each(|fact| drop(machine.on(begin, fact.clone())));
+            machine
+        };
+        let mut given_up = fresh();
+        given_up.give_up();
+        [
+            (Stage::PortAwaited, Machine::awaiting_port(Expected { target, ..expected(&["8080"]) }, begin)),
+            (Stage::Unserved, fresh()),
+            (Stage::Served, after(&[own(&["::"])])),
+            (Stage::Ready, after(&[own(&["::"]), Fact::Probed { healthy: true }])),
+            (Stage::GivenUp, given_up),
+        ]
+    };
+    let heard = || Fact::ListenHeard { port: PORT, listener: Some(listener("::", PORT)) };
+    let none: &'static [&'static str] = &[];
+    let ready = &["info the app is ready", "Ready"][..];
+    let lost = &["warn --handover bind (REBERTH_HANDOVER) has ended: x"][..];
+    let cut_off = &["warn 2 clients that had queued were cut off"][..];
+    let waits = &["info the app waits in its bind for port 8080"][..];
+    // In the order of the stages.
+    let rows: [(Fact, [Cell; 5]); 10] = {
+        use Stage::{GivenUp, PortAwaited, Ready, Served, Unserved};
+        let same = |said: &'static [&'static str]| {
+            [(said, PortAwaited), (said, Unserved), (said, Served), (said, Ready), (said, GivenUp)]
+        };
+        let of = |unserved: Cell, served: Cell| [(none, PortAwaited), unserved, served, (none, Ready), (none, GivenUp)];
+        [
+            (Fact::Due, of((&["Look"], Unserved), (&["Probe"], Served))),
+            (nowhere(), of((none, Unserved), (&["Probe"], Served))),
+            (own(&["::"]), of((&["Listens", "Probe"], Served), (&["Probe"], Served))),
+            (Fact::Probed { healthy: false }, same(none)),
+            (Fact::Probed { healthy: true }, of((ready, Ready), (ready, Ready))),
+            (heard(), of((&["Listens", "Probe"], Served), (none, Served))),
+            (Fact::OtherListenHeard, same(none)),
+            (Fact::BindWaits(PORT), same(waits)),
+            (Fact::ClientsReset(2, "127.0.0.1:80".parse().unwrap()), same(cut_off)),
+            (Fact::CallsLost("x".into()), same(lost)),
+        ]
+    };
+    for (fact, row) in rows {
+        for ((before, machine), (want, after)) in stages.iter().zip(row) {
+            let mut machine = machine.clone();
+            let now = begin + ms(10);
+            let got: Vec<String> = machine.on(now, fact.clone()).iter().map(short).collect();
+            let matches = got.len() == want.len() && got.iter().zip(want).all(|(got, want)| got.contains(want));
+            assert!(matches && machine.stage == after, "{before:?} {fact:?}\ngot {got:?}, {:?}", machine.stage);
+            assert!(!machine.is_ready() || machine.deadline().is_none(), "who is ready is not waited for");
+        }
     }
 }

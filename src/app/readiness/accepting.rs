@@ -1,39 +1,26 @@
-//! Owns the sight of an app taking up a socket that it was handed. Must not know what is said about one that does not.
+//! Owns the look at whether somebody accepts on a socket that the app was given. Must not know what is said about an app that does not.
 //!
-//! A handed-over socket listens from the claim on, so "it listens" says nothing about the app. What says something: the socket is in an
-//! epoll set, or a thread waits in `accept`, `poll` or `select` while the app has it open.
+//! Such a socket listens from the claim on, so that it listens says nothing about the app. What does say something: the socket is in an
+//! epoll set, or a thread of a program that has it open waits in `accept`, `poll` or `select`.
 
 use std::fs;
 use std::path::Path;
 
-/// What can be seen of a handed-over socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakeUp {
-    /// Somebody in the tree waits for connections on it.
-    Waits,
-    /// Somebody in the tree who has it open waits for several descriptors, which may be others.
-    Polls,
-    /// The tree has it open and does nothing with it that could be seen.
-    Holds,
-    /// Nobody in the tree has it open any more.
-    Closed,
-    /// The tree's descriptors are not ours to see.
-    Unseen,
-}
+use super::fact::Accepting;
 
-/// Looks at the descriptors and threads of `pids` (`proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`).
-pub fn look(pids: &[i32], inode: u64) -> TakeUp {
+/// What the programs `pids` do with the socket `inode`, by their descriptors and threads (`proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`).
+pub fn look(pids: &[i32], inode: u64) -> Accepting {
     if !crate::sys::process::proc_is_ours() {
-        // Without /proc each of them would look like one that has ended, and in another namespace's like somebody else.
-        return TakeUp::Unseen;
+        // Without /proc each of them looks like one that has ended, and in the /proc of another namespace like somebody else.
+        return Accepting::Hidden;
     }
-    let mut seen = TakeUp::Closed;
+    let mut seen = Accepting::Closed;
     let mut hidden = false;
     for pid in pids {
         let root = format!("/proc/{pid}");
         let root = Path::new(&root);
         let Some(descriptors) = descriptors(root) else {
-            // A worker that has become another user: it may well be the one that accepts.
+            // A worker that has become another user: it may be the one that accepts.
             hidden |= root.exists();
             continue;
         };
@@ -42,28 +29,28 @@ pub fn look(pids: &[i32], inode: u64) -> TakeUp {
         if held.is_empty() {
             continue;
         }
-        // A ring takes connections without a call that could be seen.
+        // An io_uring accepts without a system call that could be seen.
         let rings = descriptors.iter().any(|(_, link)| link == "anon_inode:[io_uring]");
         hidden |= rings;
-        if seen == TakeUp::Closed {
-            seen = TakeUp::Holds;
+        if seen == Accepting::Closed {
+            seen = Accepting::Idle;
         }
         let polled = descriptors
             .iter()
             .filter(|(_, link)| link == "anon_inode:[eventpoll]")
             .any(|(fd, _)| polls(root, *fd, &held));
         match waits(root, &held) {
-            _ if polled => return TakeUp::Waits,
-            Some(TakeUp::Waits) => return TakeUp::Waits,
-            Some(TakeUp::Polls) => seen = TakeUp::Polls,
+            _ if polled => return Accepting::Waits,
+            Some(Accepting::Waits) => return Accepting::Waits,
+            Some(Accepting::Polls) => seen = Accepting::Polls,
             Some(_) => {}
             None => hidden = true,
         }
     }
-    if hidden && seen != TakeUp::Polls { TakeUp::Unseen } else { seen }
+    if hidden && seen != Accepting::Polls { Accepting::Hidden } else { seen }
 }
 
-/// Number and target of every open descriptor; `None` if they cannot be seen.
+/// Number and target of every open descriptor; `None` if they may not be seen.
 fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
     let entries = fs::read_dir(root.join("fd")).ok()?;
     let all = entries.flatten().filter_map(|entry| {
@@ -71,11 +58,11 @@ fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
         let target = fs::read_link(entry.path()).ok()?;
         Some((number, target.to_string_lossy().into_owned()))
     });
-    // An open descriptor has a target; a list without any is one whose links are not ours to follow.
+    // Every open descriptor has a target; a list without any is one whose links may not be followed.
     Some(all.collect::<Vec<_>>()).filter(|all| !all.is_empty())
 }
 
-/// True if the epoll set behind `epoll` watches one of `held`.
+/// True if the epoll set behind the descriptor `epoll` watches one of `held`.
 fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     let info = fs::read_to_string(root.join("fdinfo").join(epoll.to_string())).unwrap_or_default();
     let mut watched =
@@ -83,9 +70,9 @@ fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     watched.any(|fd| held.contains(&fd))
 }
 
-/// What the threads of a program that has `held` open are in: `Waits` for `accept` on one of them, `Polls` for a call that waits for several
-/// descriptors, else `Holds`. `None`: their calls are not ours to see (no CAP_SYS_PTRACE, or a kernel that does not tell).
-fn waits(root: &Path, held: &[u32]) -> Option<TakeUp> {
+/// What the threads of a program that has `held` open are doing: `Waits` for `accept` on one of them, `Polls` for a call that waits for several
+/// descriptors, else `Idle`. `None`: their calls may not be seen (no CAP_SYS_PTRACE, or a kernel that does not tell).
+fn waits(root: &Path, held: &[u32]) -> Option<Accepting> {
     let threads = fs::read_dir(root.join("task")).ok()?;
     let calls: Vec<String> =
         threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("syscall")).ok()).collect();
@@ -94,16 +81,18 @@ fn waits(root: &Path, held: &[u32]) -> Option<TakeUp> {
         let call = words.next().and_then(|word| word.parse::<i64>().ok());
         let first = words.next().and_then(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
         match call {
-            Some(libc::SYS_accept | libc::SYS_accept4) if first.is_some_and(|fd| held.contains(&fd)) => TakeUp::Waits,
-            Some(call) if SEVERAL.contains(&call) => TakeUp::Polls,
-            _ => TakeUp::Holds,
+            Some(libc::SYS_accept | libc::SYS_accept4) if first.is_some_and(|fd| held.contains(&fd)) => {
+                Accepting::Waits
+            }
+            Some(call) if SEVERAL.contains(&call) => Accepting::Polls,
+            _ => Accepting::Idle,
         }
     });
-    let seen: Vec<TakeUp> = seen.collect();
-    [TakeUp::Waits, TakeUp::Polls].into_iter().find(|one| seen.contains(one)).or_else(|| seen.first().copied())
+    let seen: Vec<Accepting> = seen.collect();
+    [Accepting::Waits, Accepting::Polls].into_iter().find(|one| seen.contains(one)).or_else(|| seen.first().copied())
 }
 
-/// The calls that wait for several descriptors at once; newer machines have only the `p` variants.
+/// The calls that wait for several descriptors at once; newer architectures have only the `p` variants.
 #[cfg(target_arch = "x86_64")]
 const SEVERAL: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_select, libc::SYS_pselect6];
 #[cfg(not(target_arch = "x86_64"))]
@@ -122,12 +111,12 @@ mod tests {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
         let inode = fs::metadata(format!("/proc/self/fd/{fd}")).unwrap().ino();
         let own = [i32::try_from(std::process::id()).unwrap()];
-        assert_eq!(look(&own, u64::MAX), TakeUp::Closed);
-        assert_ne!(look(&own, inode), TakeUp::Closed);
+        assert_eq!(look(&own, u64::MAX), Accepting::Closed);
+        assert_ne!(look(&own, inode), Accepting::Closed);
         let port = listener.local_addr().unwrap();
         let accepting = std::thread::spawn(move || listener.accept().map(drop));
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while look(&own, inode) != TakeUp::Waits {
+        while look(&own, inode) != Accepting::Waits {
             assert!(std::time::Instant::now() < deadline, "a thread in accept is never seen");
         }
         std::net::TcpStream::connect(port).unwrap();

@@ -1,9 +1,9 @@
-//! Owns the evidence on whether an app lost its port to somebody else before it listened, so that it may be launched again. Must not know
+//! Owns the evidence that the app lost its port to somebody else before it listened, so that it may be launched again. Must not know
 //! what is done about it.
 //!
-//! An app that binds by itself finds the port free, and so does everybody else. What tells afterwards: somebody holds the port now; or a
-//! socket on it went away since the launch *and* a bind failed after it. The first alone proves nothing: an app that checks its port (binds
-//! and closes) before it works on leaves the same event.
+//! An app that binds by itself finds the port free, and so does everybody else. Evidence is that somebody holds the port after the app has ended; or
+//! that a socket on it was destroyed since the launch *and* a bind failed after that. A destroyed socket alone proves nothing: an app that checks
+//! its port first (binds and closes) leaves the same event.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -18,24 +18,24 @@ use crate::sys::process::End;
 
 /// An app that ended later than this after its launch did not fail for want of a port.
 const WINDOW: Duration = Duration::from_secs(10);
-/// How late an event may come (0.1 ms is usual): the kernel tells of a closed socket after an RCU grace period, which may be after the
-/// app's own end.
+/// How late an event may come (0.1 ms is usual): the kernel reports a closed socket after an RCU grace period, which may end after the
+/// app has.
 const LATE: Duration = Duration::from_millis(20);
 
 /// The watch over the ports from just before the launch until the app listens, or the window is over.
-pub struct Race {
+pub struct LostPort {
     specs: Vec<Spec>,
     ends_at: Instant,
-    /// Sockets that go away on our ports: another waiter's probe is there for microseconds, and only its end can be seen.
+    /// Sockets destroyed on our ports. The probe of somebody else who waits for the port is there for microseconds: only its end can be seen.
     events: Option<Destroyed>,
-    /// The kernel still tells of every socket on the machine.
+    /// The kernel reports every socket of the machine.
     wide: bool,
     evidence: Evidence,
 }
 
-/// What is known by now.
+/// Whether the port was lost, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Loss {
     Lost,
     NotLost,
     /// Events may still come: ask again then, or when one has.
@@ -45,12 +45,12 @@ pub enum Verdict {
 /// What the events since the launch prove.
 #[derive(Debug, Default)]
 struct Evidence {
-    /// Cookies of our own probes, whose end the kernel may tell after the subscription has begun.
+    /// The cookies of our own sockets on the ports, whose end may be reported after the subscription has begun.
     own: Vec<u64>,
-    /// A socket on our ports that was not ours went away: somebody's, or one of the app's.
+    /// A socket on our ports that was not ours was destroyed: somebody else's, or one of the app's.
     seen: bool,
-    /// After it, or while somebody held the port, a socket of our user went away that never had one: what a failed `bind` leaves. Alone it
-    /// proves nothing: Go, for one, opens and closes such sockets when it starts.
+    /// After that, or while somebody held the port, a socket of our user was destroyed that never had a port: what a failed `bind` leaves. Alone
+    /// it proves nothing: Go, for one, opens and closes such sockets when it starts.
     failed: bool,
 }
 
@@ -71,12 +71,12 @@ impl Evidence {
     }
 }
 
-impl Race {
-    /// Begins to watch the ports that were really taken; `own` are the cookies of our probes' sockets on them.
-    pub fn begin(specs: Vec<Spec>, own: Vec<u64>, now: Instant) -> Self {
+impl LostPort {
+    /// Begins to watch the ports that were really taken; `own` are the cookies of our sockets on them.
+    pub fn watch(specs: Vec<Spec>, own: Vec<u64>, now: Instant) -> Self {
         let mut ports: Vec<_> = specs.iter().map(|spec| (spec.port, spec.protocol)).collect();
         ports.extend(specs.first().map(|spec| (0, spec.protocol)));
-        // Refused netlink only narrows the sight to the moment after the app's end.
+        // Where netlink is refused, only who holds the port after the app's end counts.
         let events = Destroyed::open_wide(&ports).ok();
         Self { specs, ends_at: now + WINDOW, events, wide: true, evidence: Evidence { own, ..Evidence::default() } }
     }
@@ -85,12 +85,12 @@ impl Race {
         self.ends_at
     }
 
-    /// The descriptor to poll along.
+    /// Readable when there are events.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.events.as_ref().map(AsFd::as_fd)
     }
 
-    /// The app is there to stay for a while: from now on the kernel need not tell of every socket on the machine.
+    /// The app has survived its first moments: from now on the kernel need not report every socket of the machine.
     pub fn narrow(&mut self) {
         if std::mem::take(&mut self.wide)
             && let Some(events) = &self.events
@@ -100,9 +100,9 @@ impl Race {
     }
 
     /// Takes the events that have come.
-    pub fn hear(&mut self) {
+    pub fn take_events(&mut self) {
         let Some(drained) = self.events.as_ref().map(Destroyed::drain) else { return };
-        // A queue that ran over proves nothing: on a busy host it would make a lost race of every early end. A broken one says no more.
+        // A queue that ran over proves nothing, or on a busy host every early end would count as a lost port. A broken one has nothing more to say.
         let Ok(drained) = drained else {
             self.events = None;
             return;
@@ -112,7 +112,7 @@ impl Race {
         for event in &drained.events {
             let mut evidence = std::mem::take(&mut self.evidence);
             let mut own = Vec::new();
-            evidence.on(event, user, || somebody_is_there(&self.specs, &mut own));
+            evidence.on(event, user, || somebody_holds(&self.specs, &mut own));
             evidence.own.extend(own);
             self.evidence = evidence;
         }
@@ -121,27 +121,27 @@ impl Race {
         }
     }
 
-    /// Whether the app, which ended with `end` at `ended`, lost the race. `served`: it was seen on its port, which is asked
-    /// only where it decides. An app that ended with 0 has done what it wanted.
-    pub fn judge(&mut self, now: Instant, end: End, ended: Instant, served: impl FnOnce() -> bool) -> Verdict {
+    /// Whether the app, which ended with `end` at `ended`, lost its port. `served`: it was seen on its port; asked only where it
+    /// decides. An app that ended with 0 has done what it wanted.
+    pub fn judge(&mut self, now: Instant, end: End, ended: Instant, served: impl FnOnce() -> bool) -> Loss {
         if end == End::Code(0) || ended >= self.ends_at || served() {
-            return Verdict::NotLost;
+            return Loss::NotLost;
         }
-        if self.evidence.is_enough() || somebody_is_there(&self.specs, &mut self.evidence.own) {
-            return Verdict::Lost;
+        if self.evidence.is_enough() || somebody_holds(&self.specs, &mut self.evidence.own) {
+            return Loss::Lost;
         }
         let until = ended + LATE;
-        if self.events.is_none() || now >= until { Verdict::NotLost } else { Verdict::Unsure(until) }
+        if self.events.is_none() || now >= until { Loss::NotLost } else { Loss::Unsure(until) }
     }
 }
 
-/// A look at the ports. Where they are free it ends in an event like any other, so the cookies of its sockets go to `own`.
-fn somebody_is_there(specs: &[Spec], own: &mut Vec<u64>) -> bool {
+/// Tries the ports. Where they are free the trial ends in an event like any other, so the cookies of its sockets go to `own`.
+fn somebody_holds(specs: &[Spec], own: &mut Vec<u64>) -> bool {
     for spec in specs {
-        let mut look = Attempt::new(spec, claim::v6_only(spec, specs));
-        match look.bind() {
+        let mut attempt = Attempt::new(spec, claim::v6_only(spec, specs));
+        match attempt.bind() {
             Tried::Busy => return true,
-            Tried::Ours => own.extend(look.into_socket().map(|(_, _, cookie)| cookie)),
+            Tried::Ours => own.extend(attempt.into_socket().map(|(_, _, cookie)| cookie)),
             Tried::Never(_) => {}
         }
     }

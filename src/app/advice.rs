@@ -1,0 +1,64 @@
+//! Owns the sentences about the launch of an app and about its end. Must not know when they are said.
+
+use std::io;
+use std::time::Duration;
+
+use crate::error::words;
+
+/// Where the app's binds are heard, and its file is setuid or has capabilities.
+pub const NO_NEW_PRIVS: &str = "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out";
+
+/// How the programs are run in the foreground that go into the background by default.
+const FOREGROUND: &str =
+    "run it in the foreground (nginx -g 'daemon off;', httpd -DFOREGROUND, redis-server --daemonize no, php-fpm -F)";
+
+/// Why the app's binds cannot be heard, and what helps.
+pub fn cannot_hear(why: &io::Error) -> String {
+    let (reason, cure) = match why.raw_os_error() {
+        Some(libc::EBUSY) => (
+            "another program hears this container's system calls already (a seccomp notify profile)",
+            "take another profile, or leave it out",
+        ),
+        Some(libc::EPERM | libc::EACCES) => (
+            "the seccomp profile or sandbox refuses seccomp(2)",
+            "allow it, as Docker's and containerd's default profiles do",
+        ),
+        Some(libc::ENOSYS | libc::EINVAL) => {
+            ("this kernel cannot do it (Linux before 5.9, gVisor, an emulator)", "a newer kernel")
+        }
+        _ => ("the kernel refuses it", "see seccomp(2)"),
+    };
+    format!(
+        "--handover bind (REBERTH_HANDOVER) is not to be had here: {reason}: {}; going on as with --handover off; what helps: {cure}",
+        words(why)
+    )
+}
+
+/// The app has handed its work to a program in the background, by pid and command line, and exited.
+pub fn went_into_background(app: i32, (pid, command): &(i32, String), port: u16) -> String {
+    format!(
+        "the app (pid {app}) put itself into the background and exited: its process {pid} ({command}) was serving port {port} and is ended now, as all is when the app ends; {FOREGROUND}, and upgrade it by a new container"
+    )
+}
+
+pub fn left_serving((pid, command): &(i32, String), port: u16) -> String {
+    format!("process {pid} ({command}), left behind by the app, was still serving port {port}: it is ended now")
+}
+
+pub fn exited_before_listening(app: i32, port: u16) -> String {
+    format!(
+        "the app (pid {app}) exited before it listened on port {port}, and left processes behind that are ended now; if it puts itself into the background, {FOREGROUND}"
+    )
+}
+
+pub fn not_in_time(app: i32, limit: Duration) -> String {
+    format!("the app (pid {app}) is not ready {limit:?} after its launch (--start-timeout): stopping it")
+}
+
+pub fn failing(failed: u32, limit: u32, reason: &str) -> String {
+    format!("the app fails its liveness check ({failed} of {limit} in a row, --exit-on-unhealthy): {reason}")
+}
+
+pub fn unhealthy(app: i32, limit: u32, reason: &str) -> String {
+    format!("the app (pid {app}) is unhealthy, {limit} failures in a row (--exit-on-unhealthy): stopping it: {reason}")
+}

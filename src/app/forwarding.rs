@@ -1,0 +1,81 @@
+//! Owns how a signal reaches the app: alone or with its group, and with the terminal where it needs that. Must not know which signal is
+//! forwarded when: `supervisor` does.
+
+use tracing::warn;
+
+use super::signal::SignalScope;
+use crate::error::words;
+use crate::sys::process;
+use crate::sys::signal;
+use crate::sys::terminal::Terminal;
+
+/// The way to one app.
+pub struct Forwarding {
+    app: i32,
+    scope: SignalScope,
+    terminal: Option<Terminal>,
+    /// The app was given the terminal, or has been stopped for want of it: it gets it when it is continued.
+    wants_terminal: bool,
+}
+
+impl Forwarding {
+    pub fn new(app: i32, scope: SignalScope, terminal: Option<Terminal>, has_terminal: bool) -> Self {
+        Self { app, scope, terminal, wants_terminal: has_terminal }
+    }
+
+    pub fn forward(&self, signal: i32) {
+        let Some(terminal) = self.terminal.filter(|_| signal == libc::SIGCONT && self.wants_terminal) else {
+            return self.send(signal);
+        };
+        // `fg` in the shell above gave the foreground to our group. The app needs it before it continues, and so does the rest of its group.
+        if terminal.is_ours() {
+            terminal.give_to(self.app);
+        }
+        self.resume();
+    }
+
+    /// Continues the app's whole group.
+    pub fn resume(&self) {
+        let _ = process::send(-self.app, libc::SIGCONT);
+    }
+
+    pub fn send(&self, signal: i32) {
+        let target = match self.scope {
+            SignalScope::Child => self.app,
+            SignalScope::Group => -self.app,
+        };
+        // ESRCH: it has just ended, which is its SIGCHLD's to say. EPERM: it has become another user and we may not.
+        if let Err(error) = process::send(target, signal)
+            && error.raw_os_error() == Some(libc::EPERM)
+        {
+            warn!(
+                "{} cannot be sent to the app (pid {}): {}; it runs as another user",
+                signal::name(signal),
+                self.app,
+                words(&error)
+            );
+        }
+    }
+
+    /// The app was stopped by this signal. True: for want of the terminal, which nobody else has, so that it was given it and continues.
+    pub fn stopped(&mut self, by: i32) -> bool {
+        let wants_it = matches!(by, libc::SIGTTIN | libc::SIGTTOU);
+        self.wants_terminal |= wants_it;
+        let Some(terminal) = self.terminal.filter(|terminal| wants_it && terminal.is_ours()) else { return false };
+        terminal.give_to(self.app);
+        self.resume();
+        true
+    }
+
+    /// The app's group is in the foreground of the terminal.
+    pub fn is_in_front(&self) -> bool {
+        self.terminal.is_some_and(|terminal| terminal.is_of(self.app))
+    }
+
+    /// The app is gone.
+    pub fn take_terminal_back(&self) {
+        if let Some(terminal) = self.terminal {
+            terminal.take_back(self.app);
+        }
+    }
+}

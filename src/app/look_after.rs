@@ -1,0 +1,121 @@
+//! Owns how the init of one launch is put together from the settings and from what was launched. Must not know what it does then.
+
+use std::time::Duration;
+
+use super::announce::{Taken, publish};
+use super::forwarding::Forwarding;
+use super::init::{Ending, Init, Progress};
+use super::launch::App;
+use super::liveness::Liveness;
+use super::prewarm::Prewarm;
+use super::prober::Prober;
+use super::readiness::binds::Binds;
+use super::readiness::fact::{Evidence, Expected, ProbeTarget};
+use super::readiness::lost_port::LostPort;
+use super::readiness::{Readiness, Sources};
+use super::settings::Run;
+use super::sharing::Sharing;
+use super::supervisor::{StopPolicy, Supervisor};
+use super::tree::Tree;
+use crate::health::phase::Probe;
+use crate::health::settings::Subject;
+use crate::health::target::Target;
+use crate::register::beside::Beside;
+use crate::state::{Phase, Publisher, State};
+use crate::sys::process;
+use crate::sys::signal::Signals;
+use crate::sys::terminal::Terminal;
+
+/// An app that has run this long will stay: what its start took may be released.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A launched app, and what was made for it.
+pub struct Launched<'a> {
+    pub app: &'a App,
+    pub terminal: Option<Terminal>,
+    /// It was given the terminal.
+    pub in_front: bool,
+    /// Children of ours that were there before it.
+    pub strangers: Vec<i32>,
+    /// The inodes of all sockets that it was given, inherited ones too.
+    pub passed: Vec<u64>,
+    pub expected: Expected,
+    pub state: State,
+    pub lost_port: Option<LostPort>,
+    pub binds: Option<Binds>,
+    /// The claim of ports that are still waited for.
+    pub prewarm: Option<Prewarm<'a>>,
+    pub sharing: Option<Sharing>,
+}
+
+/// Looks after the app until it is gone, with everything it left behind.
+pub fn look_after(
+    config: &Run,
+    launched: Launched<'_>,
+    signals: &Signals,
+    publisher: &mut Publisher,
+    mut beside: Option<&mut Beside>,
+) -> Ending {
+    let Launched { app, terminal, in_front, mut strangers, mut state, .. } = launched;
+    strangers.extend(beside.iter().flat_map(|beside| beside.pids()));
+    let policy = StopPolicy {
+        pid1: process::pid() == 1,
+        has_terminal: terminal.is_some(),
+        signal_map: config.signal_map.clone(),
+        exit_map: config.exit_map.clone(),
+        drain: config.drain,
+        grace: config.grace,
+    };
+    let sources = Sources { passed: launched.passed, prober: prober(config), lost_port: launched.lost_port };
+    let readiness = Readiness::begin(launched.expected, launched.prewarm.is_some(), sources, app.launched());
+    state.app_pid = Some(app.pid());
+    if readiness.is_ready() {
+        state.phase = Phase::Ready;
+    }
+    publish(publisher, &state);
+    let ending = Init {
+        tree: Tree::new(app.pid(), strangers),
+        forwarding: Forwarding::new(app.pid(), config.signal_scope, terminal, in_front),
+        signals,
+        publisher,
+        state,
+        supervisor: Supervisor::new(policy),
+        readiness,
+        liveness: liveness(config),
+        binds: launched.binds,
+        prewarm: launched.prewarm,
+        sharing: launched.sharing,
+        beside: beside.as_deref_mut(),
+        settle_at: Some(app.launched() + SETTLED),
+        progress: Progress::default(),
+    }
+    .run();
+    beside.iter_mut().for_each(|beside| beside.withdraw());
+    ending
+}
+
+/// What is expected of an app that was told these ports.
+pub fn expected(config: &Run, taken: &[Taken], evidence: Evidence) -> Expected {
+    let ports = if taken.is_empty() { config.ports.clone() } else { taken.iter().map(Taken::actual).collect() };
+    let target = |asked: &Target| ProbeTarget { on_port: asked.needs_port(), connects: *asked == Target::Tcp };
+    Expected {
+        ports,
+        evidence,
+        target: config.health.as_ref().map(target),
+        at_risk: false,
+        limit: config.start_timeout,
+    }
+}
+
+fn prober(config: &Run) -> Option<Prober> {
+    let (target, terms) = config.health.clone().zip(config.terms.clone())?;
+    Some(Prober::new(target, Subject::default(), terms))
+}
+
+fn liveness(config: &Run) -> Option<Liveness> {
+    let (limits, terms) = config.exit_on_unhealthy.zip(config.terms.clone())?;
+    let asked = config.liveness.clone().or(config.health.clone());
+    let target = asked.unwrap_or_else(|| Target::Path("/".to_owned()));
+    let subject = Subject { probe: Probe::Liveness, ..Subject::default() };
+    Some(Liveness::new(limits, Prober::new(target, subject, terms)))
+}

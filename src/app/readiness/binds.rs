@@ -1,0 +1,362 @@
+//! Owns what the app's own bind(2) and listen(2) are answered with: which of them concern a port of ours, and which socket the app gets. Must not
+//! know how a port is claimed, or what follows from an app that listens.
+//!
+//! A call waits in the kernel until it is answered, for as long as the app has the filter, which is for life and in every descendant.
+//! So a call that is not understood is let through, and where nothing can be done for the app the port is let go and the app binds by itself: no app
+//! is ever left waiting, or told that a port is in use because reberth holds it.
+
+mod request;
+
+use std::cell::LazyCell;
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use self::request::{Asks, Request, V6Only, asks, is_for_the_kernel};
+use super::advice;
+use super::fact::Fact;
+use crate::app::tree::Tree;
+use crate::port::held::Held;
+use crate::port::holder::{self, processes};
+use crate::port::spec::{Protocol, Spec};
+use crate::sys::notify::{self, Asked, Call, Kind, Pending};
+
+/// So many calls are answered before signals are looked at again.
+const AT_ONCE: usize = 64;
+/// How long a bind that waits is left to the signal that is to interrupt it.
+const LEAVE: Duration = Duration::from_millis(250);
+/// The longest address that bind(2) takes, `struct sockaddr_storage`. Bytes.
+const LONGEST_ADDRESS: usize = 128;
+
+/// The app's calls, and the sockets they are answered with.
+pub struct Binds {
+    listener: Option<notify::Listener>,
+    specs: Vec<Spec>,
+    stage: Stage,
+    v6_only: V6Only,
+    /// [`Fact::BindWaits`] has been told: a bind that was interrupted comes again, and each worker brings its own.
+    told: bool,
+    /// Closed when descriptors have run out, so that one more call can be looked at.
+    spare: Option<OwnedFd>,
+}
+
+enum Stage {
+    /// The port is not ours yet: binds of it wait.
+    PortAwaited(Vec<WaitingBind>),
+    Holding(Held),
+    /// The app is to stop: until then, binds that wait are left to the signal that interrupts them.
+    Leaving(Vec<u64>, Instant),
+    /// Nothing is held, and every call is let through.
+    Released,
+}
+
+/// A bind that waits for the port.
+enum WaitingBind {
+    Read(Request),
+    /// What it asks for cannot be read, for this reason. It is let through once the port is ours and let go.
+    Unreadable(u64, io::Error),
+}
+
+impl WaitingBind {
+    fn id(&self) -> u64 {
+        match self {
+            Self::Read(request) => request.asked.id,
+            Self::Unreadable(id, _) => *id,
+        }
+    }
+}
+
+impl Binds {
+    /// Answers with what `held` has; `None`: the ports of `specs` are still waited for, and so are binds of them.
+    pub fn new(listener: notify::Listener, specs: Vec<Spec>, held: Option<Held>) -> Self {
+        let spare = listener.as_fd().try_clone_to_owned().ok();
+        let stage = held.map_or_else(|| Stage::PortAwaited(Vec::new()), Stage::Holding);
+        Self { listener: Some(listener), specs, stage, v6_only: V6Only::default(), told: false, spare }
+    }
+
+    fn is_released(&self) -> bool {
+        matches!(self.stage, Stage::Leaving(..) | Stage::Released)
+    }
+
+    /// When [`Binds::answer`] is due even if nobody calls.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Leaving(_, until) => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Readable when a call waits; `None`: nobody is left who could call.
+    pub fn calls(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Answers the calls that wait.
+    pub fn answer(&mut self, now: Instant, tree: &Tree) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if self.deadline().is_some_and(|until| until <= now)
+            && let Stage::Leaving(left, _) = std::mem::replace(&mut self.stage, Stage::Released)
+        {
+            left.iter().for_each(|id| self.let_through(*id));
+        }
+        for _ in 0..AT_ONCE {
+            let Some(listener) = &self.listener else { break };
+            match listener.pending() {
+                Pending::Call => {}
+                Pending::None => break,
+                Pending::Over => {
+                    self.listener = None;
+                    break;
+                }
+            }
+            match listener.receive() {
+                Ok(Some(asked)) => self.answer_one(asked, tree, &mut facts),
+                Ok(None) => {}
+                Err(_) => self.listener = None,
+            }
+        }
+        facts
+    }
+
+    /// The ports are ours: the binds that wait get them.
+    pub fn port_claimed(&mut self, held: Held, tree: &Tree) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if let Stage::PortAwaited(waiting) = std::mem::replace(&mut self.stage, Stage::Holding(held)) {
+            for bind in waiting {
+                match bind {
+                    WaitingBind::Read(request) => self.give(&request, tree, &mut facts),
+                    WaitingBind::Unreadable(id, error) => self.unreadable(id, error, &mut facts),
+                }
+            }
+        }
+        facts
+    }
+
+    /// Lets go of all that is held. The app keeps what it has been given, and binds by itself from here on.
+    pub fn release(&mut self) {
+        if let Stage::PortAwaited(waiting) = std::mem::replace(&mut self.stage, Stage::Released) {
+            waiting.iter().for_each(|bind| self.let_through(bind.id()));
+        }
+    }
+
+    /// The same for an app that is being told to stop. A bind that waits is left to the signal, so that the app's handler runs as it would
+    /// in any call that is interrupted; an answer now would come first, and say that the port is in use.
+    pub fn leave(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.stage, Stage::Released) {
+            Stage::PortAwaited(waiting) if !waiting.is_empty() => {
+                self.stage = Stage::Leaving(waiting.iter().map(WaitingBind::id).collect(), now + LEAVE);
+            }
+            Stage::Leaving(left, until) => self.stage = Stage::Leaving(left, until),
+            _ => {}
+        }
+    }
+
+    fn let_through(&self, id: u64) {
+        if let Some(listener) = &self.listener {
+            listener.let_through(id);
+        }
+    }
+
+    fn answer_with(&self, id: u64, errno: i32) {
+        if let Some(listener) = &self.listener {
+            listener.answer(id, errno);
+        }
+    }
+
+    fn is_valid(&self, id: u64) -> bool {
+        self.listener.as_ref().is_some_and(|listener| listener.is_valid(id))
+    }
+
+    fn answer_one(&mut self, asked: Asked, tree: &Tree, facts: &mut Vec<Fact>) {
+        if self.is_released() {
+            return self.let_through(asked.id);
+        }
+        match asked.call {
+            Call::V6Only { fd, value } => {
+                self.v6_only.heard(&asked, fd, value);
+                self.let_through(asked.id);
+            }
+            Call::Listen { fd } => self.listen(asked, fd, facts),
+            Call::Listening { fd } => self.is_listening(&asked, fd, facts),
+            Call::Bind { fd, address, length } => self.bind(asked, fd, (address, length), tree, facts),
+        }
+    }
+
+    /// Answers listen(2) in the kernel's place, so that the queue stays as long as it is.
+    fn listen(&mut self, asked: Asked, fd: i32, facts: &mut Vec<Fact>) {
+        let inode = notify::inode_of(asked.tid, fd);
+        let ours = match (&mut self.stage, inode) {
+            (Stage::Holding(held), Ok(inode)) => held.find(inode).map(|index| (held, index, inode)),
+            _ => None,
+        };
+        let Some((held, index, inode)) = ours else {
+            self.let_through(asked.id);
+            return facts.push(Fact::OtherListenHeard);
+        };
+        let errno =
+            held.listen_again(inode).map_or_else(|error| error.raw_os_error().unwrap_or(libc::EADDRINUSE), |()| 0);
+        let port = held.port(index).unwrap_or_default();
+        if let Some(listener) = self.listener.as_ref().filter(|listener| listener.is_valid(asked.id)) {
+            listener.answer(asked.id, errno);
+            if errno == 0 {
+                facts.push(Fact::ListenHeard { port, listener: listener_of(port, inode) });
+            }
+        }
+    }
+
+    /// Our socket listens since the bind. An app that asks whether it does, and is told so, never calls listen(2) (gunicorn): the question is
+    /// the event then.
+    fn is_listening(&mut self, asked: &Asked, fd: i32, facts: &mut Vec<Fact>) {
+        if let Stage::Holding(held) = &mut self.stage
+            && let Ok(inode) = notify::inode_of(asked.tid, fd)
+            && let Some(port) = held.find(inode).and_then(|index| held.port(index))
+            && let Some(listener) = listener_of(port, inode)
+        {
+            facts.push(Fact::ListenHeard { port, listener: Some(listener) });
+        }
+        self.let_through(asked.id);
+    }
+
+    fn bind(&mut self, asked: Asked, fd: i32, (address, length): (u64, usize), tree: &Tree, facts: &mut Vec<Fact>) {
+        let mut buffer = [0; LONGEST_ADDRESS];
+        let room = buffer.get_mut(..length.min(LONGEST_ADDRESS)).unwrap_or_default();
+        let bytes = match self.with_spare(|| notify::read_memory(asked.tid, address, room)) {
+            Ok(size) => buffer.get(..size).unwrap_or_default(),
+            // The app passes no valid address; the kernel will tell it so.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => return self.let_through(asked.id),
+            Err(error) => return self.unreadable(asked.id, error, facts),
+        };
+        // Most binds are of other ports and other families, and need no look at their socket.
+        let port = notify::parse_address(bytes).map(|place| place.port());
+        if port.is_none_or(|port| !self.may_be_ours(port)) {
+            return self.let_through(asked.id);
+        }
+        let socket = match self.with_spare(|| notify::socket_of(asked.tid, fd)) {
+            Ok(socket) => socket,
+            // The kernel has its own words for these.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSOCK | libc::EBADF | libc::EOPNOTSUPP)) => {
+                return self.let_through(asked.id);
+            }
+            Err(error) => return self.unreadable(asked.id, error, facts),
+        };
+        let v6_only = socket.kind == Kind::Tcp6 && self.v6_only.of(&asked, fd, &socket);
+        let Asks::Port(port, want) = asks(bytes, &socket, v6_only) else { return self.let_through(asked.id) };
+        // A bind that was answered may come again, with the socket that it was given (see `sys/notify`).
+        let given = matches!(&self.stage, Stage::Holding(held) if held.find(socket.inode).is_some());
+        if !given && is_for_the_kernel(&asked, fd) {
+            return self.let_through(asked.id);
+        }
+        let request = Request { asked, fd, socket, port, want };
+        match &mut self.stage {
+            Stage::PortAwaited(waiting) => {
+                // A bind that a signal has interrupted comes again under another id, and its old one is void.
+                let listener = self.listener.as_ref();
+                waiting.retain(|old| listener.is_some_and(|listener| listener.is_valid(old.id())));
+                waiting.push(WaitingBind::Read(request));
+                if !std::mem::replace(&mut self.told, true) {
+                    facts.push(Fact::BindWaits(port));
+                }
+            }
+            _ => self.give(&request, tree, facts),
+        }
+    }
+
+    /// Whether a bind of `port` may lead to a port of ours; only a look at its socket tells for sure.
+    fn may_be_ours(&self, port: u16) -> bool {
+        let asked = |spec: &Spec| spec.protocol == Protocol::Tcp && spec.port == port;
+        let taken = match &self.stage {
+            Stage::Holding(held) => held.has_port(port),
+            _ => false,
+        };
+        taken || self.specs.iter().any(asked)
+    }
+
+    /// Puts the socket that the app asks for in the place of its own.
+    fn give(&mut self, request: &Request, tree: &Tree, facts: &mut Vec<Fact>) {
+        let id = request.asked.id;
+        // A walk through /proc, thread by thread: only where something stands in the way.
+        let pids = LazyCell::new(|| tree.pids());
+        let mut has = |inode: u64| {
+            let wanted = HashSet::from([inode]);
+            let open =
+                |pid: &i32| processes::sockets_of(*pid, &wanted, usize::MAX).is_ok_and(|(found, _)| !found.is_empty());
+            pids.iter().any(open)
+        };
+        self.spare = None;
+        let Stage::Holding(held) = &mut self.stage else { return self.let_through(id) };
+        let Some(index) = held.leads_to(request.port, &request.want, &mut has) else { return self.let_through(id) };
+        let before: Vec<u64> = held.inodes().collect();
+        let given = held.socket_for(index, &request.want, &mut has);
+        let listener = self.listener.as_ref();
+        let outcome = given.map(|given| {
+            if !before.contains(&given.inode)
+                && let Ok(theirs) = notify::copy_of(request.asked.tid, request.fd)
+            {
+                notify::carry_over(theirs.as_fd(), given.socket);
+            }
+            // An app that makes its socket non-blocking after the bind, as asyncio does, asks for one that blocks. But O_NONBLOCK belongs to all who
+            // have the socket: cleared, the next accept(2) of an app that already serves on it would block.
+            let served = || given.shared || before.contains(&given.inode) && has(given.inode);
+            if request.socket.nonblocking || notify::is_nonblocking(given.socket) && !served() {
+                notify::set_nonblocking(given.socket, request.socket.nonblocking);
+            }
+            let put = listener.map(|listener| listener.put(id, given.socket, request.fd, request.socket.cloexec));
+            (put.unwrap_or(Ok(())), given.reset)
+        });
+        self.renew_spare();
+        match outcome {
+            Ok((Ok(()), reset)) => {
+                self.answer_with(id, 0);
+                if reset > 0 {
+                    facts.push(Fact::ClientsReset(reset, SocketAddr::new(request.want.ip, request.port)));
+                }
+            }
+            // It was killed, or a signal interrupted it: then it asks again.
+            Ok((Err(error), _)) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Ok((Err(error), _)) => self.unreadable(id, error, facts),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => self.unreadable(id, error, facts),
+                Some(errno) => self.answer_with(id, errno),
+                None => self.let_through(id),
+            },
+        }
+    }
+
+    /// What the app asks for cannot be read or given. It binds by itself, and finds the port free.
+    fn unreadable(&mut self, id: u64, error: io::Error, facts: &mut Vec<Fact>) {
+        // Nothing can be read of an app that is gone, and that proves nothing.
+        if !self.is_valid(id) {
+            return;
+        }
+        if let Stage::PortAwaited(waiting) = &mut self.stage {
+            return waiting.push(WaitingBind::Unreadable(id, error));
+        }
+        self.release();
+        self.let_through(id);
+        facts.push(Fact::CallsLost(advice::bind_unreadable(&error)));
+    }
+
+    /// Does something that may need a descriptor, with the spare one where there is no other.
+    fn with_spare<T>(&mut self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match act() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && self.spare.is_some() => {
+                self.spare = None;
+                let again = act();
+                self.renew_spare();
+                again
+            }
+            other => other,
+        }
+    }
+
+    fn renew_spare(&mut self) {
+        self.spare = self.calls().and_then(|calls| calls.try_clone_to_owned().ok());
+    }
+}
+
+/// The listener on `port` that is this socket.
+fn listener_of(port: u16, inode: u64) -> Option<holder::Listener> {
+    holder::listening(port).unwrap_or_default().into_iter().find(|found| found.inode == inode)
+}

@@ -1,0 +1,74 @@
+//! Owns how often an app is looked at: quickly at first, ever more rarely, and at last not at all, so that an app that is up, or will never be,
+//! costs no wake-up. Must not know what a look shows.
+
+use std::time::{Duration, Instant};
+
+/// Pauses double from the first to the second while the app is younger than `YOUNG`, are longer until `OLD`, and end there.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const YOUNG_PAUSE: Duration = Duration::from_millis(250);
+const YOUNG: Duration = Duration::from_secs(10);
+const GROWN_PAUSE: Duration = Duration::from_secs(1);
+const GROWN: Duration = Duration::from_secs(120);
+pub const OLD_PAUSE: Duration = Duration::from_secs(10);
+pub const OLD: Duration = Duration::from_secs(1800);
+/// While the port may be lost to somebody else, an app that listens must not come and go unseen.
+pub const RISK_PAUSE: Duration = Duration::from_millis(20);
+
+/// When the next look is due.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    pause: Duration,
+    next: Option<Instant>,
+}
+
+impl Pace {
+    /// No look is due.
+    pub fn stopped() -> Self {
+        Self { pause: FIRST_PAUSE, next: None }
+    }
+
+    /// Looks are quick from now on.
+    pub fn restart(&mut self, now: Instant) {
+        (self.pause, self.next) = (FIRST_PAUSE, Some(now + FIRST_PAUSE));
+    }
+
+    pub fn stop(&mut self) {
+        self.next = None;
+    }
+
+    /// The next look is due at this instant, and at no other.
+    pub fn set(&mut self, at: Option<Instant>) {
+        self.next = at;
+    }
+
+    /// The next look is due no later than this.
+    pub fn hurry(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.next.is_some_and(|at| at <= now)
+    }
+
+    /// The next look is so far away that the memory a look takes may be released until then.
+    pub fn is_slow(&self, now: Instant) -> bool {
+        self.next.is_some_and(|at| at >= now + GROWN_PAUSE)
+    }
+
+    /// Sets the next look after one at `now` at an app of this age. `at_risk`: its port may still be lost. `limited`: it has to be ready by some time,
+    /// so looks go on until then.
+    pub fn slow_down(&mut self, now: Instant, age: Duration, at_risk: bool, limited: bool) {
+        let longest = match age {
+            _ if at_risk => RISK_PAUSE,
+            _ if age < YOUNG || limited => YOUNG_PAUSE,
+            _ if age < GROWN => GROWN_PAUSE,
+            _ => OLD_PAUSE,
+        };
+        self.pause = (self.pause * 2).min(longest);
+        self.next = (age < OLD || limited).then(|| now + self.pause);
+    }
+}
