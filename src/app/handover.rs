@@ -1,5 +1,5 @@
-//! Owns the ways in which the app comes to its port, and all that differs between them: how a port is held until the launch, what the app is
-//! given, what shows that it serves, what reberth keeps. Must not know how any of that is done.
+//! Owns the ways in which the app comes to its port, and all that differs between them: how a port is held until the launch, what the app
+//! is given, what shows that it serves, what reberth keeps. Must not know how any of that is done.
 
 use super::readiness::fact::Evidence;
 use crate::port::attempt::Hold;
@@ -26,6 +26,17 @@ pub fn handover(text: &str) -> Result<Option<Handover>, String> {
 }
 
 impl Handover {
+    /// What `auto` comes to, by what else was asked for. `wants_fd`: an argument uses `{fd}`.
+    pub fn auto(wants_fd: bool, prewarm: bool, shares: bool) -> Self {
+        if prewarm || shares && !wants_fd {
+            Self::Bind
+        } else if wants_fd {
+            Self::Listen
+        } else {
+            Self::Off
+        }
+    }
+
     /// The word of `--handover`.
     pub fn word(self) -> &'static str {
         match self {
@@ -50,13 +61,14 @@ impl Handover {
         self == Self::Listen
     }
 
-    /// The app's own bind(2) is heard, and answered with a socket. Such an app can be launched before its port is ours: it waits in its bind.
+    /// The app's own bind(2) is heard, and answered with a socket. Such an app can be launched before its port is ours: it waits in its
+    /// bind.
     pub fn hears_binds(self) -> bool {
         self == Self::Bind
     }
 
-    /// reberth keeps the sockets while the app runs, and can share them. Where it does not, the app must find the port free, and may lose it to
-    /// somebody else who finds it so.
+    /// reberth keeps the sockets while the app runs, and can share them. Where it does not, the app must find the port free, and may lose
+    /// it to somebody else who finds it so.
     pub fn keeps_sockets(self) -> bool {
         self != Self::Off
     }

@@ -202,27 +202,20 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
     let asked = reader.read("handover", sources, handover::handover).unwrap_or(None);
     let prewarms = from(&cli.prewarm, &vars.prewarm);
     let prewarm = reader.read("prewarm", prewarms, boolean).unwrap_or(false);
-    if prewarm && asked.is_some_and(|way| way != Handover::Bind) {
+    if prewarm && asked.is_some_and(|way| !way.hears_binds()) {
         let (handover, prewarm) = (reader.label("handover", sources), reader.label("prewarm", prewarms));
         reader
             .errors
             .push(format!("{handover}: {prewarm} waits in the app's own bind: set --handover bind, or leave it out"));
     }
-    if shares && asked == Some(Handover::Off) {
+    if shares && asked.is_some_and(|way| !way.keeps_sockets()) {
         let (handover, share) =
             (reader.label("handover", sources), reader.label("share", from(&cli.share, &vars.share)));
         reader
             .errors
             .push(format!("{handover}: {share} gives the app a socket: set --handover bind or on, or leave it out"));
     }
-    let wants_fd = templates::wants_fd(&cli.command);
-    let auto = if prewarm || shares && !wants_fd {
-        Handover::Bind
-    } else if wants_fd {
-        Handover::Listen
-    } else {
-        Handover::Off
-    };
+    let auto = Handover::auto(templates::wants_fd(&cli.command), prewarm, shares);
     (asked.unwrap_or(auto), prewarm)
 }
 
@@ -262,7 +255,7 @@ fn check(
         return;
     }
     reader.errors.extend(templates::check(&run.command, &run.ports, run.handover));
-    if run.handover == Handover::Bind || run.share.is_some() {
+    if run.handover.hears_binds() || run.share.is_some() {
         let (name, sources) = if run.share.is_some() {
             ("share", from(&cli.share, &vars.share))
         } else if run.prewarm {
@@ -277,7 +270,7 @@ fn check(
             ));
         }
         let tcp = run.ports.iter().any(|spec| spec.protocol == spec::Protocol::Tcp);
-        if run.ports.is_empty() || run.handover == Handover::Bind && !tcp {
+        if run.ports.is_empty() || run.handover.hears_binds() && !tcp {
             reader.errors.push(format!("{label}: there is no tcp port to hold: set --port, REBERTH_PORT or PORT"));
         }
     }
