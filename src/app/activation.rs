@@ -1,5 +1,5 @@
-//! Owns the sockets that a service manager passed to reberth (`sd_listen_fds(3)`), to be passed on to the app. Must not know the ports that reberth
-//! claims.
+//! Owns the sockets that a service manager passed to reberth (`sd_listen_fds(3)`), to be passed on to the app. Must not know the ports that
+//! reberth claims.
 
 use std::os::fd::RawFd;
 

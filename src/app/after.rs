@@ -1,7 +1,8 @@
 //! Owns the wait of `--after`: targets that have to be healthy before anything is claimed, all asked at once. Must not know how a target is
 //! asked, or what comes after the wait.
 //!
-//! `Patience` is pure: what is due, what came of it, what is said. Each probe is a child, so that no slow server keeps a signal waiting.
+//! `Patience` is a pure machine: what is due, what came of it, what is said. Each probe is a child, so that no slow server keeps a signal
+//! waiting.
 
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,10 @@ use crate::sys::descriptor::wait_readable;
 /// Between two log lines about the wait.
 const REPORT: Duration = Duration::from_secs(10);
 
-/// So many targets are named in one line. When the time is over each has a line of its own.
+/// So many targets are named in one line. When the time is over, each has a line of its own.
 const LISTED: usize = 10;
 
-/// Waits until all targets are healthy, which are asked on these terms.
+/// Waits until all targets are healthy. They are asked on these terms.
 ///
 /// # Errors
 /// `NotHealthy` when the time is over; `Ended` by a signal. A child that still asks is killed then, and has to be reaped.
@@ -42,16 +43,16 @@ pub fn wait(config: &Run, terms: &Terms, state: &State, signals: &EarlySignals<'
         let mut over = None;
         for next in patience.due(now) {
             match next {
-                Do::Ask(at) => {
+                Action::Ask(at) => {
                     let Some(prober) = probers.get_mut(at) else { continue };
                     prober.probe(state);
                     if !prober.is_probing() {
                         patience.answered(now, at, Err(reason(prober)));
                     }
                 }
-                Do::Info(line) => info!("{line}"),
-                Do::Done => over = Some(Ok(())),
-                Do::Over(lines) => over = Some(Err(Stop::Error(Error::NotHealthy(lines)))),
+                Action::Info(line) => info!("{line}"),
+                Action::Done => over = Some(Ok(())),
+                Action::Over(lines) => over = Some(Err(Stop::Error(Error::NotHealthy(lines)))),
             }
         }
         if let Some(over) = over {
@@ -91,7 +92,7 @@ fn reason(prober: &Prober) -> String {
     said.unwrap_or("no answer: who asked was ended").to_owned()
 }
 
-/// A line of the log is read by people, and cut in two by engines from 16 KiB on.
+/// People read the line, and engines cut one of 16 KiB in two.
 fn listed(mut words: Vec<String>, between: &str) -> String {
     let more = words.len().saturating_sub(LISTED);
     if more > 0 {
@@ -103,8 +104,8 @@ fn listed(mut words: Vec<String>, between: &str) -> String {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Do {
-    /// Ask the target with this number.
+enum Action {
+    /// Probe the target with this number.
     Ask(usize),
     Info(String),
     /// All are healthy.
@@ -113,9 +114,9 @@ enum Do {
     Over(Vec<String>),
 }
 
-/// One target.
+/// One target that is waited for.
 #[derive(Debug)]
-struct One {
+struct Dependency {
     name: String,
     pauses: Pauses,
     stage: Stage,
@@ -134,19 +135,19 @@ enum Stage {
 /// The wait as a machine: every instant comes in with its call.
 #[derive(Debug)]
 struct Patience {
-    all: Vec<One>,
+    all: Vec<Dependency>,
     wait: Wait,
     began: Instant,
     /// `None`: for ever.
     end: Option<Instant>,
     report: Instant,
-    /// The wait was worth a line, so its end is.
+    /// The wait was worth a line, so its end is worth one too.
     said: bool,
 }
 
 impl Patience {
     fn begin(names: Vec<String>, wait: Wait, backoff: Backoff, now: Instant) -> Self {
-        let one = |name| One { name, pauses: Pauses::new(backoff), stage: Stage::Pausing(now), reason: None };
+        let one = |name| Dependency { name, pauses: Pauses::new(backoff), stage: Stage::Pausing(now), reason: None };
         let end = match wait {
             Wait::For(time) => now.checked_add(time),
             Wait::Forever => None,
@@ -154,7 +155,7 @@ impl Patience {
         Self { all: names.into_iter().map(one).collect(), wait, began: now, end, report: now + REPORT, said: false }
     }
 
-    /// When something is due, whatever is answered until then.
+    /// When something is due, even if nothing is answered until then.
     fn deadline(&self) -> Option<Instant> {
         let pauses = self.all.iter().filter_map(|one| match one.stage {
             Stage::Pausing(until) => Some(until),
@@ -164,7 +165,7 @@ impl Patience {
         pauses.chain(end).chain(Some(self.report)).min()
     }
 
-    /// With no time at all it is one try, and that has its own clock.
+    /// A wait of no time at all is one try, and a probe has a timeout of its own.
     fn may_end(&self) -> bool {
         self.wait != Wait::For(Duration::ZERO) || self.all_have_answered()
     }
@@ -174,29 +175,29 @@ impl Patience {
     }
 
     /// What is to be done at `now`.
-    fn due(&mut self, now: Instant) -> Vec<Do> {
+    fn due(&mut self, now: Instant) -> Vec<Action> {
         let took = human(now.saturating_duration_since(self.began));
         if self.all.iter().all(|one| one.stage == Stage::Healthy) {
             let line = format!("{} healthy after {took}: going on (--after)", self.names(true));
-            return vec![Do::Info(line), Do::Done];
+            return vec![Action::Info(line), Action::Done];
         }
         if self.may_end() && self.end.is_some_and(|end| end <= now) {
-            return vec![Do::Over(self.over(&took))];
+            return vec![Action::Over(self.over(&took))];
         }
         let mut todo = Vec::new();
         if !self.said && self.all.iter().any(|one| one.reason.is_some()) && self.all_have_answered() {
             self.said = true;
-            todo.push(Do::Info(format!("waiting {} until healthy (--after): {}", self.limit(now), self.open())));
+            todo.push(Action::Info(format!("waiting {} until healthy (--after): {}", self.limit(now), self.open())));
         }
         if now >= self.report {
             (self.report, self.said) = (now + REPORT, true);
             let line = format!("still waiting {} after {took} (--after): {}", self.limit(now), self.open());
-            todo.push(Do::Info(line));
+            todo.push(Action::Info(line));
         }
         for (at, one) in self.all.iter_mut().enumerate() {
             if matches!(one.stage, Stage::Pausing(until) if until <= now) {
                 one.stage = Stage::Asked;
-                todo.push(Do::Ask(at));
+                todo.push(Action::Ask(at));
             }
         }
         todo
@@ -261,7 +262,7 @@ impl Patience {
     }
 }
 
-/// One target of `--after`, which names where it is: on the port of the app the old instance would answer.
+/// The text form of one target of `--after`. It has to name a host: on the app's own port the old instance would answer.
 pub fn target(text: &str) -> Result<Target, String> {
     let decoded = text.replace("%2C", ",").replace("%2c", ",");
     let target: Target = decoded.parse().map_err(|reason| format!("{}: {reason}", shown(text)))?;
@@ -289,28 +290,28 @@ mod tests {
     #[test]
     fn all_are_asked_at_once_and_the_healthy_never_again() {
         let (mut patience, at) = begin(&["a", "b"], Wait::For(1000 * MS));
-        assert_eq!(patience.due(at), [Do::Ask(0), Do::Ask(1)]);
+        assert_eq!(patience.due(at), [Action::Ask(0), Action::Ask(1)]);
         assert_eq!(patience.due(at), []);
         patience.answered(at, 0, Ok(()));
         patience.answered(at, 1, Err("no".into()));
-        assert_eq!(patience.due(at), [Do::Info("waiting for up to 1s until healthy (--after): b: no".into())]);
+        assert_eq!(patience.due(at), [Action::Info("waiting for up to 1s until healthy (--after): b: no".into())]);
         assert!(patience.deadline().unwrap() <= at + 10 * MS);
-        assert_eq!(patience.due(at + 10 * MS), [Do::Ask(1)]);
+        assert_eq!(patience.due(at + 10 * MS), [Action::Ask(1)]);
         patience.answered(at + 20 * MS, 1, Ok(()));
         let done = "a, b are healthy after 20ms: going on (--after)";
-        assert_eq!(patience.due(at + 20 * MS), [Do::Info(done.into()), Do::Done]);
+        assert_eq!(patience.due(at + 20 * MS), [Action::Info(done.into()), Action::Done]);
     }
 
     #[test]
     fn the_time_is_over_for_those_that_have_answered_once() {
         let (mut patience, at) = begin(&["a", "b"], Wait::For(Duration::ZERO));
-        assert_eq!(patience.due(at), [Do::Ask(0), Do::Ask(1)]);
+        assert_eq!(patience.due(at), [Action::Ask(0), Action::Ask(1)]);
         patience.answered(at, 0, Err("no".into()));
-        // The other's first answer may still come, and nobody is asked twice meanwhile but who has the time.
-        assert!(!patience.due(at + MS).iter().any(|next| matches!(next, Do::Over(_))));
+        // The other's first answer may still come. Meanwhile the time is not over.
+        assert!(!patience.due(at + MS).iter().any(|next| matches!(next, Action::Over(_))));
         patience.answered(at + 900 * MS, 1, Err("never".into()));
         let over = patience.due(at + 900 * MS);
-        let [Do::Over(lines)] = over.as_slice() else { panic!("{over:?}") };
+        let [Action::Over(lines)] = over.as_slice() else { panic!("{over:?}") };
         assert_eq!(lines[0], "--after a: not healthy after 900ms: no");
         assert_eq!(lines[1], "--after b: not healthy after 900ms: never");
         assert!(lines.len() == 3 && lines[2].contains("--after-wait (REBERTH_AFTER_WAIT), which is 0ms"), "{lines:?}");
@@ -324,27 +325,27 @@ mod tests {
         patience.due(at);
         (0..12).for_each(|one| patience.answered(at, one, Err("no".into())));
         let said = patience.due(at);
-        assert!(matches!(&said[..], [Do::Info(line)] if line.ends_with("; t10: no; and 2 more")), "{said:?}");
+        assert!(matches!(&said[..], [Action::Info(line)] if line.ends_with("; t10: no; and 2 more")), "{said:?}");
         let over = patience.due(at + 1000 * MS);
-        assert!(matches!(&over[..], [Do::Over(lines)] if lines.len() == 13), "{over:?}");
+        assert!(matches!(&over[..], [Action::Over(lines)] if lines.len() == 13), "{over:?}");
         (0..12).for_each(|one| patience.answered(at, one, Ok(())));
         let done = patience.due(at);
         assert!(
-            matches!(&done[..], [Do::Info(line), Do::Done] if line.contains("t10, and 2 more are healthy")),
+            matches!(&done[..], [Action::Info(line), Action::Done] if line.contains("t10, and 2 more are healthy")),
             "{done:?}"
         );
     }
 
-    /// Whose own clock is longer than the budget does not prolong it, and is named meanwhile.
+    /// A probe with a timeout longer than the budget does not prolong the wait, and is named meanwhile.
     #[test]
     fn one_that_never_answers_is_told_and_is_over_in_time() {
         let (mut patience, at) = begin(&["a"], Wait::For(15_000 * MS));
-        assert_eq!(patience.due(at), [Do::Ask(0)]);
+        assert_eq!(patience.due(at), [Action::Ask(0)]);
         let line = "still waiting for up to 5s after 10s (--after): a: no answer yet";
-        assert_eq!(patience.due(at + 10_000 * MS), [Do::Info(line.into())]);
+        assert_eq!(patience.due(at + 10_000 * MS), [Action::Info(line.into())]);
         assert_eq!(patience.deadline(), Some(at + 15_000 * MS));
         let over = patience.due(at + 15_000 * MS);
-        assert!(matches!(&over[..], [Do::Over(lines)] if lines[0].ends_with("after 15s: no answer")), "{over:?}");
+        assert!(matches!(&over[..], [Action::Over(lines)] if lines[0].ends_with("after 15s: no answer")), "{over:?}");
     }
 
     #[test]
@@ -353,15 +354,15 @@ mod tests {
         patience.due(at);
         patience.answered(at, 0, Err("no".into()));
         assert!(
-            matches!(&patience.due(at)[..], [Do::Info(line), ..] if line.contains("waiting for ever until healthy"))
+            matches!(&patience.due(at)[..], [Action::Info(line), ..] if line.contains("waiting for ever until healthy"))
         );
         let mut lines = 0;
         for second in 1..=35 {
             let now = at + second * 1000 * MS;
             for next in patience.due(now) {
                 match next {
-                    Do::Ask(one) => patience.answered(now, one, Err(format!("no {second}"))),
-                    Do::Info(line) => {
+                    Action::Ask(one) => patience.answered(now, one, Err(format!("no {second}"))),
+                    Action::Info(line) => {
                         lines += 1;
                         assert!(line.contains(&format!("no {}", second - 1)), "{second}: {line}");
                     }

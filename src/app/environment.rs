@@ -1,5 +1,5 @@
-//! Owns the environment of the app: all that was inherited, byte for byte, and what reberth sets on top. Must not know how a port is claimed, or how
-//! the app is launched.
+//! Owns the environment of the app: all that was inherited, byte for byte, and what reberth sets on top. Must not know how a port is
+//! claimed, or how the app is launched.
 
 use std::ffi::OsString;
 

@@ -27,7 +27,8 @@ impl Forwarding {
         let Some(terminal) = self.terminal.filter(|_| signal == libc::SIGCONT && self.wants_terminal) else {
             return self.send(signal);
         };
-        // `fg` in the shell above gave the foreground to our group. The app needs it before it continues, and so does the rest of its group.
+        // `fg` in the shell above gave the foreground to our group. The app needs it before it continues, and so does the rest of its
+        // group.
         if terminal.is_ours() {
             terminal.give_to(self.app);
         }

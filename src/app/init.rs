@@ -1,5 +1,5 @@
-//! Owns the loop in which reberth waits while the app runs: signals, calls of the app, ended children, deadlines; and the doing of what the machines ask
-//! for. Must not know policy: it decides nothing that `supervisor` and `readiness` can decide.
+//! Owns the loop in which reberth waits while the app runs: signals, calls of the app, ended children, deadlines; and the doing of what the
+//! machines ask for. Must not know policy: it decides nothing that `supervisor` and `readiness` can decide.
 //!
 //! After the launch nothing here fails: what cannot be done is logged, and the app goes on.
 
@@ -153,7 +153,8 @@ impl Init<'_> {
     /// Passes the signals that have come to the supervisor.
     fn take_signals(&mut self, now: Instant) {
         while let Some(received) = self.signals.next() {
-            // The kernel sends us SIGPIPE when we write to a closed pipe, and SIGXFSZ when we write past a size limit; neither concerns the app.
+            // The kernel sends us SIGPIPE when we write to a closed pipe, and SIGXFSZ when we write past a size limit; neither concerns the
+            // app.
             let own = i32::try_from(received.sender) == Ok(process::pid());
             if received.signal == libc::SIGCHLD || own {
                 continue;

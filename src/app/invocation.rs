@@ -1,5 +1,5 @@
-//! Owns what the app is invoked with: its arguments, its environment, its descriptors. Pure. Must not know how a port is claimed, or how the
-//! app is launched.
+//! Owns what the app is invoked with: its arguments, its environment, its descriptors. Pure. Must not know how a port is claimed, or how
+//! the app is launched.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, RawFd};

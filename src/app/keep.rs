@@ -25,7 +25,7 @@ use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 
-/// So long after memory was let go it may be let go again.
+/// Memory is released at most this often.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Holds the ports until TERM, INT or QUIT, which end it with 0.
@@ -52,12 +52,12 @@ fn hold(
     let claimant = Claimant { config, handover: Handover::Listen, group: Some(&group) };
     let mut claims = match claimant.wait(signals, publisher, &|| None)? {
         ControlFlow::Continue(claims) => claims,
-        // Told to go while it waited: it has done what it was for.
+        // A signal ended the wait: there is nothing to let go of.
         ControlFlow::Break(code) => return Ok(code),
     };
     let taken = Taken::of(&claims);
     let mut sharing = Sharing::begin(group, &mut claims).map_err(|error| sharing::cannot("kept", &error))?;
-    // The copies of `sharing` are enough.
+    // `sharing` has copies.
     drop(claims);
     announce(port_file, &taken)?;
     warn_of_families(&sharing);
@@ -74,7 +74,7 @@ fn hold(
     }
 }
 
-/// Lets go of what a long sleep does not need as the last thing before it. Whoever wakes a keeper all the time does not make it do so each time.
+/// Sleeps until there is something to do. Memory that a long sleep does not need is released as the last thing before it.
 fn sleep(signals: BorrowedFd<'_>, sharing: &Sharing, released: &mut Option<Instant>) {
     let mut fds = vec![PollFd::new(signals, PollFlags::POLLIN)];
     fds.extend(sharing.polled());
@@ -108,7 +108,7 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
     ControlFlow::Continue(())
 }
 
-/// An app that asks for IPv4 gets what there is.
+/// An app that asks for IPv4 gets the socket that there is.
 fn warn_of_families(sharing: &Sharing) {
     for (spec, socket) in sharing.sockets() {
         let both = socket2::SockRef::from(&socket).only_v6().is_ok_and(|only| !only);

@@ -1,4 +1,5 @@
-//! Owns the start of the app: what it inherits, and what an exec that failed means. Must not know ports' policy or what happens after.
+//! Owns the start of the app: what it inherits, and what a failed exec means. Must not know the policy of ports, or what happens after the
+//! start.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -27,7 +28,7 @@ pub struct Launch<'a> {
     pub inherited: Inherited,
     /// The directory reberth was started in, once it has left it.
     pub directory: Option<&'a Path>,
-    /// Its binds are to be heard. Not together with descriptors to pass.
+    /// Hear its binds. Not possible together with descriptors to pass.
     pub hear_binds: bool,
 }
 
@@ -43,7 +44,7 @@ pub struct App {
 #[derive(Debug)]
 pub enum NotLaunched {
     Failed(Error),
-    /// Its binds cannot be heard, for this reason, and nothing was executed: launch it again without.
+    /// Its binds cannot be heard, for this reason. Nothing was executed: it may be launched again without.
     CannotHear(io::Error),
 }
 
@@ -57,7 +58,7 @@ impl App {
         })
     }
 
-    /// Where its binds are heard, if they are.
+    /// Where its binds are heard, if they are to be.
     pub fn take_heard(&mut self) -> Option<Heard> {
         self.started.heard.take()
     }
@@ -71,7 +72,7 @@ impl App {
         self.launched
     }
 
-    /// Set once the app has ended, if it was never executed: where an emulator turns vfork into fork, that is told only then.
+    /// Set once the app has ended, if it was never executed: where an emulator turns vfork into fork, the failure is reported only then.
     pub fn late_failure(&self) -> Option<Error> {
         self.started.failure().map(|failure| explain(&self.image, &self.word, failure))
     }
@@ -105,7 +106,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Not
     match started.failure() {
         None => Ok(App { started, image, word: word.to_owned(), launched: Instant::now() }),
         Some(failure) => {
-            // The child took the foreground before its exec failed; without this, whoever started us would be in the background.
+            // The child took the foreground before its exec failed. Left there, it would put whoever started us into the background.
             if let Some(terminal) = terminal {
                 terminal.take_back(started.pid);
             }
@@ -135,11 +136,11 @@ pub fn replace(launch: &Launch<'_>) -> Error {
     explain(&image, word, failure)
 }
 
-/// Why this command cannot be executed, as far as that can be known before it is: it is found, and may be executed.
+/// Why this command cannot be executed, as far as that can be known in advance: it is not found, or may not be executed.
 pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error> {
     let image = Image::new(command, environment, false).ok()?;
     let may = |path: &&OsStr| access(*path, AccessFlags::X_OK).is_ok() && Path::new(path).is_file();
-    // An emulator looks for the loader of another machine's program, or of its own, in places of its own.
+    // An emulator looks for a program's loader in places of its own.
     let emulated = environment.iter().any(|(name, _)| name == "QEMU_LD_PREFIX");
     let ours = head(Path::new("/proc/self/exe"));
     let has_interpreter = |path: &OsStr| {
@@ -153,7 +154,7 @@ pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error
     if image.candidates().any(|path| may(&path)) {
         return Some(explain(&image, command.first()?, ExecFailure { errno: libc::ENOENT }));
     }
-    // As execvp(3) has it: EACCES, be it of the file or of the way to it, outlives that others are not there.
+    // As in execvp(3), EACCES for one candidate (the file or the way to it) wins over ENOENT for the others.
     let refused = |path: &OsStr| access(path, AccessFlags::X_OK) != Err(nix::Error::ENOENT);
     let errno = if image.candidates().any(refused) { libc::EACCES } else { libc::ENOENT };
     Some(explain(&image, command.first()?, ExecFailure { errno }))
@@ -171,7 +172,7 @@ fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
     Ok((image, raised))
 }
 
-/// What a failed exec means, and what to do. Also used when the child of an emulated fork reports late.
+/// What a failed exec means, and what helps.
 pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
     let shown = word.to_string_lossy();
     let reason = io::Error::from_raw_os_error(failure.errno);
@@ -227,7 +228,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
     })
 }
 
-/// What to do about an option where COMMAND was expected: it came after `--`, as all that `docker run IMAGE` is given does.
+/// What to do about an option where COMMAND was expected: it came after `--`, as everything behind `docker run IMAGE` does.
 fn option(image: &Image, word: &str) -> String {
     let (flag, value) = word.split_once('=').map_or((word, None), |(flag, value)| (flag, Some(value.to_owned())));
     let Some(setting) = flag.strip_prefix("--").and_then(|flag| table::of_flag(flag, false)) else {

@@ -1,5 +1,5 @@
-//! Owns the liveness probes of an app that is ready (`--exit-on-unhealthy`): when the next one is due, and how many failures in a row are too
-//! many. Pure but for the child that asks. Must not know how an app is stopped.
+//! Owns the liveness probes of an app that is ready (`--exit-on-unhealthy`): when the next one is due, and how many failures in a row are
+//! too many. Pure but for the child that asks. Must not know how an app is stopped.
 
 use std::time::{Duration, Instant};
 

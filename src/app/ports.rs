@@ -1,5 +1,5 @@
-//! Owns how the ports of the settings are claimed, before the app is launched or beside it, and what is heard and published meanwhile. Must not
-//! know the policy of ports, or what becomes of the claims.
+//! Owns how the ports of the settings are claimed, before the app is launched or beside it, and what is heard and published meanwhile. Must
+//! not know the policy of ports, or what becomes of the claims.
 
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -84,8 +84,8 @@ impl Claimant<'_> {
         }
     }
 
-    /// For the words of a failure. In a container of its own, and where any setting came from the environment, nobody can type a flag without
-    /// another image.
+    /// For the words of a failure. In a container of its own, and where any setting came from the environment, nobody can type a flag
+    /// without another image.
     fn given(&self) -> Given {
         let of = |flag| self.config.sources.of(flag);
         let by_variable = |flag| matches!(of(flag), Source::Variable | Source::Port | Source::ProfileVariable);

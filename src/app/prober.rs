@@ -1,4 +1,5 @@
-//! Owns the probing of one health target: a child at a time that asks it, and why it failed last. Must not know what follows from an answer.
+//! Owns the probing of one health target: a child at a time that asks it, and why it failed last. Must not know what follows from an
+//! answer.
 
 use std::os::fd::OwnedFd;
 

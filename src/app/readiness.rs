@@ -1,5 +1,5 @@
-//! Owns the readiness of one launch: the machine that decides whether the app has come up, and the sources of its facts. Must not know how an app
-//! is launched or stopped.
+//! Owns the readiness of one launch: the machine that decides whether the app has come up, and the sources of its facts. Must not know how
+//! an app is launched or stopped.
 //!
 //! - **States**: the port is awaited, unserved, served; the app is ready, or given up (the table in `machine`).
 //! - **Facts** (`fact`): looks at sockets, answers of probes, binds and listens that are heard, and time.
@@ -137,8 +137,8 @@ impl Readiness {
         }
     }
 
-    /// Ends the watch over the port when it cannot be lost any more: once the app listens, or after so long that a later end has another reason.
-    /// Every socket that closes on the machine costs the kernel more while we are subscribed to its end.
+    /// Ends the watch over the port when it cannot be lost any more: once the app listens, or after so long that a later end has another
+    /// reason. Every socket that closes on the machine costs the kernel more while we are subscribed to its end.
     pub fn end_watch(&mut self, now: Instant) {
         if self.lost_port.as_ref().is_some_and(|lost_port| lost_port.ends_at() <= now || self.serves()) {
             self.lost_port = None;

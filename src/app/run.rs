@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
         watch.then(|| LostPort::watch(ports.to_vec(), cookies, Instant::now()))
     }
 
-    /// The app's calls, and the sockets they are answered with.
+    /// The app's calls, and the sockets they are answered with: those of `claims`; `None`: they are still waited for.
     fn binds(&self, app: &App, heard: Heard, claims: Option<Vec<Claim>>) -> Binds {
         if heard.no_new_privs && app.gains_privileges() {
             warn!("{}", advice::NO_NEW_PRIVS);

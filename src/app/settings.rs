@@ -44,8 +44,8 @@ pub struct Run {
     pub parent_death_signal: Option<i32>,
     /// What readiness asks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` asks `/`.
     pub health: Option<Target>,
-    /// How `run` itself asks that, and whatever else it asks: as a HEALTHCHECK without arguments would in the same environment. `None`: it asks
-    /// nothing.
+    /// How `run` itself asks that, and whatever else it asks: as a HEALTHCHECK without arguments would in the same environment. `None`: it
+    /// asks nothing.
     pub terms: Option<Box<Terms>>,
     /// What liveness asks; `None`: the same as readiness.
     pub liveness: Option<Target>,

@@ -1,5 +1,5 @@
-//! Owns the ports that others may share while an app, or a keeper, has them: the copies that are given away, the meeting points, and the
-//! lines about who came. Must not know the words of the exchange, or how a port was claimed.
+//! Owns the ports that other instances may share while an app, or `keep`, has them: the copies that are given away, the meeting points, and
+//! the lines about who came. Must not know the protocol of the exchange, or how a port was claimed.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +21,7 @@ use crate::share::meeting::{Meeting, Met};
 use crate::share::message::{Container, Secret, container_words};
 use crate::share::newcomer::Newcomer;
 
-/// Whoever asks in vain may do so a thousand times a second; the log has a line about it this often.
+/// A refused instance may ask a thousand times a second; it is logged this often.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The group of the settings, its secret read. `datagrams`: ports of UDP are shared too.
@@ -58,7 +58,7 @@ fn secret(path: &Path) -> Result<Secret, Error> {
             nix::unistd::geteuid()
         )])
     };
-    // Opening a pipe would wait for its writer.
+    // Opening a pipe without O_NONBLOCK would wait for its writer.
     let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = open.map_err(|error| bad(&words(&error)))?;
     if !file.metadata().is_ok_and(|found| found.is_file()) {
@@ -66,7 +66,7 @@ fn secret(path: &Path) -> Result<Secret, Error> {
     }
     let mut text = Vec::new();
     file.take(LONGEST_SECRET).read_to_end(&mut text).map_err(|error| bad(&words(&error)))?;
-    // An editor ends the last line; the secret is the same with and without.
+    // Editors end the last line; the secret is the same with and without that.
     while text.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         text.pop();
     }
@@ -85,8 +85,8 @@ fn own_container() -> Container {
     container
 }
 
-/// The ports as they are claimed to be shared: two apps of one group may bind different families, so one socket has to serve both. A bare
-/// port is `0.0.0.0` where this network has IPv6 on loopback at most, else both families.
+/// The specs for ports that are to be shared: two apps of one group may bind different families, so one socket has to serve both. A bare
+/// port is `0.0.0.0` where this network has IPv6 on loopback at most, and both families elsewhere.
 pub fn specs(asked: &[Spec]) -> Vec<Spec> {
     let v4_only = std::fs::read_to_string("/proc/net/if_inet6")
         .is_ok_and(|text| text.lines().all(|line| line.split_ascii_whitespace().last() == Some("lo")));
@@ -108,12 +108,12 @@ struct Port {
     spec: Spec,
     socket: OwnedFd,
     meeting: Option<Meeting>,
-    /// Another program has it by now; nothing can be done about that.
+    /// Another program has the port by now; nothing can be done about that.
     lost: bool,
 }
 
 impl Sharing {
-    /// Answers for these claims. Each keeps its own socket; this has a copy of it.
+    /// Shares these claims. Each keeps its own socket; this has a copy of it.
     ///
     /// # Errors
     /// EMFILE, ENFILE.
@@ -144,7 +144,7 @@ impl Sharing {
         self.ports.iter().filter_map(|port| port.meeting.as_ref()?.deadline()).min()
     }
 
-    /// Hears whoever asks, and lets a socket that somebody has shut down listen again.
+    /// Answers whoever asks, and lets a socket that somebody has shut down listen again.
     pub fn step(&mut self, now: Instant) {
         for port in &mut self.ports {
             port.revive();

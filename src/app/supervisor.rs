@@ -1,5 +1,5 @@
-//! Owns what happens to the app's life: a pure machine from events to actions. Must not know how an action is done, or read a clock:
-//! every instant comes in with its event.
+//! Owns the life of the app from its launch to the end of all that it leaves behind: a pure machine from events to actions. Must not know
+//! how an action is done, or read a clock: every instant comes in with its event.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::state::Phase;
 use crate::sys::process::End;
 use crate::sys::signal;
 
-/// How long KILL is given to work before reberth leaves all the same: only a process stuck in the kernel survives it that long.
+/// How long reberth waits for KILL to work before it leaves anyway: only a process stuck in the kernel survives it that long.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the machine was told once.
@@ -38,8 +38,8 @@ pub enum Event {
     Signal(i32),
     /// The app was stopped by this signal; `in_front`: its group has the terminal.
     AppStopped { by: i32, in_front: bool },
-    /// The app has ended; `leftovers`: other children of ours are still there; `again`: it will be launched once more; `never_listened`: nobody has
-    /// seen it listen, though it was told a port.
+    /// The app has ended. `leftovers`: other children of ours are still there; `again`: it will be launched once more; `never_listened`: it
+    /// was told a port, and was not seen listening.
     AppEnded { end: End, leftovers: bool, again: bool, never_listened: Option<NeverListened> },
     /// A child has ended, and others are still there.
     ChildGone,
@@ -86,9 +86,9 @@ enum Stage {
         until: Instant,
         signal: i32,
     },
-    /// The app knows that it is to stop.
+    /// The app was asked to stop.
     Stopping,
-    /// The app is gone; what is left of its tree has been told.
+    /// The app is gone, and what is left of its tree was asked to stop.
     Tidying,
     /// What is left has been sent KILL.
     Killing {
@@ -104,15 +104,15 @@ pub struct Supervisor {
     /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
     kill_at: Option<Instant>,
     grace_begun: bool,
-    /// The code to end with, whatever the app's own is.
+    /// The code to end with, whatever the app's own code is.
     forced: Option<Code>,
-    /// Why it does: the app was unhealthy.
+    /// That code is there because the app was unhealthy.
     unhealthy: bool,
     /// The first request to stop that came, as the map says.
     stop_signal: Option<i32>,
     /// The app was stopped by a signal, and nobody has continued it through us.
     stopped: bool,
-    /// Somebody sent us a stop signal for the app: then it is not the terminal's doing.
+    /// A signal that stops the app was forwarded, so it is not the terminal that stops it.
     stop_forwarded: bool,
     code: Code,
 }
@@ -133,8 +133,8 @@ pub enum Effect {
 }
 
 /// The effect of a signal without an app: it is mapped, and then acts as on any program without handlers. `parent_death` is the signal that
-/// reports the death of reberth's parent, and ends reberth whichever it is. `ignored`: whether a signal was ignored by whoever started reberth,
-/// as HUP is by nohup(1).
+/// reports the death of reberth's parent, and ends reberth whichever it is. `ignored`: whether a signal was ignored by whoever started
+/// reberth, as HUP is by nohup(1).
 pub fn effect_without_app(
     map: &SignalMap,
     received: i32,
@@ -186,8 +186,8 @@ impl Supervisor {
         self.stop_signal.is_some() || self.forced.is_some()
     }
 
-    /// A signal that came while the app is gone and about to be launched again: nobody is there to get it, so it acts as in any wait. True: it
-    /// ends this one.
+    /// A signal has come while the app is gone and about to be launched again. It acts as in any wait without an app. True: the launch is
+    /// off.
     pub fn call_off(&mut self, received: i32, ignored: impl Fn(i32) -> bool) -> bool {
         let effect = effect_without_app(&self.policy.signal_map, received, None, ignored);
         if let Effect::Ends(signal) = effect {
@@ -201,7 +201,7 @@ impl Supervisor {
         self.stop_signal
     }
 
-    /// True from the moment on in which the app knows that it is to stop, or is gone.
+    /// True once the app was asked to stop, or is gone.
     pub fn is_stopping(&self) -> bool {
         !matches!(self.stage, Stage::Running | Stage::Draining { .. })
     }
@@ -220,7 +220,7 @@ impl Supervisor {
                 self.on_ended(now, end, leftovers, again, never_listened)
             }
             Event::ChildGone => match self.stage {
-                // The killed may have forked once more before the signal reached them.
+                // One of them may have forked once more before the signal reached it.
                 Stage::Killing { .. } => vec![Action::SignalTree(libc::SIGKILL)],
                 _ => Vec::new(),
             },
@@ -318,7 +318,7 @@ impl Supervisor {
         }
     }
 
-    /// A stopped app does not take a request to stop until it is continued; systemd sends CONT behind TERM for that reason.
+    /// A stopped app does not take a signal until it is continued, which is why systemd sends CONT after TERM.
     fn wake(&mut self) -> Option<Action> {
         std::mem::take(&mut self.stopped).then_some(Action::Continue)
     }
@@ -333,8 +333,8 @@ impl Supervisor {
             return Vec::new();
         }
         if !self.policy.pid1 {
-            // The stop key reached the app's group and not ours; stopping too is what gives the shell its prompt back. A STOP by any other
-            // hand leaves us running, unless the app would sit on the terminal with it.
+            // The stop key reached the app's group and not ours: the shell has its prompt back only when we stop too. A STOP from elsewhere
+            // leaves us running, unless the stopped app would keep the terminal.
             let with_it = suspends(by) || in_front;
             return if with_it { vec![Action::Suspend] } else { Vec::new() };
         }
@@ -382,7 +382,7 @@ impl Supervisor {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
-        // Whoever stops an app that still starts knows why it does not listen.
+        // Whoever stops an app that is still starting knows why it does not listen.
         if let Some(NeverListened { port, lived }) =
             never_listened.filter(|_| !self.stop_asked() && self.forced.is_none())
         {
@@ -396,7 +396,7 @@ impl Supervisor {
         if self.unhealthy {
             info!("{how}; reberth exits with {}: the app was unhealthy (--exit-on-unhealthy)", self.code.0);
         } else if self.code == Code::OK && own == Code::OK && !self.stop_asked() {
-            // A program that did its work and ended is no news.
+            // A program that did its work and ended is not worth a line.
             debug!("{how}");
         } else if self.code == own {
             info!("{how}");

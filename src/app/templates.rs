@@ -9,7 +9,7 @@ use super::handover::Handover;
 use super::told::ToldPort;
 use crate::port::spec::{Spec, is_name};
 
-/// What a template stands for; the name where it has one.
+/// A template, with its name where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Template<'a> {
     Port(Option<&'a str>),
@@ -70,7 +70,7 @@ impl<'a> Template<'a> {
     }
 }
 
-/// One argument cut into text (`Err`) and templates (`Ok`). Byte-wise: an argument need not be UTF-8.
+/// One argument cut into text (`Err`) and templates (`Ok`). By bytes: an argument need not be UTF-8.
 fn pieces(argument: &OsStr) -> Vec<Result<Template<'_>, &[u8]>> {
     let mut found = Vec::new();
     let mut rest = argument.as_bytes();

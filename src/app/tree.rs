@@ -1,4 +1,5 @@
-//! Owns which processes are the app's: it, and everything below us that was not there before it. Must not know why they are signalled.
+//! Owns which processes belong to the app: the app itself, and everything below us that was not there before it. Must not know why they are
+//! signalled.
 
 use tracing::info;
 
@@ -9,8 +10,8 @@ use crate::sys::signal;
 #[derive(Debug)]
 pub struct Tree {
     pub app: i32,
-    /// Children of ours from before the launch: a shell that became us by `exec` leaves those of its redirections, such as
-    /// `> >(logger)`. They are not the app's to be ended, and a logger ends by itself once it has all.
+    /// Children of ours that are not the app's: a shell that became us by `exec` leaves those of its redirections, such as
+    /// `> >(logger)`. A logger must not be ended: it ends by itself once it has read everything.
     strangers: Vec<i32>,
 }
 
@@ -19,20 +20,20 @@ impl Tree {
         Self { app, strangers }
     }
 
-    /// A child of our own that is none of the app's.
+    /// A child that we have started, and that is not the app's.
     pub fn leave_out(&mut self, pid: Option<i32>) {
         self.strangers.extend(pid);
     }
 
-    /// A child of ours is gone: its pid may be anybody's next.
+    /// A child of ours was reaped: its pid may be given to another.
     pub fn reaped(&mut self, pid: i32) {
         self.strangers.retain(|stranger| *stranger != pid);
     }
 
-    /// The app and everything below us that is its.
+    /// The app and everything below us that belongs to it.
     pub fn pids(&self) -> Vec<i32> {
         let mut pids = process::descendants(&self.strangers);
-        // Without /proc it is all that is known; once it has ended it is nobody's any more.
+        // Without /proc the app is all that is known; after its end its number says nobody.
         if !pids.contains(&self.app) {
             pids.insert(0, self.app);
         }
@@ -45,13 +46,13 @@ impl Tree {
         childless || (!self.strangers.is_empty() && unseen())
     }
 
-    /// Sends `signal` to all that the app has left behind, and CONT after it to those that are stopped, who would not take it otherwise.
-    /// PID 1 reaches everybody in its namespace with one call that no fork escapes, strangers too: they end with it anyway. Off PID 1 the
-    /// tree is read from /proc, or without one the app's process group has to do.
+    /// Sends `signal` to all that the app has left behind, and CONT after it to those that are stopped and would not take it otherwise.
+    /// PID 1 reaches everything in its namespace with one call that no fork escapes, strangers too: they end with it anyway. Off PID 1 the
+    /// tree is read from /proc; without /proc the app's process group has to do.
     pub fn signal(&self, signal: i32) {
         let left = if process::pid() == 1 {
             let _ = process::send(-1, signal);
-            // Nothing stops those that are killed: there is no need to look at them.
+            // KILL works on stopped processes too.
             if signal == libc::SIGKILL { Ok(Vec::new()) } else { process::everybody().ok_or(-1) }
         } else if process::can_list() {
             let left = process::signal_descendants(&self.strangers, signal);
@@ -66,7 +67,7 @@ impl Tree {
         match left {
             _ if signal == libc::SIGKILL => {}
             Ok(left) => process::continue_stopped(&left),
-            // Who is stopped cannot be seen.
+            // It cannot be seen which of them are stopped.
             Err(unseen) => drop(process::send(unseen, libc::SIGCONT)),
         }
     }

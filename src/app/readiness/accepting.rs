@@ -70,8 +70,8 @@ fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     watched.any(|fd| held.contains(&fd))
 }
 
-/// What the threads of a program that has `held` open are doing: `Waits` for `accept` on one of them, `Polls` for a call that waits for several
-/// descriptors, else `Idle`. `None`: their calls may not be seen (no CAP_SYS_PTRACE, or a kernel that does not tell).
+/// What the threads of a program that has `held` open are doing: `Waits` for `accept` on one of them, `Polls` for a call that waits for
+/// several descriptors, else `Idle`. `None`: their calls may not be seen (no CAP_SYS_PTRACE, or a kernel that does not tell).
 fn waits(root: &Path, held: &[u32]) -> Option<Accepting> {
     let threads = fs::read_dir(root.join("task")).ok()?;
     let calls: Vec<String> =

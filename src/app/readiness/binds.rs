@@ -1,9 +1,9 @@
-//! Owns what the app's own bind(2) and listen(2) are answered with: which of them concern a port of ours, and which socket the app gets. Must not
-//! know how a port is claimed, or what follows from an app that listens.
+//! Owns what the app's own bind(2) and listen(2) are answered with: which of them concern a port of ours, and which socket the app gets.
+//! Must not know how a port is claimed, or what follows from an app that listens.
 //!
-//! A call waits in the kernel until it is answered, for as long as the app has the filter, which is for life and in every descendant.
-//! So a call that is not understood is let through, and where nothing can be done for the app the port is let go and the app binds by itself: no app
-//! is ever left waiting, or told that a port is in use because reberth holds it.
+//! A call waits in the kernel until it is answered, for as long as the app has the filter, which is for life and in every descendant. So a
+//! call that is not understood is let through, and where nothing can be done for the app the port is let go and the app binds by itself: no
+//! app is ever left waiting, or told that a port is in use because reberth holds it.
 
 mod request;
 
@@ -206,8 +206,8 @@ impl Binds {
         }
     }
 
-    /// Our socket listens since the bind. An app that asks whether it does, and is told so, never calls listen(2) (gunicorn): the question is
-    /// the event then.
+    /// Our socket listens since the bind. An app that asks whether it does, and is told so, never calls listen(2) (gunicorn): the question
+    /// is the event then.
     fn is_listening(&mut self, asked: &Asked, fd: i32, facts: &mut Vec<Fact>) {
         if let Stage::Holding(held) = &mut self.stage
             && let Ok(inode) = notify::inode_of(asked.tid, fd)
@@ -296,8 +296,8 @@ impl Binds {
             {
                 notify::carry_over(theirs.as_fd(), given.socket);
             }
-            // An app that makes its socket non-blocking after the bind, as asyncio does, asks for one that blocks. But O_NONBLOCK belongs to all who
-            // have the socket: cleared, the next accept(2) of an app that already serves on it would block.
+            // An app that makes its socket non-blocking after the bind, as asyncio does, asks for one that blocks. But O_NONBLOCK belongs
+            // to all who have the socket: cleared, the next accept(2) of an app that already serves on it would block.
             let served = || given.shared || before.contains(&given.inode) && has(given.inode);
             if request.socket.nonblocking || notify::is_nonblocking(given.socket) && !served() {
                 notify::set_nonblocking(given.socket, request.socket.nonblocking);

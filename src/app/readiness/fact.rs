@@ -1,5 +1,5 @@
-//! Owns what is expected of an app that comes up, and the facts that can be learnt of it. Must not know where a fact comes from, or what follows
-//! from it.
+//! Owns what is expected of an app that comes up, and the facts that can be learnt of it. Must not know where a fact comes from, or what
+//! follows from it.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Owns the evidence that the app lost its port to somebody else before it listened, so that it may be launched again. Must not know
 //! what is done about it.
 //!
-//! An app that binds by itself finds the port free, and so does everybody else. Evidence is that somebody holds the port after the app has ended; or
-//! that a socket on it was destroyed since the launch *and* a bind failed after that. A destroyed socket alone proves nothing: an app that checks
-//! its port first (binds and closes) leaves the same event.
+//! An app that binds by itself finds the port free, and so does everybody else. Evidence is that somebody holds the port after the app has
+//! ended; or that a socket on it was destroyed since the launch *and* a bind failed after that. A destroyed socket alone proves nothing: an
+//! app that checks its port first (binds and closes) leaves the same event.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -26,7 +26,8 @@ const LATE: Duration = Duration::from_millis(20);
 pub struct LostPort {
     specs: Vec<Spec>,
     ends_at: Instant,
-    /// Sockets destroyed on our ports. The probe of somebody else who waits for the port is there for microseconds: only its end can be seen.
+    /// Sockets destroyed on our ports. The probe of somebody else who waits for the port is there for microseconds: only its end can be
+    /// seen.
     events: Option<Destroyed>,
     /// The kernel reports every socket of the machine.
     wide: bool,
@@ -49,8 +50,8 @@ struct Evidence {
     own: Vec<u64>,
     /// A socket on our ports that was not ours was destroyed: somebody else's, or one of the app's.
     seen: bool,
-    /// After that, or while somebody held the port, a socket of our user was destroyed that never had a port: what a failed `bind` leaves. Alone
-    /// it proves nothing: Go, for one, opens and closes such sockets when it starts.
+    /// After that, or while somebody held the port, a socket of our user was destroyed that never had a port: what a failed `bind` leaves.
+    /// Alone it proves nothing: Go, for one, opens and closes such sockets when it starts.
     failed: bool,
 }
 
@@ -102,7 +103,8 @@ impl LostPort {
     /// Takes the events that have come.
     pub fn take_events(&mut self) {
         let Some(drained) = self.events.as_ref().map(Destroyed::drain) else { return };
-        // A queue that ran over proves nothing, or on a busy host every early end would count as a lost port. A broken one has nothing more to say.
+        // A queue that ran over proves nothing, or on a busy host every early end would count as a lost port. A broken one has nothing more
+        // to say.
         let Ok(drained) = drained else {
             self.events = None;
             return;

@@ -9,8 +9,8 @@
 //! | `Ready` | it has come up | nothing | nothing |
 //! | `GivenUp` | what becomes of it is of no interest any more | nothing | nothing |
 //!
-//! `give_up` leaves any stage but `Ready`. In `Unserved` and `Served` the end of `--start-timeout` asks for `NotInTime`, once. What is said about
-//! heard calls (`BindWaits`, `ClientsReset`, `CallsLost`) is said in every stage.
+//! `give_up` leaves any stage but `Ready`. In `Unserved` and `Served` the end of `--start-timeout` asks for `NotInTime`, once. What is said
+//! about heard calls (`BindWaits`, `ClientsReset`, `CallsLost`) is said in every stage.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -128,8 +128,8 @@ impl Machine {
         matches!(self.stage, Stage::Served | Stage::Ready) && self.primary().is_some()
     }
 
-    /// The port that the app has not been seen listening on, and when it was launched; `None`: it was, or it need not be seen (a socket that
-    /// it was given listens anyway).
+    /// The port that the app has not been seen listening on, and when it was launched; `None`: it was, or it need not be seen (a socket
+    /// that it was given listens anyway).
     pub fn never_listened(&self) -> Option<(u16, Instant)> {
         let looked_for = self.stage == Stage::Unserved && !self.was_given_socket();
         self.primary().filter(|_| looked_for).map(|primary| (primary.port, self.launched))
@@ -163,8 +163,8 @@ impl Machine {
         self.stop_waiting();
     }
 
-    /// The port whose socket tells that the app is there: the first TCP one, or else the first one. A UDP socket that the app was given tells
-    /// nothing.
+    /// The port whose socket tells that the app is there: the first TCP one, or else the first one. A UDP socket that the app was given
+    /// tells nothing.
     pub fn primary(&self) -> Option<&Spec> {
         let tcp = self.expected.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
         tcp.or_else(|| self.expected.ports.first().filter(|_| !self.was_given_socket()))
@@ -257,9 +257,9 @@ impl Machine {
         gives_up.then(|| Action::Warn(advice::given_up(OLD))).into_iter().collect()
     }
 
-    /// After a look, or where there is nothing to look at: the app is ready, or its target is probed. A target on the app's own port is probed
-    /// once somebody serves there, any other at once. A socket that was given has been listening all the time, so its target is probed even
-    /// when the app is not seen taking it; but a mere connection succeeds while nobody accepts.
+    /// After a look, or where there is nothing to look at: the app is ready, or its target is probed. A target on the app's own port is
+    /// probed once somebody serves there, any other at once. A socket that was given has been listening all the time, so its target is
+    /// probed even when the app is not seen taking it; but a mere connection succeeds while nobody accepts.
     fn probe_or_ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let nothing_to_see = self.primary().is_none();
         if self.stage == Stage::Unserved && nothing_to_see {
@@ -337,7 +337,8 @@ impl Machine {
         }
     }
 
-    /// It does not serve its port. Whether listening somewhere else is a mistake, or a side port of an app that is still starting, only time tells.
+    /// It does not serve its port. Whether listening somewhere else is a mistake, or a side port of an app that is still starting, only
+    /// time tells.
     fn unserved(&mut self, now: Instant, primary: &Spec, all: &[Listener], actions: &mut Vec<Action>) {
         let told: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
         let other = all.iter().find(|found| !told.contains(&found.port));
@@ -398,7 +399,8 @@ impl Machine {
         matches!(self.expected.evidence, Evidence::Accepting { .. })
     }
 
-    /// Looks serve only for what is said of an app that does not listen: the app is heard, and a probe of its target waits for its listen(2).
+    /// Looks serve only for what is said of an app that does not listen: the app is heard, and a probe of its target waits for its
+    /// listen(2).
     fn is_only_heard(&self) -> bool {
         self.expected.evidence == Evidence::ListenCall && self.expected.target.is_none_or(|target| target.on_port)
     }

@@ -1,5 +1,5 @@
-//! Owns how often an app is looked at: quickly at first, ever more rarely, and at last not at all, so that an app that is up, or will never be,
-//! costs no wake-up. Must not know what a look shows.
+//! Owns how often an app is looked at: quickly at first, ever more rarely, and at last not at all, so that an app that is up, or will never
+//! be, costs no wake-up. Must not know what a look shows.
 
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,8 @@ impl Pace {
         self.next.is_some_and(|at| at >= now + GROWN_PAUSE)
     }
 
-    /// Sets the next look after one at `now` at an app of this age. `at_risk`: its port may still be lost. `limited`: it has to be ready by some time,
-    /// so looks go on until then.
+    /// Sets the next look after one at `now` at an app of this age. `at_risk`: its port may still be lost. `limited`: it has to be ready by
+    /// some time, so looks go on until then.
     pub fn slow_down(&mut self, now: Instant, age: Duration, at_risk: bool, limited: bool) {
         let longest = match age {
             _ if at_risk => RISK_PAUSE,

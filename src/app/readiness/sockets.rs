@@ -1,5 +1,5 @@
-//! Owns the looks at the app's sockets: the kernel's tables, and the walk through /proc that tells whose they are. Must not know what a look
-//! means: `machine` does.
+//! Owns the looks at the app's sockets: the kernel's tables, and the walk through /proc that tells whose they are. Must not know what a
+//! look means: `machine` does.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -72,7 +72,8 @@ impl Sockets {
         let mut here = holder::had_by(&pids, there.clone());
         let mut all = self.own_of(&pids);
         if here.is_empty() {
-            // The port was ours a moment ago, so a listener of the app's user counts as the app's, and so does one elsewhere that came later.
+            // The port was ours a moment ago, so a listener of the app's user counts as the app's, and so does one elsewhere that came
+            // later.
             let hidden = holder::hidden_users(&pids);
             here = there.into_iter().filter(|found| hidden.contains(&found.uid)).collect();
             all.extend(self.new_of(&hidden));
