@@ -11,13 +11,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use nix::unistd::{AccessFlags, access};
+use tracing::warn;
 
+use super::advice;
 use super::environment::Environment;
 use super::invocation::Invocation;
 use crate::error::{Error, words};
 use crate::setting::table;
-pub use crate::sys::exec::Heard;
 use crate::sys::exec::{self, ExecFailure, Image, NotStarted, Setup, Started};
+use crate::sys::notify::Listener;
 use crate::sys::signal::Inherited;
 use crate::sys::terminal::Terminal;
 
@@ -49,18 +51,22 @@ pub enum NotLaunched {
 }
 
 impl App {
+    /// The listener of its calls, if they are heard.
+    pub fn take_calls(&mut self) -> Option<Listener> {
+        let heard = self.started.heard.take()?;
+        if heard.no_new_privs && self.gains_privileges() {
+            warn!("{}", advice::NO_NEW_PRIVS);
+        }
+        Some(heard.listener)
+    }
+
     /// Whether its file would give it privileges: it is setuid, setgid, or has capabilities of its own (`capabilities(7)`).
-    pub fn gains_privileges(&self) -> bool {
+    fn gains_privileges(&self) -> bool {
         let path = self.image.candidates().map(Path::new).find(|path| path.is_file());
         path.is_some_and(|path| {
             let mode = path.metadata().map_or(0, |found| found.permissions().mode());
             mode & 0o6000 != 0 || exec::has_capabilities(path)
         })
-    }
-
-    /// Where its binds are heard, if they are to be.
-    pub fn take_heard(&mut self) -> Option<Heard> {
-        self.started.heard.take()
     }
 
     pub fn pid(&self) -> i32 {

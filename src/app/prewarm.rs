@@ -9,6 +9,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::announce::{Taken, announce};
+use super::readiness::binds::hold;
 use super::sharing::Sharing;
 use crate::error::{Error, words};
 use crate::port::claim::{Claim, Stop};
@@ -66,7 +67,7 @@ impl<'a> Prewarm<'a> {
                 .inspect_err(|error| warn!("the ports cannot be shared: {}", words(error)))
                 .ok()
         });
-        let held = Held::new(claims).map(|held| if sharing.is_some() { held.shared() } else { held });
+        let held = hold(claims, sharing.is_some());
         Prewarmed { taken, sharing, held }
     }
 

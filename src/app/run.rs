@@ -17,20 +17,20 @@ use super::environment::Environment;
 use super::handover::Handover;
 use super::init::Ending;
 use super::invocation::{Invocation, LaunchPort};
-use super::launch::{self, App, Heard, Launch, NotLaunched};
+use super::launch::{self, Launch, NotLaunched};
 use super::look_after::{Launched, expected, look_after};
 use super::ports::{Claimant, Ports};
 use super::prewarm::Prewarm;
 use super::readiness::binds::Binds;
+use super::readiness::fact::Evidence;
 use super::readiness::lost_port::LostPort;
 use super::settings::Run;
 use super::sharing::{self, Sharing};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::log;
-use crate::port::claim::{Claim, Stop};
+use crate::port::claim::Stop;
 use crate::port::file;
-use crate::port::held::Held;
 use crate::port::spec::Spec;
 use crate::register::beside::Beside;
 use crate::share::Group;
@@ -242,7 +242,7 @@ impl<'a> Session<'a> {
             }
         };
         let state = state(self.config, phase, &taken);
-        let expected = expected(self.config, &taken, handover.evidence(&claims));
+        let mut expected = expected(self.config, &taken, handover.evidence(&claims));
         let passed = self.activation.descriptors().chain(invocation.descriptors.iter().copied());
         let passed = passed.filter_map(descriptor::inode_at).collect();
         let cookies = claims.iter().map(|claim| claim.cookie).collect();
@@ -272,7 +272,11 @@ impl<'a> Session<'a> {
         debug!("launched {word} as pid {}", app.pid());
         self.launches += 1;
         let held = kept.filter(|_| claiming.is_none());
-        let binds = app.take_heard().map(|heard| self.binds(&app, heard, held));
+        let specs = self.config.ports.clone();
+        let binds = app.take_calls().map(|calls| Binds::begin(calls, specs, held, group.is_some()));
+        if binds.as_ref().is_some_and(Binds::is_released) {
+            expected.evidence = Evidence::Listener;
+        }
         // With these it has more descriptors of its own than can be told.
         let many = binds.is_some() || sharing.is_some();
         leave_no_trace((!many).then(|| self.descriptors(lost_port.as_ref())).as_deref());
@@ -300,16 +304,6 @@ impl<'a> Session<'a> {
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
         let watch = again && !self.handover().keeps_sockets();
         watch.then(|| LostPort::watch(ports.to_vec(), cookies, Instant::now()))
-    }
-
-    /// The app's calls, and the sockets they are answered with: those of `claims`; `None`: they are still waited for.
-    fn binds(&self, app: &App, heard: Heard, claims: Option<Vec<Claim>>) -> Binds {
-        if heard.no_new_privs && app.gains_privileges() {
-            warn!("{}", advice::NO_NEW_PRIVS);
-        }
-        let held = claims.map(Held::new).transpose().unwrap_or_default();
-        let held = held.map(|held| if self.group.is_some() { held.shared() } else { held });
-        Binds::new(heard.listener, self.config.ports.clone(), held)
     }
 
     /// All that are open, where nothing is held for the app.

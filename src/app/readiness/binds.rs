@@ -14,10 +14,14 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use self::request::{Asks, Request, V6Only, asks, is_for_the_kernel};
 use super::advice;
 use super::fact::Fact;
 use crate::app::tree::Tree;
+use crate::error::words;
+use crate::port::claim::Claim;
 use crate::port::held::Held;
 use crate::port::holder::{self, processes};
 use crate::port::spec::{Protocol, Spec};
@@ -69,14 +73,23 @@ impl WaitingBind {
 }
 
 impl Binds {
-    /// Answers with what `held` has; `None`: the ports of `specs` are still waited for, and so are binds of them.
-    pub fn new(listener: notify::Listener, specs: Vec<Spec>, held: Option<Held>) -> Self {
+    /// Answers with the sockets of `claims`; `None`: the ports of `specs` are still waited for, and so are binds of them. `shared`: other
+    /// instances have the same sockets.
+    pub fn begin(listener: notify::Listener, specs: Vec<Spec>, claims: Option<Vec<Claim>>, shared: bool) -> Self {
         let spare = listener.as_fd().try_clone_to_owned().ok();
-        let stage = held.map_or_else(|| Stage::PortAwaited(Vec::new()), Stage::Holding);
+        let stage = match claims.map(|claims| hold(claims, shared)) {
+            None => Stage::PortAwaited(Vec::new()),
+            Some(Ok(held)) => Stage::Holding(held),
+            Some(Err(error)) => {
+                warn!("{}", advice::calls_lost(&words(&error)));
+                Stage::Released
+            }
+        };
         Self { listener: Some(listener), specs, stage, v6_only: V6Only::default(), told: false, spare }
     }
 
-    fn is_released(&self) -> bool {
+    /// Nothing is held, and every call is let through.
+    pub fn is_released(&self) -> bool {
         matches!(self.stage, Stage::Leaving(..) | Stage::Released)
     }
 
@@ -354,6 +367,15 @@ impl Binds {
     fn renew_spare(&mut self) {
         self.spare = self.calls().and_then(|calls| calls.try_clone_to_owned().ok());
     }
+}
+
+/// The sockets of `claims`, to answer binds with.
+///
+/// # Errors
+/// A socket cannot be asked where it is bound.
+pub fn hold(claims: Vec<Claim>, shared: bool) -> io::Result<Held> {
+    let held = Held::new(claims)?;
+    Ok(if shared { held.shared() } else { held })
 }
 
 /// The listener on `port` that is this socket.
