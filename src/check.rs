@@ -309,18 +309,18 @@ fn value(check: &Check, run: &Run, flag: &str) -> Option<String> {
         "log-format" => format!("{:?}", check.log.format).to_lowercase(),
         "exec" => on_off(run.exec),
         "signal-scope" => format!("{:?}", run.signal_scope).to_lowercase(),
-        "signal-map" if run.signal_map.0.is_empty() => return None,
+        "signal-map" if run.stop.signal_map.0.is_empty() => return None,
         "signal-map" => {
             let name = |signal: i32| crate::sys::signal::name(signal);
             let pair = |(from, to): &(i32, Option<i32>)| {
                 format!("{}={}", name(*from), to.map_or_else(|| "none".to_owned(), name))
             };
-            run.signal_map.0.iter().map(pair).collect::<Vec<_>>().join(",")
+            run.stop.signal_map.0.iter().map(pair).collect::<Vec<_>>().join(",")
         }
-        "exit-map" if run.exit_map.0.is_empty() => return None,
-        "exit-map" => run.exit_map.0.iter().map(|(from, to)| format!("{from}={to}")).collect::<Vec<_>>().join(","),
-        "drain" => exact(run.drain),
-        "grace" => exact(run.grace),
+        "exit-map" if run.stop.exit_map.0.is_empty() => return None,
+        "exit-map" => run.stop.exit_map.0.iter().map(|(from, to)| format!("{from}={to}")).collect::<Vec<_>>().join(","),
+        "drain" => exact(run.stop.drain),
+        "grace" => exact(run.stop.grace),
         "parent-death-signal" => crate::sys::signal::name(run.parent_death_signal?),
         "health" => run.health.as_ref()?.to_string(),
         "liveness" => run.liveness.as_ref()?.to_string(),

@@ -36,7 +36,7 @@ impl EarlySignals<'_> {
             if received.signal == libc::SIGCHLD {
                 reap(ended);
             }
-            let (map, death) = (&self.config.signal_map, self.config.parent_death_signal);
+            let (map, death) = (&self.config.stop.signal_map, self.config.parent_death_signal);
             let effect =
                 supervisor::effect_without_app(map, received.signal, death, |signal| self.signals.was_ignored(signal));
             let name = signal::name(received.signal);

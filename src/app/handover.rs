@@ -21,11 +21,14 @@ pub enum Handover {
 
 /// The text form of `--handover`. `None`: auto.
 pub fn handover(text: &str) -> Result<Option<Handover>, String> {
-    let one = |way: Handover| (way.word(), Some(way));
-    word(text, &[("auto", None), one(Handover::Listen), one(Handover::Off), one(Handover::Bind)])
+    let ways = Handover::ALL.into_iter().map(|way| (way.word(), Some(way)));
+    word(text, &std::iter::once(("auto", None)).chain(ways).collect::<Vec<_>>())
 }
 
 impl Handover {
+    /// In the order in which the user is told of them.
+    pub const ALL: [Self; 3] = [Self::Listen, Self::Off, Self::Bind];
+
     /// What `auto` comes to, by what else was asked for. `wants_fd`: an argument uses `{fd}`.
     pub fn auto(wants_fd: bool, prewarm: bool, shares: bool) -> Self {
         if prewarm || shares && !wants_fd {

@@ -94,7 +94,7 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
             continue;
         }
         let own = i32::try_from(received.sender) == Ok(process::pid());
-        let (map, death) = (&config.signal_map, config.parent_death_signal);
+        let (map, death) = (&config.stop.signal_map, config.parent_death_signal);
         match supervisor::effect_without_app(map, received.signal, death, |signal| signals.was_ignored(signal)) {
             Effect::Ends(stop) if supervisor::asks_to_stop(stop) => {
                 info!("{} received: the ports are let go", signal::name(received.signal));

@@ -15,7 +15,7 @@ use super::readiness::lost_port::LostPort;
 use super::readiness::{Readiness, Sources};
 use super::settings::Run;
 use super::sharing::Sharing;
-use super::supervisor::{StopPolicy, Supervisor};
+use super::supervisor::{Supervisor, Surroundings};
 use super::tree::Tree;
 use crate::health::phase::Probe;
 use crate::health::settings::Subject;
@@ -58,14 +58,7 @@ pub fn look_after(
 ) -> Ending {
     let Launched { app, terminal, in_front, mut strangers, mut state, .. } = launched;
     strangers.extend(beside.iter().flat_map(|beside| beside.pids()));
-    let policy = StopPolicy {
-        pid1: process::pid() == 1,
-        has_terminal: terminal.is_some(),
-        signal_map: config.signal_map.clone(),
-        exit_map: config.exit_map.clone(),
-        drain: config.drain,
-        grace: config.grace,
-    };
+    let surroundings = Surroundings { pid1: process::pid() == 1, has_terminal: terminal.is_some() };
     let sources = Sources { passed: launched.passed, prober: prober(config), lost_port: launched.lost_port };
     let readiness = Readiness::begin(launched.expected, launched.prewarm.is_some(), sources, app.launched());
     state.app_pid = Some(app.pid());
@@ -79,7 +72,7 @@ pub fn look_after(
         signals,
         publisher,
         state,
-        supervisor: Supervisor::new(policy),
+        supervisor: Supervisor::new(config.stop.clone(), surroundings),
         readiness,
         liveness: liveness(config),
         binds: launched.binds,

@@ -33,7 +33,7 @@ pub mod sockets;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use self::fact::{Evidence, Expected, Fact};
+use self::fact::{Expected, Fact};
 use self::lost_port::{Loss, LostPort};
 use self::machine::{Action, Machine};
 use self::sockets::Sockets;
@@ -66,10 +66,7 @@ impl Readiness {
     pub fn begin(expected: Expected, port_awaited: bool, sources: Sources, at: Instant) -> Self {
         let Sources { passed, prober, lost_port } = sources;
         let expected = Expected { at_risk: lost_port.is_some(), ..expected };
-        let given = match expected.evidence {
-            Evidence::Accepting { inode } => inode,
-            Evidence::Listener | Evidence::ListenCall => None,
-        };
+        let given = expected.evidence.given_socket();
         let machine = if port_awaited { Machine::awaiting_port(expected, at) } else { Machine::begin(expected, at) };
         let sockets = Sockets::new(machine.primary().cloned(), given, passed, at);
         Self { machine, sockets, prober, lost_port }

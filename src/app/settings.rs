@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::exit_map::ExitMap;
 use super::handover::Handover;
 use super::liveness::ExitOnUnhealthy;
-use super::signal::{SignalMap, SignalScope};
+use super::signal::SignalScope;
+use super::supervisor::StopPolicy;
 use crate::health::target::Target;
 use crate::health::terms::Terms;
 use crate::port::policy::{Backoff, Fallback, Wait};
@@ -34,12 +34,7 @@ pub struct Run {
     pub port_file: Option<PathBuf>,
     pub exec: bool,
     pub signal_scope: SignalScope,
-    pub signal_map: SignalMap,
-    pub exit_map: ExitMap,
-    /// Zero: the signal is forwarded at once.
-    pub drain: Duration,
-    /// Zero: never KILL.
-    pub grace: Duration,
+    pub stop: StopPolicy,
     /// Signal number reberth gets when its parent dies.
     pub parent_death_signal: Option<i32>,
     /// What readiness asks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` asks `/`.

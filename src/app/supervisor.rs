@@ -16,19 +16,24 @@ use crate::sys::signal;
 /// How long reberth waits for KILL to work before it leaves anyway: only a process stuck in the kernel survives it that long.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the machine was told once.
-#[derive(Debug, Clone)]
+/// How the app is stopped, and what comes of its end: settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopPolicy {
+    pub signal_map: SignalMap,
+    pub exit_map: ExitMap,
+    /// Zero: a request to stop is forwarded at once.
+    pub drain: Duration,
+    /// Zero: never KILL.
+    pub grace: Duration,
+}
+
+/// Where reberth runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings {
     /// PID 1 never stops itself: nobody would be left to continue it.
     pub pid1: bool,
     /// There is a controlling terminal, so the app may be stopped by it, and a shell may wait to hear of that.
     pub has_terminal: bool,
-    pub signal_map: SignalMap,
-    pub exit_map: ExitMap,
-    /// Zero: no drain.
-    pub drain: Duration,
-    /// Zero: never KILL.
-    pub grace: Duration,
 }
 
 /// What happened.
@@ -100,6 +105,7 @@ enum Stage {
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     policy: StopPolicy,
+    surroundings: Surroundings,
     stage: Stage,
     /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
     kill_at: Option<Instant>,
@@ -157,9 +163,10 @@ fn suspends(signal: i32) -> bool {
 }
 
 impl Supervisor {
-    pub fn new(policy: StopPolicy) -> Self {
+    pub fn new(policy: StopPolicy, surroundings: Surroundings) -> Self {
         Self {
             policy,
+            surroundings,
             stage: Stage::Running,
             kill_at: None,
             grace_begun: false,
@@ -286,7 +293,7 @@ impl Supervisor {
                 actions
             }
         };
-        if suspends(received) && !self.policy.pid1 {
+        if suspends(received) && !self.surroundings.pid1 {
             actions.push(Action::Suspend);
         }
         actions
@@ -329,10 +336,10 @@ impl Supervisor {
         if self.stage == Stage::Stopping && !self.stop_forwarded {
             return self.wake().into_iter().collect();
         }
-        if !self.policy.has_terminal {
+        if !self.surroundings.has_terminal {
             return Vec::new();
         }
-        if !self.policy.pid1 {
+        if !self.surroundings.pid1 {
             // The stop key reached the app's group and not ours: the shell has its prompt back only when we stop too. A STOP from elsewhere
             // leaves us running, unless the stopped app would keep the terminal.
             let with_it = suspends(by) || in_front;

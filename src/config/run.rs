@@ -10,6 +10,7 @@ use super::{after, healthcheck, register};
 use crate::app::handover::{self, Handover};
 use crate::app::settings::{self, Run};
 use crate::app::signal::{self, SignalScope};
+use crate::app::supervisor::StopPolicy;
 use crate::app::{exit_map, templates};
 use crate::check::Check;
 use crate::cli;
@@ -167,10 +168,16 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
         signal_scope: reader
             .read("signal-scope", from(&cli.signal_scope, &vars.signal_scope), signal::scope)
             .unwrap_or(SignalScope::Child),
-        signal_map: reader.read("signal-map", from(&cli.signal_map, &vars.signal_map), signal::map).unwrap_or_default(),
-        exit_map: reader.read("exit-map", from(&cli.exit_map, &vars.exit_map), exit_map::exit_map).unwrap_or_default(),
-        drain: reader.read("drain", from(&cli.drain, &vars.drain), duration).unwrap_or_default(),
-        grace: reader.read("grace", from(&cli.grace, &vars.grace), duration).unwrap_or(Duration::from_secs(8)),
+        stop: StopPolicy {
+            signal_map: reader
+                .read("signal-map", from(&cli.signal_map, &vars.signal_map), signal::map)
+                .unwrap_or_default(),
+            exit_map: reader
+                .read("exit-map", from(&cli.exit_map, &vars.exit_map), exit_map::exit_map)
+                .unwrap_or_default(),
+            drain: reader.read("drain", from(&cli.drain, &vars.drain), duration).unwrap_or_default(),
+            grace: reader.read("grace", from(&cli.grace, &vars.grace), duration).unwrap_or(Duration::from_secs(8)),
+        },
         parent_death_signal: reader
             .read(
                 "parent-death-signal",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::app::exit_map::ExitMap;
 use crate::app::signal::SignalMap;
-use crate::app::supervisor::{Action, Event, StopPolicy, Supervisor, asks_to_stop};
+use crate::app::supervisor::{Action, Event, StopPolicy, Supervisor, Surroundings, asks_to_stop};
 use crate::exit::Code;
 use crate::sys::process::End;
 
@@ -12,6 +12,7 @@ use crate::sys::process::End;
 struct World {
     machine: Supervisor,
     policy: StopPolicy,
+    surroundings: Surroundings,
     now: Instant,
     app_runs: bool,
     /// Children beside the app.
@@ -46,16 +47,16 @@ impl World {
             _ => SignalMap(vec![(libc::SIGTERM, None), (libc::SIGHUP, Some(libc::SIGTERM))]),
         };
         let policy = StopPolicy {
-            pid1: first & 1 != 0,
-            has_terminal: first & 2 != 0,
             signal_map,
             exit_map: ExitMap(if second & 4 == 0 { Vec::new() } else { vec![(143, 0), (0, 3)] }),
             drain: seconds(first >> 2),
             grace: seconds(first >> 4),
         };
+        let surroundings = Surroundings { pid1: first & 1 != 0, has_terminal: first & 2 != 0 };
         Self {
-            machine: Supervisor::new(policy.clone()),
+            machine: Supervisor::new(policy.clone(), surroundings),
             policy,
+            surroundings,
             now: Instant::now(),
             app_runs: true,
             children: second >> 6,
@@ -147,7 +148,7 @@ impl World {
                     self.grace_is_over();
                 }
                 Action::SignalTree(_) => assert!(!self.app_runs),
-                Action::Suspend => assert!(!self.policy.pid1, "PID 1 stops itself"),
+                Action::Suspend => assert!(!self.surroundings.pid1, "PID 1 stops itself"),
                 Action::Publish(_) => {}
                 Action::Finish(code) => self.finished = Some(code),
             }

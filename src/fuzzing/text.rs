@@ -94,7 +94,7 @@ fn check_run(run: &Run) {
     }
     assert!(!run.command.is_empty(), "nothing to start");
     assert!(run.backoff.min <= run.backoff.max, "{:?}", run.backoff);
-    for time in [run.drain, run.grace].into_iter().chain(run.start_timeout) {
+    for time in [run.stop.drain, run.stop.grace].into_iter().chain(run.start_timeout) {
         assert!(time <= value::LONGEST, "{time:?}");
     }
     assert!(run.parent_death_signal.is_none_or(|number| (1..=64).contains(&number)));
@@ -204,7 +204,7 @@ pub fn templates(data: &[u8]) {
         assert_eq!(after.as_bytes(), replaced(before.as_bytes(), &known), "{before:?}");
     }
     let specs: Vec<Spec> = ["8080", "admin=[::1]:9090"].iter().filter_map(|text| text.parse().ok()).collect();
-    for handover in [Handover::Off, Handover::Listen, Handover::Bind] {
+    for handover in Handover::ALL {
         let lines = templates::check(&command, &specs, handover);
         assert!(lines.iter().all(|line| is_one_line(line)), "{lines:?}");
     }

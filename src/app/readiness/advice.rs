@@ -60,10 +60,8 @@ pub fn elsewhere(found: &Listener, told: bool, port: u16, evidence: Evidence) ->
     }
     let loopback =
         if found.addr.is_loopback() { ", and on loopback only: unreachable from outside the container" } else { "" };
-    let ignored = match evidence {
-        Evidence::Accepting { .. } => " and ignores the socket it was given (LISTEN_FDS, {fd})",
-        Evidence::Listener | Evidence::ListenCall => "",
-    };
+    let ignored =
+        if evidence.is_of_given_socket() { " and ignores the socket it was given (LISTEN_FDS, {fd})" } else { "" };
     format!(
         "the app listens on {place}, not on port {port} as it was told{ignored}{loopback}; make it take PORT from its environment, \
          or write {{port}} into its arguments, and bind 0.0.0.0"

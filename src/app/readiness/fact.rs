@@ -18,6 +18,18 @@ pub enum Evidence {
     ListenCall,
 }
 
+impl Evidence {
+    /// The app was given its sockets.
+    pub fn is_of_given_socket(self) -> bool {
+        matches!(self, Self::Accepting { .. })
+    }
+
+    /// The socket that somebody has to accept on.
+    pub fn given_socket(self) -> Option<u64> {
+        if let Self::Accepting { inode } = self { inode } else { None }
+    }
+}
+
 /// The health target, as far as it decides when it is probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeTarget {

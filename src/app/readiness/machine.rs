@@ -396,7 +396,7 @@ impl Machine {
     }
 
     fn was_given_socket(&self) -> bool {
-        matches!(self.expected.evidence, Evidence::Accepting { .. })
+        self.expected.evidence.is_of_given_socket()
     }
 
     /// Looks serve only for what is said of an app that does not listen: the app is heard, and a probe of its target waits for its

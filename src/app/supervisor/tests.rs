@@ -7,14 +7,7 @@ const HUP: i32 = libc::SIGHUP;
 const GRACE: Duration = Duration::from_secs(8);
 
 fn policy() -> StopPolicy {
-    StopPolicy {
-        pid1: true,
-        has_terminal: false,
-        signal_map: SignalMap::default(),
-        exit_map: ExitMap::default(),
-        drain: Duration::ZERO,
-        grace: GRACE,
-    }
+    StopPolicy { signal_map: SignalMap::default(), exit_map: ExitMap::default(), drain: Duration::ZERO, grace: GRACE }
 }
 
 fn ended(code: u8, leftovers: bool) -> Event {
@@ -23,8 +16,12 @@ fn ended(code: u8, leftovers: bool) -> Event {
 
 /// Plays events at their seconds, and compares the actions of each and the deadline after the last.
 fn play(policy: StopPolicy, script: &[(u64, Event, &[Action])], deadline: Option<u64>) {
+    play_in(Surroundings { pid1: true, has_terminal: false }, policy, script, deadline);
+}
+
+fn play_in(surroundings: Surroundings, policy: StopPolicy, script: &[(u64, Event, &[Action])], deadline: Option<u64>) {
     let start = Instant::now();
-    let mut supervisor = Supervisor::new(policy);
+    let mut supervisor = Supervisor::new(policy, surroundings);
     for (second, event, expected) in script {
         let now = start + Duration::from_secs(*second);
         assert_eq!(&supervisor.on(now, *event), expected, "{event:?} at {second} s of {script:?}");
@@ -157,13 +154,13 @@ fn the_signal_map_rewrites_and_drops() {
 fn only_pid_1_never_stops_itself() {
     let tstp = libc::SIGTSTP;
     play(policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp)])], None);
-    let below = StopPolicy { pid1: false, ..policy() };
-    play(below.clone(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp), Action::Suspend])], None);
-    play(below.clone(), &[(0, stopped(tstp, false), &[])], None);
-    let with_terminal = StopPolicy { has_terminal: true, ..below };
-    play(with_terminal.clone(), &[(0, stopped(tstp, false), &[Action::Suspend])], None);
-    play(with_terminal.clone(), &[(0, stopped(libc::SIGSTOP, false), &[])], None);
-    play(with_terminal, &[(0, stopped(libc::SIGSTOP, true), &[Action::Suspend])], None);
+    let below = Surroundings { pid1: false, has_terminal: false };
+    play_in(below, policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp), Action::Suspend])], None);
+    play_in(below, policy(), &[(0, stopped(tstp, false), &[])], None);
+    let with_terminal = Surroundings { has_terminal: true, ..below };
+    play_in(with_terminal, policy(), &[(0, stopped(tstp, false), &[Action::Suspend])], None);
+    play_in(with_terminal, policy(), &[(0, stopped(libc::SIGSTOP, false), &[])], None);
+    play_in(with_terminal, policy(), &[(0, stopped(libc::SIGSTOP, true), &[Action::Suspend])], None);
 }
 
 fn stopped(by: i32, in_front: bool) -> Event {
@@ -173,11 +170,12 @@ fn stopped(by: i32, in_front: bool) -> Event {
 #[test]
 fn pid_1_continues_what_its_terminal_stopped_and_nothing_else() {
     let (tstp, cont) = (libc::SIGTSTP, libc::SIGCONT);
-    let on_terminal = StopPolicy { has_terminal: true, ..policy() };
-    play(on_terminal.clone(), &[(0, stopped(tstp, true), &[Action::Continue])], None);
-    play(on_terminal.clone(), &[(0, stopped(libc::SIGSTOP, true), &[])], None);
-    play(
+    let on_terminal = Surroundings { pid1: true, has_terminal: true };
+    play_in(on_terminal, policy(), &[(0, stopped(tstp, true), &[Action::Continue])], None);
+    play_in(on_terminal, policy(), &[(0, stopped(libc::SIGSTOP, true), &[])], None);
+    play_in(
         on_terminal,
+        policy(),
         &[
             (0, Event::Signal(tstp), &[Action::Forward(tstp)]),
             (0, stopped(tstp, true), &[]),

@@ -9,6 +9,7 @@ use crate::app::exit_map::ExitMap;
 use crate::app::handover::Handover;
 use crate::app::settings::Run;
 use crate::app::signal::{SignalMap, SignalScope};
+use crate::app::supervisor::StopPolicy;
 use crate::config::*;
 use crate::health::target::Target;
 use crate::log::settings::{Format, Level, Log};
@@ -43,13 +44,13 @@ const RUN: [Row; 19] = [
         run.signal_scope = SignalScope::Group
     }),
     ("signal-map", "TERM=QUIT,HUP=0", "KILL=TERM", "KILL=TERM: KILL is never forwarded", |run| {
-        run.signal_map = SignalMap(vec![(15, Some(3)), (1, None)]);
+        run.stop.signal_map = SignalMap(vec![(15, Some(3)), (1, None)]);
     }),
     ("exit-map", "143=0", "143=256", "143=256: must be a number from 0 to 255; an exit map is", |run| {
-        run.exit_map = ExitMap(vec![(143, 0)])
+        run.stop.exit_map = ExitMap(vec![(143, 0)])
     }),
-    ("drain", "1m30s", "soon", "a duration is written", |run| run.drain = Duration::from_secs(90)),
-    ("grace", "0s", "0x", "a duration is written", |run| run.grace = Duration::ZERO),
+    ("drain", "1m30s", "soon", "a duration is written", |run| run.stop.drain = Duration::from_secs(90)),
+    ("grace", "0s", "0x", "a duration is written", |run| run.stop.grace = Duration::ZERO),
     ("parent-death-signal", "sigterm", "TREM", "a signal is a name", |run| run.parent_death_signal = Some(15)),
     ("health", "tcp://h:1", "8080", "it has no scheme", |run| {
         run.health = Some(Target::TcpAt("h".into(), 1));
@@ -180,10 +181,12 @@ fn defaults_of_run() {
         port_file: None,
         exec: false,
         signal_scope: SignalScope::Child,
-        signal_map: SignalMap::default(),
-        exit_map: ExitMap::default(),
-        drain: Duration::ZERO,
-        grace: Duration::from_secs(8),
+        stop: StopPolicy {
+            signal_map: SignalMap::default(),
+            exit_map: ExitMap::default(),
+            drain: Duration::ZERO,
+            grace: Duration::from_secs(8),
+        },
         parent_death_signal: None,
         health: None,
         terms: None,
