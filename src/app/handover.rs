@@ -14,7 +14,7 @@ pub enum Handover {
     /// It binds by itself, and reberth lets the port go at the last moment.
     Off,
     /// It is given the listening socket as a descriptor.
-    Listen,
+    Descriptors,
     /// It is given the listening socket in its own bind(2).
     Bind,
 }
@@ -27,14 +27,14 @@ pub fn handover(text: &str) -> Result<Option<Handover>, String> {
 
 impl Handover {
     /// In the order in which the user is told of them.
-    pub const ALL: [Self; 3] = [Self::Listen, Self::Off, Self::Bind];
+    pub const ALL: [Self; 3] = [Self::Descriptors, Self::Off, Self::Bind];
 
     /// What `auto` comes to, by what else was asked for. `wants_fd`: an argument uses `{fd}`.
     pub fn auto(wants_fd: bool, prewarm: bool, shares: bool) -> Self {
         if prewarm || shares && !wants_fd {
             Self::Bind
         } else if wants_fd {
-            Self::Listen
+            Self::Descriptors
         } else {
             Self::Off
         }
@@ -44,7 +44,7 @@ impl Handover {
     pub fn word(self) -> &'static str {
         match self {
             Self::Off => "off",
-            Self::Listen => "on",
+            Self::Descriptors => "on",
             Self::Bind => "bind",
         }
     }
@@ -55,13 +55,13 @@ impl Handover {
             Self::Off => Hold::Probe,
             Self::Bind if !shared => Hold::Bind,
             // What is shared listens: which family the app wants, others may have decided already.
-            Self::Listen | Self::Bind => Hold::Listen,
+            Self::Descriptors | Self::Bind => Hold::Listen,
         }
     }
 
     /// The app is given the sockets as descriptors (LISTEN_FDS, `{fd}`).
     pub fn passes_descriptors(self) -> bool {
-        self == Self::Listen
+        self == Self::Descriptors
     }
 
     /// The app's own bind(2) is heard, and answered with a socket. Such an app can be launched before its port is ours: it waits in its
@@ -70,9 +70,9 @@ impl Handover {
         self == Self::Bind
     }
 
-    /// reberth keeps the sockets while the app runs, and can share them. Where it does not, the app must find the port free, and may lose
-    /// it to somebody else who finds it so.
-    pub fn keeps_sockets(self) -> bool {
+    /// The app is given the sockets, one way or the other, and they can be shared. An app that is not must find the port free, and may lose
+    /// it to somebody else who finds it free too.
+    pub fn gives_sockets(self) -> bool {
         self != Self::Off
     }
 
@@ -80,7 +80,7 @@ impl Handover {
     pub fn evidence(self, claims: &[Claim]) -> Evidence {
         match self {
             Self::Off => Evidence::Listener,
-            Self::Listen => {
+            Self::Descriptors => {
                 let tcp = claims.iter().find(|claim| claim.spec.protocol == Protocol::Tcp);
                 Evidence::Accepting { inode: tcp.and_then(|claim| descriptor::inode(&claim.socket)) }
             }

@@ -49,7 +49,7 @@ fn hold(
 ) -> Result<Code, Error> {
     let group = config.share.as_ref().map(|share| sharing::group(share, true)).transpose()?;
     let Some(group) = group else { return Err(Error::cannot("keep: a name is missing: set --share NAME")) };
-    let claimant = Claimant { config, handover: Handover::Listen, group: Some(&group) };
+    let claimant = Claimant { config, handover: Handover::Descriptors, group: Some(&group) };
     let mut claims = match claimant.wait(signals, publisher, &|| None)? {
         ControlFlow::Continue(claims) => claims,
         // A signal ended the wait: there is nothing to let go of.

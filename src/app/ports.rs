@@ -97,7 +97,7 @@ impl Claimant<'_> {
             wait: of("wait"),
             fallback: of("fallback"),
             handover: of("handover"),
-            hands_over: self.handover.keeps_sockets(),
+            hands_over: self.handover.gives_sockets(),
             alone: !self.config.prewarm,
         }
     }

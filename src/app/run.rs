@@ -172,7 +172,7 @@ impl<'a> Session<'a> {
         if !first {
             publish(&mut self.publisher, &state(config, Phase::Waiting, &[]));
         }
-        let group = self.group.as_ref().filter(|_| handover.keeps_sockets());
+        let group = self.group.as_ref().filter(|_| handover.gives_sockets());
         let claimant = Claimant { config, handover, group };
         if config.prewarm && handover.hears_binds() {
             return claimant.try_once();
@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
             Ports::Awaited(claiming) => (Vec::new(), Some(claiming)),
         };
         // Before the launch: another instance need not wait for the app's start to have the socket.
-        let group = self.group.clone().filter(|_| handover.keeps_sockets());
+        let group = self.group.clone().filter(|_| handover.gives_sockets());
         let sharing = match group.clone().filter(|_| !claims.is_empty()) {
             Some(group) => Some(Sharing::begin(group, &mut claims).map_err(|error| sharing::cannot("shared", &error))?),
             None => None,
@@ -246,8 +246,8 @@ impl<'a> Session<'a> {
         let passed = self.activation.descriptors().chain(invocation.descriptors.iter().copied());
         let passed = passed.filter_map(descriptor::inode_at).collect();
         let cookies = claims.iter().map(|claim| claim.cookie).collect();
-        // An app that binds by itself must find the port free; one that gets the socket must never find it closed.
-        let kept = handover.keeps_sockets().then_some(claims);
+        // An app that binds by itself must find the port free; one that is given the socket must never find it closed.
+        let kept = handover.gives_sockets().then_some(claims);
         let lost_port = (!taken.is_empty()).then(|| self.watch_ports(&expected.ports, cookies)).flatten();
         // As PID 1 they end with us anyway, and until then are waited for like all others.
         let strangers = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
     fn watch_ports(&self, ports: &[Spec], cookies: Vec<u64>) -> Option<LostPort> {
         // Activation sockets are the app's once it is launched; a second launch would come without them.
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
-        let watch = again && !self.handover().keeps_sockets();
+        let watch = again && !self.handover().gives_sockets();
         watch.then(|| LostPort::watch(ports.to_vec(), cookies, Instant::now()))
     }
 

@@ -200,13 +200,13 @@ mod tests {
         let specs: Vec<Spec> = ["80", "admin=9090"].iter().filter_map(|text| text.parse().ok()).collect();
         for (argument, ports, handover, want) in [
             ("{port} {addr} {host} {port.admin}", &specs[..], Handover::Off, None),
-            ("{fd} {fd.admin}", &specs, Handover::Listen, None),
+            ("{fd} {fd.admin}", &specs, Handover::Descriptors, None),
             ("{json: {port.X}}", &[], Handover::Off, None),
             ("{port}", &[], Handover::Off, Some("argument 1 {port}: no port is configured")),
             ("{addr}", &[], Handover::Off, Some("{addr}: no port is configured")),
-            ("{fd}", &[], Handover::Listen, Some("{fd}: no port is configured")),
+            ("{fd}", &[], Handover::Descriptors, Some("{fd}: no port is configured")),
             ("{port.x}", &specs, Handover::Off, Some("no port is named x; the names are admin")),
-            ("{fd.x}", &specs, Handover::Listen, Some("no port is named x")),
+            ("{fd.x}", &specs, Handover::Descriptors, Some("no port is named x")),
             ("{port.x}", &specs[..1], Handover::Off, Some("none has a name")),
             ("{fd}", &specs, Handover::Off, Some("{fd}: handover is off")),
             ("{fd}", &specs, Handover::Bind, Some("{fd}: handover is bind")),

@@ -215,7 +215,7 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
             .errors
             .push(format!("{handover}: {prewarm} waits in the app's own bind: set --handover bind, or leave it out"));
     }
-    if shares && asked.is_some_and(|way| !way.keeps_sockets()) {
+    if shares && asked.is_some_and(|way| !way.gives_sockets()) {
         let (handover, share) =
             (reader.label("handover", sources), reader.label("share", from(&cli.share, &vars.share)));
         reader

@@ -36,7 +36,7 @@ const RUN: [Row; 19] = [
     ("backoff", "5ms..2s", "2s..5ms", "must be MIN..MAX", |run| {
         run.backoff = Backoff { min: Duration::from_millis(5), max: Duration::from_secs(2) };
     }),
-    ("handover", "on", "yes", "must be one of auto, on, off, bind", |run| run.handover = Handover::Listen),
+    ("handover", "on", "yes", "must be one of auto, on, off, bind", |run| run.handover = Handover::Descriptors),
     ("relaunch", "0", "-1", "must be a number from 0", |run| run.relaunch = 0),
     ("port-file", "/a/b", "", "must be a path", |run| run.port_file = Some("/a/b".into())),
     ("exec", "yes", "maybe", "must be 1, true, yes or on", |run| run.exec = true),
@@ -350,7 +350,7 @@ fn bytes_that_are_not_text() {
 #[test]
 fn templates_and_handover() {
     let with = |list: &[&str]| match decision(&[&["run"], list].concat(), &[]).mode {
-        Ok(Mode::Run(run)) => run.handover == Handover::Listen,
+        Ok(Mode::Run(run)) => run.handover == Handover::Descriptors,
         other => panic!("{other:?}"),
     };
     assert!(with(&["-p=80", "--", "app", "--fd={fd}"]) && with(&["-p=a=80", "app", "{fd.a}"]));
@@ -427,8 +427,8 @@ fn share_and_keep() {
         Ok(Mode::Run(run)) => (run.share, run.handover),
         other => panic!("{other:?}"),
     };
-    assert_eq!(fd, (of("api", None), Handover::Listen));
-    assert_eq!(share(&["-p80", "--share=api", "--handover=on"], &[]).1, Handover::Listen);
+    assert_eq!(fd, (of("api", None), Handover::Descriptors));
+    assert_eq!(share(&["-p80", "--share=api", "--handover=on"], &[]).1, Handover::Descriptors);
     assert_eq!(share(&["-p80"], &[("REBERTH_SHARE_SECRET_FILE", "/s")]), (None, Handover::Off));
     let long = "a".repeat(32);
     for (list, part) in [
