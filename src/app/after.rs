@@ -216,7 +216,7 @@ impl Patience {
 
     fn limit(&self, now: Instant) -> String {
         match self.end {
-            // To a tenth of a second: who asks for a minute reads a minute.
+            // To a tenth of a second: a user who has set a minute reads a minute.
             Some(end) => {
                 let tenths = (end.saturating_duration_since(now).as_millis() + 50) / 100;
                 format!("for up to {}", human(Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX))))

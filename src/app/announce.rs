@@ -1,4 +1,4 @@
-//! Owns what is told of ports that have become ours: in the port file, in the log, in the state. Must not know how they were claimed.
+//! Owns how claimed ports are announced: in the port file, the log and the state file. Must not know how they were claimed.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ impl Taken {
     }
 }
 
-/// Tells which ports were taken: in the file and the log. The environment, the arguments and the state follow.
+/// Announces the ports in the port file and the log. The app's environment and arguments and the state file follow.
 ///
 /// # Errors
 /// The port file cannot be written.
@@ -63,14 +63,14 @@ fn warn_of_range(port: u16) {
     }
 }
 
-/// Publishes a state; that it cannot be is logged.
+/// Publishes a state, or logs that it cannot be written.
 pub fn publish(publisher: &mut Publisher, state: &State) {
     if let Some(line) = publisher.publish(state) {
         warn!("{line}");
     }
 }
 
-/// What is published in this phase.
+/// The state to publish in this phase.
 pub fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
     let ports = if taken.is_empty() {
         // A port is known before it is claimed, unless any free one will do.

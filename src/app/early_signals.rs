@@ -1,5 +1,5 @@
-//! Owns the signals that come while there is no app yet, and the reaping meanwhile. Must not know what is waited for, but for the word that
-//! says it.
+//! Owns the signals that come while there is no app yet, and the reaping meanwhile. Must not know what is waited for, beyond its name in
+//! the log.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};

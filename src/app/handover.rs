@@ -71,7 +71,7 @@ impl Handover {
     }
 
     /// The app is given the sockets, one way or the other, and they can be shared. An app that is not must find the port free, and may lose
-    /// it to somebody else who finds it free too.
+    /// it to another process that finds it free too.
     pub fn gives_sockets(self) -> bool {
         self != Self::Off
     }

@@ -60,7 +60,7 @@ pub struct Init<'a> {
 #[derive(Debug, Default)]
 pub struct Progress {
     end: Option<Ended>,
-    /// The app lost its port to somebody else and may be launched again.
+    /// The app lost its port to another process and may be launched again.
     again: bool,
     /// No child of any kind was left when we last reaped.
     childless: bool,
@@ -81,7 +81,7 @@ struct Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
     pub code: Code,
-    /// It lost its port to somebody else and may be launched again.
+    /// It lost its port to another process and may be launched again.
     pub again: bool,
 }
 
@@ -159,7 +159,7 @@ impl Init<'_> {
             if received.signal == libc::SIGCHLD || own {
                 continue;
             }
-            // The app is gone, so nobody is there to get it, and its pid may be somebody else's next.
+            // The app is gone, so nobody is there to get it, and its pid may be another process's next.
             let unsure = |init: &Self| init.progress.end.filter(|end| end.unsure_until.is_some());
             if self.progress.again || unsure(self).is_some() {
                 let ignored = |signal| self.signals.was_ignored(signal);
@@ -276,12 +276,12 @@ impl Init<'_> {
         } else if let Some(fact) = self.readiness.child_ended(pid, end) {
             self.learn(now, fact);
         } else {
-            // In tini's words, so that who greps for them finds them here.
+            // In tini's words: people grep for them.
             debug!("Reaped zombie process with pid={pid}");
         }
     }
 
-    /// The app has ended: whether it lost its port to somebody else.
+    /// The app has ended: whether it lost its port to another process.
     fn judge_end(&mut self, now: Instant, end: Ended) {
         match self.readiness.port_lost(now, end.how, end.at, &self.tree) {
             Loss::Unsure(until) => self.progress.end = Some(Ended { unsure_until: Some(until), ..end }),

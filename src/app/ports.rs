@@ -29,7 +29,7 @@ pub enum Ports {
     Awaited(Box<Claiming>),
 }
 
-/// Who claims the ports.
+/// A claim of the ports, before it is made.
 pub struct Claimant<'a> {
     pub config: &'a Run,
     /// How the app will come to them.

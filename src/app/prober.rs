@@ -1,5 +1,5 @@
-//! Owns the probing of one health target: a child at a time that asks it, and why it failed last. Must not know what follows from an
-//! answer.
+//! Owns the probing of one health target: one child at a time asks it, and says why it is not healthy. Must not know what follows from
+//! that.
 
 use std::os::fd::OwnedFd;
 
@@ -32,7 +32,7 @@ struct Probe {
 }
 
 impl Prober {
-    /// A prober of `target`, as it is called in the log; `subject` says how that is asked for. Nothing is asked yet.
+    /// A prober of `target`, which is its name in the log; what is asked follows from `subject` and the app's state.
     pub fn new(target: Target, subject: Subject, terms: Box<Terms>) -> Self {
         Self { target, subject, terms, probe: None, last_failure: None }
     }
@@ -41,7 +41,7 @@ impl Prober {
         &self.target
     }
 
-    /// Why the last probe that failed did, if one has.
+    /// Why the last probe that failed did so; `None`: none has.
     pub fn last_failure(&self) -> Option<&str> {
         self.last_failure.as_deref()
     }
@@ -79,7 +79,7 @@ impl Prober {
         }
     }
 
-    /// Blocks: for the child. Whatever the phase is, `run` asks because it wants to know whether the app is ready.
+    /// Blocks, so it is for the child. In any other phase the answer would be the phase's, and not the target's.
     fn ask(&self, state: &State) -> Result<(), String> {
         health::ask_once(&self.subject, &self.terms, State { phase: Phase::Ready, ..state.clone() })
     }

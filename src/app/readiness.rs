@@ -10,7 +10,7 @@
 //! | handover | evidence | source | how it fails, and then |
 //! | --- | --- | --- | --- |
 //! | `off` | a listener of its own | `sockets`, by looks | /proc may not be read: whoever listens there counts as the app |
-//! | `on` | somebody accepts on the socket it was given | `sockets` and `accepting`, by looks | the tree may not be seen: believed after five seconds without a queue |
+//! | `on` | a process accepts on the socket it was given | `sockets` and `accepting`, by looks | the tree may not be seen: believed after five seconds without a queue |
 //! | `bind` | its own listen(2) | `binds`, by events | calls cannot be read or answered: everything is let go, and it is looked for as with `off` |
 //!
 //! The kernel reports no socket that begins to listen, which is why there are looks at all; `pace` makes them rare.
@@ -18,7 +18,7 @@
 //! Descriptors: `binds` holds the listener of the app's calls, the claimed sockets, and one spare; `lost_port` a netlink socket, until the
 //! app listens; a `prober` the pipe of a probe under way. A look opens what it reads and closes it again.
 //!
-//! `lost_port` feeds no fact: it answers, when the app has ended, whether somebody else had taken its port.
+//! `lost_port` feeds no fact: it answers, when the app has ended, whether another process had taken its port.
 
 pub mod accepting;
 pub mod advice;
@@ -78,7 +78,7 @@ impl Readiness {
         self.sockets.look_for(self.machine.primary().cloned());
     }
 
-    /// What a fact asks for. Whoever calls does it.
+    /// What a fact asks for. The caller does it.
     pub fn on(&mut self, now: Instant, fact: Fact) -> Vec<Action> {
         self.machine.on(now, fact)
     }
@@ -143,10 +143,10 @@ impl Readiness {
         }
     }
 
-    /// Whether the app, which ended with `end` at `ended`, lost its port to somebody else.
+    /// Whether the app, which ended with `end` at `ended`, lost its port to another process.
     pub fn port_lost(&mut self, now: Instant, end: End, ended: Instant, tree: &Tree) -> Loss {
         let Some(lost_port) = &mut self.lost_port else { return Loss::NotLost };
-        // A child that the app left behind on its port is nobody else.
+        // A child that the app left behind still counts as the app.
         let served = || self.machine.serves() || self.sockets.still_serves(tree).is_some();
         lost_port.judge(now, end, ended, served)
     }

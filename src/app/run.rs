@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Launches the app, and launches it again as long as it loses its port to somebody else.
+    /// Launches the app, and launches it again as long as it loses its port to another process.
     fn live(&mut self) -> Result<Code, Error> {
         match self.after() {
             Ok(()) => {}

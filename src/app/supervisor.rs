@@ -389,7 +389,7 @@ impl Supervisor {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
-        // Whoever stops an app that is still starting knows why it does not listen.
+        // A user who stops an app that is still starting knows why it does not listen.
         if let Some(NeverListened { port, lived }) =
             never_listened.filter(|_| !self.stop_asked() && self.forced.is_none())
         {

@@ -1,4 +1,4 @@
-//! Owns a port as the app is told of it. Must not know in which words: templates and variables do.
+//! Owns what the app is told of a port. Must not know in which form: `templates` and `environment` do.
 
 use std::net::IpAddr;
 

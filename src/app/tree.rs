@@ -33,7 +33,7 @@ impl Tree {
     /// The app and everything below us that belongs to it.
     pub fn pids(&self) -> Vec<i32> {
         let mut pids = process::descendants(&self.strangers);
-        // Without /proc the app is all that is known; after its end its number says nobody.
+        // Without /proc the app is all that is known. After its end no process has its pid, which does no harm here.
         if !pids.contains(&self.app) {
             pids.insert(0, self.app);
         }

@@ -1,4 +1,4 @@
-//! Owns the look at whether somebody accepts on a socket that the app was given. Must not know what is said about an app that does not.
+//! Owns the look at whether the app accepts on a socket that it was given. Must not know what is said about an app that does not.
 //!
 //! Such a socket listens from the claim on, so that it listens says nothing about the app. What does say something: the socket is in an
 //! epoll set, or a thread of a program that has it open waits in `accept`, `poll` or `select`.
@@ -11,7 +11,7 @@ use super::fact::Accepting;
 /// What the programs `pids` do with the socket `inode`, by their descriptors and threads (`proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`).
 pub fn look(pids: &[i32], inode: u64) -> Accepting {
     if !crate::sys::process::proc_is_ours() {
-        // Without /proc each of them looks like one that has ended, and in the /proc of another namespace like somebody else.
+        // Without /proc each of them looks like one that has ended, and in the /proc of another namespace like another process.
         return Accepting::Hidden;
     }
     let mut seen = Accepting::Closed;

@@ -101,7 +101,7 @@ impl Binds {
         }
     }
 
-    /// Readable when a call waits; `None`: nobody is left who could call.
+    /// Readable when a call waits; `None`: no process with the filter is left.
     pub fn calls(&self) -> Option<BorrowedFd<'_>> {
         self.listener.as_ref().map(AsFd::as_fd)
     }

@@ -12,7 +12,7 @@ use crate::port::spec::Spec;
 pub enum Evidence {
     /// A listener of its own on the port.
     Listener,
-    /// Somebody who accepts on the socket that it was given. `inode`: the socket of the primary port, where that is TCP.
+    /// A process that accepts on the socket that it was given. `inode`: the socket of the primary port, where that is TCP.
     Accepting { inode: Option<u64> },
     /// Its own listen(2), which is heard: nothing has to be looked for.
     ListenCall,
@@ -24,7 +24,7 @@ impl Evidence {
         matches!(self, Self::Accepting { .. })
     }
 
-    /// The socket that somebody has to accept on.
+    /// The socket that the app has to accept on.
     pub fn given_socket(self) -> Option<u64> {
         if let Self::Accepting { inode } = self { inode } else { None }
     }
@@ -46,7 +46,7 @@ pub struct Expected {
     pub ports: Vec<Spec>,
     pub evidence: Evidence,
     pub target: Option<ProbeTarget>,
-    /// The port may be lost to somebody else, so looking stays quick for as long.
+    /// The port may be lost to another process, so looking stays quick for as long.
     pub at_risk: bool,
     /// `--start-timeout`, from the launch.
     pub limit: Option<Duration>,
@@ -55,13 +55,13 @@ pub struct Expected {
 /// What can be seen of a socket that the app was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepting {
-    /// Somebody in the app's tree waits for connections on it.
+    /// A process of the app's tree waits for connections on it.
     Waits,
-    /// Somebody who has it open waits for several descriptors, and this may be one of them.
+    /// A process that has it open waits for several descriptors, and this may be one of them.
     Polls,
-    /// It is open, and nobody is seen waiting on it.
+    /// It is open, and no process is seen waiting on it.
     Idle,
-    /// Nobody in the tree has it open any more.
+    /// No process of the tree has it open any more.
     Closed,
     /// The tree's descriptors or calls may not be seen.
     Hidden,

@@ -1,9 +1,9 @@
-//! Owns the evidence that the app lost its port to somebody else before it listened, so that it may be launched again. Must not know
+//! Owns the evidence that the app lost its port to another process before it listened, so that it may be launched again. Must not know
 //! what is done about it.
 //!
-//! An app that binds by itself finds the port free, and so does everybody else. Evidence is that somebody holds the port after the app has
-//! ended; or that a socket on it was destroyed since the launch *and* a bind failed after that. A destroyed socket alone proves nothing: an
-//! app that checks its port first (binds and closes) leaves the same event.
+//! An app that binds by itself finds the port free, and so does every other process. Evidence is that another process holds the port after
+//! the app has ended; or that a socket on it was destroyed since the launch *and* a bind failed after that. A destroyed socket alone proves
+//! nothing: an app that checks its port first (binds and closes) leaves the same event.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -26,8 +26,7 @@ const LATE: Duration = Duration::from_millis(20);
 pub struct LostPort {
     specs: Vec<Spec>,
     ends_at: Instant,
-    /// Sockets destroyed on our ports. The probe of somebody else who waits for the port is there for microseconds: only its end can be
-    /// seen.
+    /// Sockets destroyed on our ports. Another waiter's attempt is there for microseconds: only its end can be seen.
     events: Option<Destroyed>,
     /// The kernel reports every socket of the machine.
     wide: bool,
@@ -48,15 +47,15 @@ pub enum Loss {
 struct Evidence {
     /// The cookies of our own sockets on the ports, whose end may be reported after the subscription has begun.
     own: Vec<u64>,
-    /// A socket on our ports that was not ours was destroyed: somebody else's, or one of the app's.
+    /// A socket on our ports that was not ours was destroyed: another process's, or one of the app's.
     seen: bool,
-    /// After that, or while somebody held the port, a socket of our user was destroyed that never had a port: what a failed `bind` leaves.
+    /// After that, or while another process held the port, a socket of our user was destroyed that never had a port: what a failed `bind` leaves.
     /// Alone it proves nothing: Go, for one, opens and closes such sockets when it starts.
     failed: bool,
 }
 
 impl Evidence {
-    /// `is_held`: whether somebody holds one of the ports now.
+    /// `is_held`: whether another process holds one of the ports now.
     fn on(&mut self, event: &Event, user: u32, is_held: impl FnOnce() -> bool) {
         if event.port != 0 {
             self.seen |= !self.own.contains(&event.cookie);
@@ -77,7 +76,7 @@ impl LostPort {
     pub fn watch(specs: Vec<Spec>, own: Vec<u64>, now: Instant) -> Self {
         let mut ports: Vec<_> = specs.iter().map(|spec| (spec.port, spec.protocol)).collect();
         ports.extend(specs.first().map(|spec| (0, spec.protocol)));
-        // Where netlink is refused, only who holds the port after the app's end counts.
+        // Where netlink is refused, the only evidence is a port that is held after the app's end.
         let events = Destroyed::open_wide(&ports).ok();
         Self { specs, ends_at: now + WINDOW, events, wide: true, evidence: Evidence { own, ..Evidence::default() } }
     }

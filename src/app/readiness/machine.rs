@@ -226,7 +226,7 @@ impl Machine {
         actions
     }
 
-    /// The kernel has told nobody else of this listen(2), so it is as good as a look.
+    /// The answered call is the event: no look is needed.
     fn on_listen_heard(&mut self, now: Instant, listener: Option<Listener>) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.stage == Stage::Unserved

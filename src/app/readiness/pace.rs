@@ -11,7 +11,7 @@ const GROWN_PAUSE: Duration = Duration::from_secs(1);
 const GROWN: Duration = Duration::from_secs(120);
 pub const OLD_PAUSE: Duration = Duration::from_secs(10);
 pub const OLD: Duration = Duration::from_secs(1800);
-/// While the port may be lost to somebody else, an app that listens must not come and go unseen.
+/// While the port may be lost to another process, an app that listens must not come and go unseen.
 pub const RISK_PAUSE: Duration = Duration::from_millis(20);
 
 /// When the next look is due.

@@ -55,7 +55,7 @@ impl Sockets {
             let inodes = holder::listening(0).unwrap_or_default().into_iter().map(|found| found.inode);
             self.before = Some(inodes.collect());
         }
-        // One cheap question tells whether anybody listens there; telling who takes a walk through /proc.
+        // One cheap query tells whether there is a listener; telling whose it is takes a walk through /proc.
         let there = match primary.protocol {
             Protocol::Tcp => holder::listening(primary.port).unwrap_or_default(),
             Protocol::Udp => holder::bound_udp(primary.port).unwrap_or_default(),
