@@ -1,4 +1,4 @@
-//! Owns a file that appears under its name complete or not at all: written beside, then renamed. Must not know what is in it.
+//! Owns replacing a file atomically: written to a temporary file, then renamed. Must not know what is in it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -6,22 +6,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// So many names beside are tried before a folder full of them is an error.
+/// How many temporary names are tried before giving up.
 const NAMES: u32 = 16;
 
-/// Replaces the file at `path`, or makes it, with what `write` writes; `mode` as in `open(2)`, less the umask.
+/// Creates or replaces the file at `path` with what `write` writes; `mode` as in `open(2)`, masked by the umask.
 ///
 /// # Errors
-/// Those of `open(2)`, `write` and `rename(2)`; nothing is left beside then, and what was at `path` still is.
+/// Those of `open(2)`, `write` and `rename(2)`. The temporary file is then removed, and the file at `path` is
+/// unchanged.
 pub fn replace(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let (beside, mut file) = create_beside(path, mode)?;
     let written = write(&mut file);
-    // Closed first: whoever executes it the moment it appears must not find it open for writing (ETXTBSY).
+    // Closed first: a process that executes the file as soon as it appears must not find it open for writing (ETXTBSY).
     drop(file);
     written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-/// Whether a file can be made beside `path`, which is most of what [`replace`] needs.
+/// Whether a file can be created beside `path`, which is most of what [`replace`] needs.
 ///
 /// # Errors
 /// Those of `open(2)`.
@@ -30,8 +31,9 @@ pub fn try_beside(path: &Path) -> io::Result<()> {
     fs::remove_file(beside)
 }
 
-/// In the same folder, so that the rename stays within one file system. The pid is no name of one's own: every container on a shared
-/// volume is pid 1. `create_new` is O_EXCL: it neither takes the file of another writer nor follows a link that somebody has laid there.
+/// In the same directory, so that the rename stays within one file system. The pid does not make the name unique: every
+/// container on a shared volume is pid 1. `create_new` is O_EXCL: it neither reuses another writer's file nor follows a
+/// planted symlink.
 #[allow(clippy::disallowed_methods, reason = "a name unlike others is all that is wanted of the clock")]
 fn create_beside(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());

@@ -1,7 +1,7 @@
 //! Owns the log: one line per event on stderr, and in `--log-file` too, as text or JSON. Must not know what is logged.
 //!
-//! The log of PID 1 must never fail, panic or block: a closed stderr, a full disk or a pipe that nobody reads costs lines, not the
-//! container.
+//! The log of PID 1 must never fail, panic or block: a closed stderr, a full disk or a pipe without a reader loses
+//! lines, not the container.
 
 pub mod settings;
 
@@ -30,8 +30,8 @@ const TARGET: &str = "reberth";
 
 static SINK: OnceLock<Sink> = OnceLock::new();
 
-/// Starts the log; a second call changes nothing. Fails (125) if the log file cannot be opened: then nothing is launched, since
-/// whoever asked for a file counts on it.
+/// Starts the log; a second call changes nothing. Fails (125) if the log file cannot be opened: nothing is launched
+/// then, because the user relies on that file.
 pub fn init(log: &Log) -> Result<(), Error> {
     let file = log.file.as_ref().map(|path| open(path)).transpose().map_err(|error| {
         let path = log.file.as_deref().unwrap_or(std::path::Path::new("")).display();
@@ -51,12 +51,13 @@ pub fn init(log: &Log) -> Result<(), Error> {
         Level::Trace => LevelFilter::TRACE,
     };
     let subscriber = Lines { level, format: log.format, sink };
-    // Fails only if a subscriber is there already, and then that one stays.
+    // Fails only if a subscriber is set already, and that one stays.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
 }
 
-/// Tells errors that no level silences, a line each, whether or not the log was started. The log file gets them too if it can be opened.
+/// Logs errors whatever the level, one per line, whether or not the log has been started. They go to the log file too
+/// if it can be opened.
 pub fn settings_error(log: &Log, lines: &[String]) {
     let own;
     let sink = match SINK.get() {
@@ -68,7 +69,7 @@ pub fn settings_error(log: &Log, lines: &[String]) {
     };
     for line in lines {
         let logged = render(log.format, now(), "ERROR", line, Vec::new());
-        // Whoever has just typed it needs no time of day.
+        // A user at a terminal needs no timestamp.
         if log.format == Format::Text && io::stderr().is_terminal() {
             sink.file(&logged);
             let red = if sink.color { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
@@ -79,20 +80,20 @@ pub fn settings_error(log: &Log, lines: &[String]) {
     }
 }
 
-/// A line that is drawn over itself while something is waited for, and gone when it is dropped. A log line in between takes its place, and
-/// the next drawing comes below. Only where people look: on a terminal that is ours, below lines of text, where such a wait is told at all.
+/// A status line that is redrawn in place during a wait, and erased when dropped. A log line replaces it, and the next
+/// redraw comes below. Only on a terminal whose foreground is ours, with the text format and a level that logs waits.
 #[derive(Debug)]
 pub struct Live(&'static Sink);
 
 impl Live {
-    /// `None`: there is no place for one.
+    /// `None`: status lines are off.
     pub fn begin() -> Option<Self> {
         SINK.get().filter(|sink| sink.live).map(Self)
     }
 
-    /// Draws it, cut to the width of the terminal: a line that wraps cannot be drawn over.
+    /// Draws it, truncated to the width of the terminal: a line that wraps cannot be redrawn.
     pub fn draw(&self, text: &str) {
-        // A job in the background has no business on the shell's line, and an app that was given the terminal draws there itself.
+        // A background job must not overwrite the shell's line, and an app with the terminal draws there itself.
         if !Terminal::controlling().is_some_and(|terminal| terminal.is_ours()) {
             return self.erase();
         }
@@ -119,28 +120,28 @@ impl Drop for Live {
 const REST: &str = "\x1b[K";
 const ERASED: &str = "\r\x1b[K";
 
-/// The descriptors it keeps: the log file's, and those of its own for stderr where that takes some.
+/// The log's open descriptors: the log file, and those that writing to stderr takes.
 pub fn descriptors<'a>() -> Vec<BorrowedFd<'a>> {
     let Some(sink) = SINK.get() else { return Vec::new() };
     sink.file.iter().map(AsFd::as_fd).chain(sink.stderr.descriptors()).collect()
 }
 
-/// Opens for appending. Without O_NONBLOCK a named pipe that nobody reads would stop us right here; so it is an error.
+/// Opens for appending. Without O_NONBLOCK, a named pipe without a reader would block here; with it, the open fails.
 fn open(path: &std::path::Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Where lines go.
+/// Where log lines are written.
 struct Sink {
     file: Option<File>,
     stderr: Output,
     format: Format,
     color: bool,
-    /// Lines that stderr did not take since the last one it took.
+    /// Lines lost since stderr last accepted one.
     dropped: AtomicU64,
-    /// The last line was cut short: the next one starts on a line of its own.
+    /// The last line was written in part: the next one starts on a new line.
     torn: AtomicBool,
-    /// There is a place for a [`Live`] line, and there is one now.
+    /// Whether [`Live`] lines are shown, and whether one is on the screen.
     live: bool,
     drawn: AtomicBool,
 }
@@ -173,12 +174,12 @@ impl Sink {
 
     fn file(&self, line: &str) {
         if let Some(file) = &self.file {
-            // A full disk or a pipe without a reader costs the line.
+            // A full disk or a pipe without a reader loses the line.
             let _ = (&mut &*file).write(line.as_bytes());
         }
     }
 
-    /// One write(2) of the whole line, or none. What was dropped before is told first, in the same write.
+    /// Writes the whole line with one write(2), or loses it. Lost lines are reported before it, in the same write.
     fn stderr(&self, line: &str) {
         let dropped = self.dropped.load(Ordering::Relaxed);
         let mut text = String::new();
@@ -205,7 +206,7 @@ impl Sink {
         }
     }
 
-    /// Colours the two first words of a text line, the time and the level, on a terminal.
+    /// Colours the first two words of a text line, time and level, on a terminal.
     fn colored(&self, line: &str) -> String {
         let mut words = line.splitn(3, ' ');
         match (self.color, words.next(), words.next(), words.next()) {
@@ -224,8 +225,8 @@ impl Sink {
     }
 }
 
-/// Writes each event as one line. There are no spans here, so a subscriber is a filter and a formatter; tracing-subscriber's registry
-/// for spans would cost 62 KiB of the binary and more than 100 KiB of dirty memory for as long as the app runs.
+/// Writes each event as one line. There are no spans here, so a filter and a formatter suffice; tracing-subscriber's
+/// registry for spans would cost 62 KiB of the binary and more than 100 KiB of dirty memory while the app runs.
 struct Lines {
     level: LevelFilter,
     format: Format,
@@ -260,7 +261,7 @@ impl Subscriber for Lines {
     fn exit(&self, _: &Id) {}
 }
 
-/// The fields of one event, the message apart.
+/// The fields of one event, with the message separate.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -297,25 +298,26 @@ impl Visit for Fields {
     }
 }
 
-/// Milliseconds since 1970, 0 where the clock says it is earlier.
+/// Milliseconds since 1970, 0 if the clock is earlier.
 #[allow(clippy::disallowed_methods, reason = "the time of day is what a log is read by")]
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(0)
 }
 
-/// One line with its newline: `TIME LEVEL reberth: message key=value`, or one JSON object with the fields beside the message.
+/// One line with its newline: `TIME LEVEL reberth: message key=value`, or a JSON object with the fields beside the
+/// message.
 fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(&'static str, Value)>) -> String {
     let time = timestamp(millis);
     if format == Format::Json {
         let head = [("timestamp", time.as_str()), ("level", level), ("target", TARGET), ("message", message)];
         let mut line = String::from("{");
         for (name, value) in head {
-            // A JSON value's text form is JSON. Written one by one, they stay in the order in which people read them.
+            // The Display form of a JSON value is JSON. Written one by one, the fields keep a readable order.
             let _ = write!(line, "\"{name}\":{},", Value::from(value));
         }
         for (name, value) in fields {
-            // A field must not hide what every line has.
+            // A field must not shadow one that every line has.
             let taken = if head.iter().any(|(head, _)| *head == name) { "_" } else { "" };
             let _ = write!(line, "{}:{value},", Value::from(format!("{name}{taken}")));
         }
@@ -345,12 +347,12 @@ fn render(format: Format, millis: u64, level: &str, message: &str, fields: Vec<(
 
 /// `2026-11-22T09:27:05.123Z`.
 fn timestamp(millis: u64) -> String {
-    // Later years have five digits, which RFC 3339 does not know.
+    // Later years have five digits, which RFC 3339 does not allow.
     let time = UNIX_EPOCH + Duration::from_millis(millis.min(LAST_MILLISECOND));
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// Of the year 9999, since 1970.
+/// The last millisecond of the year 9999, since 1970.
 const LAST_MILLISECOND: u64 = 253_402_300_799_999;
 
 #[cfg(test)]
@@ -404,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn color_only_where_it_is_welcome() {
+    fn color_only_if_allowed() {
         let sink = |color| Sink {
             file: None,
             stderr: Output::default(),

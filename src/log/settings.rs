@@ -1,4 +1,4 @@
-//! Owns what a user can say about the log. Must not know how a line is written.
+//! Owns the settings of the log. Must not know how a line is written.
 
 use std::path::PathBuf;
 
@@ -28,9 +28,9 @@ pub struct Log {
     pub level: Level,
     pub format: Format,
     pub file: Option<PathBuf>,
-    /// Colour is welcome: `NO_COLOR` is not set. Only a terminal gets it.
+    /// Colour is allowed: `NO_COLOR` is not set. Only a terminal gets it.
     pub color: bool,
-    /// The terminal, if it is one, can draw over a line.
+    /// If stderr is a terminal, it can redraw a line.
     pub live: bool,
 }
 

@@ -54,7 +54,7 @@ impl Meeting {
     /// # Errors
     /// EADDRINUSE: somebody is there already.
     pub fn open(group: &Group, spec: &Spec) -> io::Result<Self> {
-        passing::wait_at(&place(&group.name, spec)).map(|socket| Self::adopt(socket, spec))
+        passing::listen_at(&place(&group.name, spec)).map(|socket| Self::adopt(socket, spec))
     }
 
     /// Waits there together with whoever has given us the socket.

@@ -1,4 +1,4 @@
-//! Owns where small pieces of memory come from: a fixed arena first, the C library after it. Must not know who asks.
+//! Owns where small allocations come from: a fixed arena first, then the C library. Must not know what they are for.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -8,24 +8,26 @@ use std::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-/// Bytes. Enough for the settings and one question; every page of it that was never touched costs nothing.
+/// In bytes. Enough for the settings and one health query; pages that are never touched cost nothing.
 const SIZE: usize = 32 * 1024;
 
-/// A program that lives for a third of a millisecond spends a fifth of it in `mmap`, `munmap` and first touches of pages, because musl
-/// gives every group of freed pieces back at once. From here pieces are cut off one after the other, and given back only from the end;
-/// when it is used up the C library takes over, so a long life costs no more than these bytes.
+/// A healthcheck runs for a third of a millisecond, and would spend a fifth of it in `mmap`, `munmap` and first touches
+/// of pages, because musl returns every group of freed allocations to the kernel immediately. The arena hands out
+/// pieces one after the other and takes back only the last one. When it is full, the C library takes over, so a
+/// long-running process spends no more than these bytes.
 pub struct Arena {
     room: UnsafeCell<[u8; SIZE]>,
-    /// How far it is cut. Cutting acquires what giving back has released: nobody else orders one thread's last use of a piece before the
-    /// next one's first.
+    /// End of the used part. Handing out a piece acquires what taking one back has released: nothing else orders one
+    /// thread's last use of a piece before the next thread's first.
     used: AtomicUsize,
 }
 
-// SAFETY: the room is only ever reached through pieces, and no two of them overlap: each is cut by one successful exchange of `used`.
+// SAFETY: the arena is only reached through pieces, and no two overlap: each comes from one successful exchange of
+// `used`.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// An empty one.
+    /// An empty arena.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
         Self { room: UnsafeCell::new([0; SIZE]), used: AtomicUsize::new(0) }
@@ -48,19 +50,19 @@ impl Arena {
         }
     }
 
-    /// Moves the end of the last piece; false where it is not the last any more.
+    /// Moves the end of the last piece; false if another piece follows it.
     fn move_end(&self, from: usize, to: usize) -> bool {
         to <= SIZE && self.used.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
 }
 
-// SAFETY: pieces never overlap, because `used` only goes back over the last one; what is not from the arena is `System`'s, and is
-// given back to it.
+// SAFETY: pieces never overlap, because `used` only moves back over the last one. Memory from `System` is returned to
+// `System`.
 unsafe impl GlobalAlloc for Arena {
-    // Called from everywhere: in line it would be sixteen kilobytes.
+    // Called from everywhere: inlining it costs sixteen kilobytes.
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are handed on.
+        // SAFETY: the caller's guarantees are passed on.
         self.cut(layout).unwrap_or_else(|| unsafe { System.alloc(layout) })
     }
 
@@ -70,7 +72,7 @@ unsafe impl GlobalAlloc for Arena {
             Some(begin) => {
                 self.move_end(begin + layout.size(), begin);
             }
-            // SAFETY: not ours, so `System` gave it.
+            // SAFETY: not in the arena, so it came from `System`.
             None => unsafe { System.dealloc(piece, layout) },
         }
     }
@@ -78,7 +80,7 @@ unsafe impl GlobalAlloc for Arena {
     #[inline(never)]
     unsafe fn realloc(&self, piece: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let Some(begin) = self.offset(piece) else {
-            // SAFETY: not ours, so `System` gave it.
+            // SAFETY: not in the arena, so it came from `System`.
             return unsafe { System.realloc(piece, layout, size) };
         };
         if begin.checked_add(size).is_some_and(|end| self.move_end(begin + layout.size(), end)) {
@@ -87,7 +89,8 @@ unsafe impl GlobalAlloc for Arena {
         if size <= layout.size() {
             return piece;
         }
-        // SAFETY: the caller promises that `size` is a valid one for the alignment; old and new piece do not overlap.
+        // SAFETY: the caller guarantees that `size` is valid for the alignment; the old and the new piece do not
+        // overlap.
         unsafe {
             let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !new.is_null() {
@@ -107,16 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_one_after_the_other_and_the_last_goes_back() {
+    fn pieces_are_consecutive_and_the_last_is_taken_back() {
         let arena = Arena::new();
-        // SAFETY: every piece is given back with its own layout, and not used after.
+        // SAFETY: every piece is deallocated with its own layout, and not used afterwards.
         unsafe {
             let one = arena.alloc(layout(3, 1));
             let two = arena.alloc(layout(8, 64));
             assert_eq!(two.addr() % 64, 0);
             assert!(two.addr() >= one.addr() + 3);
             two.write_bytes(7, 8);
-            // The last piece grows where it is; one in the middle moves, with what is in it.
+            // The last piece grows in place; one in the middle moves, with its contents.
             assert_eq!(arena.realloc(two, layout(8, 64), 100), two);
             one.write_bytes(5, 3);
             let moved = arena.realloc(one, layout(3, 1), 10);

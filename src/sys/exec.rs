@@ -1,10 +1,11 @@
-//! Owns the way from us to the app: what is executed, what is set up between the fork and the exec, and why it failed. Must not know
-//! what the app is, nor whether it is supervised.
+//! Owns launching the app: the fork, what is set up before the exec, and why it failed. Must not know what the app is, or
+//! whether it is supervised.
 #![allow(unsafe_code)]
 
+mod image;
 mod report;
 
-use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,123 +17,34 @@ use super::descriptor;
 use super::notify::{self, Listener};
 use super::process::{self, End, last_errno, pid};
 use super::signal::Inherited;
-use report::{Report, Told};
+use image::c_string;
+use report::{Memory, Report};
 
-/// The PATH of `execvp(3)` in musl, used where the environment has none.
-const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/bin:/usr/bin";
-
-/// A program ready to be executed: everything allocated before the fork, since the child may only do what is async-signal-safe.
-#[derive(Debug)]
-pub struct Image {
-    candidates: Vec<CString>,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-    /// Which entry of `environment` is `LISTEN_PID`, whose value only the child knows.
-    listen_pid: Option<usize>,
-}
-
-impl Image {
-    /// Prepares `command` (the word and its arguments) with `environment`, and looks the word up in that environment's PATH as
-    /// `execvp(3)` does: a word with a slash is a path, an empty element of PATH is the current directory.
-    /// A `LISTEN_PID` in `environment` gets the app's own pid at the start.
-    ///
-    /// # Errors
-    /// InvalidInput for an empty command; no word or variable that came through an exec can contain a NUL byte.
-    pub fn new(command: &[OsString], environment: &[(OsString, OsString)], patch_pid: bool) -> io::Result<Self> {
-        let word = command.first().ok_or(io::ErrorKind::InvalidInput)?;
-        let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes());
-        let candidates = if word.is_empty() {
-            Vec::new()
-        } else if word.as_bytes().contains(&b'/') {
-            vec![c_string(word.as_bytes())?]
-        } else {
-            path.unwrap_or(DEFAULT_PATH)
-                .split(|byte| *byte == b':')
-                .map(|dir| candidate(dir, word))
-                .collect::<Result<_, _>>()?
-        };
-        let arguments = command.iter().map(|word| c_string(word.as_bytes())).collect::<Result<_, _>>()?;
-        let mut listen_pid = None;
-        let mut entries = Vec::with_capacity(environment.len());
-        for (name, value) in environment {
-            // With its `=` and its NUL: no piece is moved to a larger one, for hundreds of variables.
-            let room = name.len() + value.len().max(PID_ROOM.len()) + 2;
-            let mut entry = Vec::with_capacity(room);
-            entry.extend_from_slice(name.as_bytes());
-            entry.push(b'=');
-            if patch_pid && name == "LISTEN_PID" {
-                // Of twins the first counts, as in getenv(3).
-                if listen_pid.is_some() {
-                    continue;
-                }
-                listen_pid = Some(entries.len());
-                entry.extend_from_slice(PID_ROOM);
-            } else {
-                entry.extend_from_slice(value.as_bytes());
-            }
-            entries.push(c_string(entry)?);
-        }
-        entries.extend(super::environ::nameless());
-        Ok(Self { candidates, arguments, environment: entries, listen_pid })
-    }
-
-    /// The command line, the word first.
-    pub fn arguments(&self) -> impl Iterator<Item = &OsStr> {
-        self.arguments.iter().map(|word| OsStr::from_bytes(word.as_bytes()))
-    }
-
-    /// The paths that are tried, in order.
-    pub fn candidates(&self) -> impl Iterator<Item = &OsStr> {
-        self.candidates.iter().map(|path| OsStr::from_bytes(path.as_bytes()))
-    }
-}
-
-/// Whether a file has capabilities of its own, which an exec would give (`xattr(7)`, `security.capability`).
-pub fn has_capabilities(path: &Path) -> bool {
-    let Ok(path) = c_string(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: two strings that end in NUL; with no room given the call only tells the size.
-    unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), ptr::null_mut(), 0) >= 0 }
-}
-
-/// Room for any pid (`pid_max` is at most 2^22), overwritten from the left and cut with a NUL.
-const PID_ROOM: &[u8] = b"0000000000";
-
-fn candidate(dir: &[u8], word: &OsStr) -> io::Result<CString> {
-    let mut path = Vec::with_capacity(dir.len() + word.len() + 2);
-    path.extend_from_slice(dir);
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(word.as_bytes());
-    c_string(path)
-}
-
-fn c_string(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
-    CString::new(bytes).map_err(|_| io::ErrorKind::InvalidInput.into())
-}
+pub use image::{Image, has_capabilities};
 
 /// How the app is set up between the fork and its exec.
 #[derive(Debug, Clone)]
 pub struct Setup<'a> {
     pub inherited: Inherited,
-    /// The app becomes the leader of a process group of its own.
+    /// The app becomes the leader of its own process group.
     pub own_group: bool,
     /// The terminal whose foreground that group takes.
     pub terminal: Option<RawFd>,
     /// The app gets TERM when reberth dies.
     pub bound_to_parent: bool,
-    /// Descriptors that become 3, 4, … in the app, close-on-exec off. Each must be at least 3 + their number: see `raise`.
+    /// Descriptors that become 3, 4, … in the app, with close-on-exec off. Each must be at least 3 + their number: see
+    /// [`raise`].
     pub descriptors: &'a [RawFd],
-    /// Where the app starts, if not where we are.
+    /// The app's working directory, if not ours.
     pub directory: Option<&'a Path>,
-    /// The app's binds are to be heard (`notify`). Not together with `descriptors`: see `start`.
+    /// The app's binds are to be intercepted (`notify`). Not together with `descriptors`: see [`start`].
     pub hear_binds: bool,
 }
 
 /// The first descriptor of the socket activation protocol, SD_LISTEN_FDS_START (`sd_listen_fds(3)`).
 pub const FIRST_PASSED: RawFd = 3;
 
-/// Copies of `descriptors`, close-on-exec, all numbered above the places they will have in the app.
+/// Copies of `descriptors`, close-on-exec, all numbered above the numbers they will have in the app.
 ///
 /// # Errors
 /// EBADF, EMFILE.
@@ -141,115 +53,119 @@ pub fn raise(descriptors: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     descriptors.iter().map(|fd| descriptor::duplicate_from(*fd, above)).collect()
 }
 
-/// Why no candidate was executed: the last errno that mattered, as `execvp(3)` chooses it (EACCES outlives a later ENOENT).
+/// Why no candidate was executed: the most relevant errno, chosen as `execvp(3)` does (EACCES outlives a later ENOENT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecFailure {
     pub errno: i32,
 }
 
-/// Everything the child reads; it lives in the parent's stack frame, which waits until the exec.
+/// Everything the child reads. It lives in the parent's stack frame, and the parent waits until the exec.
 struct Child<'a> {
     setup: &'a Setup<'a>,
     candidates: &'a [*const c_char],
     arguments: *const *const c_char,
     environment: *const *const c_char,
     listen_pid: *mut u8,
-    /// NULL: stay where we are.
+    /// Null: keep the current directory.
     directory: *const c_char,
     parent: i32,
-    told: &'a Told,
+    report: &'a Report,
 }
 
-/// A started app.
+/// A launched app.
 pub struct Started {
     pub pid: i32,
-    /// Where its binds are heard, if they are.
+    /// The filter's listener, if the app's binds are intercepted.
     pub heard: Option<Heard>,
-    report: Report,
+    memory: Memory,
 }
 
-/// The app has the filter on it.
+/// The app runs under the filter.
 pub struct Heard {
     pub listener: Listener,
-    /// It can gain no privileges by an exec any more.
+    /// An exec can no longer give it privileges.
     pub no_new_privs: bool,
 }
 
-/// Why there is no app.
+/// Why the app was not launched.
 #[derive(Debug)]
 pub enum NotStarted {
-    /// `clone(2)` said no: EAGAIN (pids limit, RLIMIT_NPROC), ENOMEM.
+    /// `clone(2)` failed: EAGAIN (pids limit, RLIMIT_NPROC), ENOMEM.
     Clone(io::Error),
-    /// Its binds cannot be heard; the errno of [`notify::filter::install`]. Nothing was executed: start it again without.
+    /// Its binds cannot be intercepted; the errno of [`notify::filter::install`]. Nothing was executed: launch it again
+    /// without.
     Deaf(io::Error),
 }
 
 impl Started {
-    /// Set when the exec failed: at once after `start` on Linux; under an emulator that turns vfork into fork, once the child has ended.
+    /// Set if the exec failed: on Linux as soon as `start` returns; under an emulator that turns vfork into fork, once
+    /// the child has exited.
     pub fn failure(&self) -> Option<ExecFailure> {
-        match self.report.told().errno.load(Ordering::Acquire) {
+        match self.memory.report().errno.load(Ordering::Acquire) {
             0 => None,
             errno => Some(ExecFailure { errno }),
         }
     }
 }
 
-/// Starts the app and returns when it has been executed, or could not be.
+/// Launches the app and returns when it has been executed, or could not be.
 ///
-/// With `hear_binds` the child shares our table of descriptors until its exec, which gives it a copy of its own and closes what is
-/// close-on-exec there: so the listener, which the kernel makes in the child, is ours without being sent. The child must then move none of
-/// them, which is why nothing is handed over to it.
+/// With `hear_binds` the child shares our descriptor table until its exec, which gives it a private copy and closes the
+/// close-on-exec descriptors in that copy. So the listener, which the kernel creates in the child, is ours without
+/// being sent. Until then the child must not move any descriptor, so it is given no sockets.
 ///
 /// # Errors
 /// See [`NotStarted`].
 pub fn start(image: &mut Image, setup: &Setup<'_>) -> Result<Started, NotStarted> {
-    let report = Report::new().map_err(NotStarted::Clone)?;
-    let hears = setup.hear_binds && setup.descriptors.is_empty();
-    let expected = if hears { Some(descriptor::lowest_free().map_err(NotStarted::Deaf)?) } else { None };
-    let pid = with_pointers(image, setup, report.told(), |child| {
-        // vfork without its trap of two returns on one stack: the child has its own stack, and the parent stands still until the exec.
-        // Nothing is copied, which is most of what fork costs.
-        let files = if hears { libc::CLONE_FILES } else { 0 };
+    let memory = Memory::new().map_err(NotStarted::Clone)?;
+    let intercepts = setup.hear_binds && setup.descriptors.is_empty();
+    let expected = if intercepts { Some(descriptor::lowest_free().map_err(NotStarted::Deaf)?) } else { None };
+    let pid = with_pointers(image, setup, memory.report(), |child| {
+        // vfork without its trap of returning twice on one stack: the child has its own stack, and the parent is
+        // suspended until the exec. Nothing is copied, which is most of the cost of a fork.
+        let files = if intercepts { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
-        // SAFETY: `child` and all it points to outlive the call, because CLONE_VFORK holds us until the exec or exit; the stack is ours;
-        // `child_main` does only async-signal-safe work and never returns into our frames.
-        unsafe { libc::clone(child_main, report.stack_top(), flags, ptr::from_ref(child).cast_mut().cast()) }
+        // SAFETY: `child` and all it points to outlive the call, because CLONE_VFORK suspends us until the exec or
+        // exit; the stack is ours; `child_main` makes only async-signal-safe calls and never returns into our frames.
+        unsafe { libc::clone(child_main, memory.stack_top(), flags, ptr::from_ref(child).cast_mut().cast()) }
     });
     if pid < 0 {
         let error = io::Error::last_os_error();
-        // qemu's user mode makes a fork of it, which cannot share a table.
-        let unshared = hears && error.raw_os_error() == Some(libc::EINVAL);
-        return Err(if unshared { deaf(libc::ENOSYS) } else { NotStarted::Clone(error) });
+        // qemu's user mode turns this into a fork, which cannot share the descriptor table.
+        let unshared = intercepts && error.raw_os_error() == Some(libc::EINVAL);
+        return Err(if unshared { not_intercepted(libc::ENOSYS) } else { NotStarted::Clone(error) });
     }
     let heard = match expected {
-        Some(expected) => hear(pid, report.told(), expected)?,
+        Some(expected) => take_listener(pid, memory.report(), expected)?,
         None => None,
     };
-    Ok(Started { pid, heard, report })
+    Ok(Started { pid, heard, memory })
 }
 
-fn deaf(errno: i32) -> NotStarted {
+fn not_intercepted(errno: i32) -> NotStarted {
     NotStarted::Deaf(io::Error::from_raw_os_error(errno))
 }
 
-/// The listener of the child `pid`; `None`: it came no further than to fail before it had one. `expected` is the number that it got, unless
-/// another thread of ours (a test's) was quicker.
+/// The listener of the child `pid`; `None`: the child failed before it had one. `expected` is the listener's number,
+/// unless another thread of ours (a test's) opened a descriptor first.
 ///
 /// # Errors
-/// `Deaf`: the child has not become the app. It is gone, and nobody else hears of it; with it whatever it had opened in our table.
-fn hear(pid: i32, told: &Told, expected: RawFd) -> Result<Option<Heard>, NotStarted> {
-    let number = told.listener.load(Ordering::Acquire);
-    let no_new_privs = told.no_new_privs.load(Ordering::Acquire) != 0;
+/// `Deaf`: the child did not become the app. It has been killed and reaped here, and whatever it opened in our table is
+/// closed.
+fn take_listener(pid: i32, report: &Report, expected: RawFd) -> Result<Option<Heard>, NotStarted> {
+    let number = report.listener.load(Ordering::Acquire);
+    let no_new_privs = report.no_new_privs.load(Ordering::Acquire) != 0;
     if number > 0
         && let Some(listener) = Listener::adopt(number - 1)
     {
         return Ok(Some(Heard { listener, no_new_privs }));
     }
-    if told.errno.load(Ordering::Acquire) != 0 {
+    if report.errno.load(Ordering::Acquire) != 0 {
         return Ok(None);
     }
-    // Refused; or killed before it could say so, as some profiles do to who calls what they do not know; or, where an emulator has not
-    // waited for the exec, still on its way with a listener that only it has. In each case nobody would hear the app.
+    // The filter was refused. Or the child was killed before it could report, as some profiles do on a call they do not
+    // know. Or an emulator did not wait for the exec, and only the child has the listener. In none of these cases could
+    // we intercept the app's binds.
     let end = process::end(pid);
     let errno = match number {
         0 if end == Some(End::Signal(libc::SIGSYS)) => libc::EPERM,
@@ -258,31 +174,31 @@ fn hear(pid: i32, told: &Told, expected: RawFd) -> Result<Option<Heard>, NotStar
         _ => -number,
     };
     if number >= 0 {
-        // Killed before its word: what it had opened by then is in our table.
+        // Killed before its report: whatever it had opened by then is in our table.
         drop(Listener::adopt(expected));
     }
-    Err(deaf(errno))
+    Err(not_intercepted(errno))
 }
 
-/// Replaces this process by the app; returns only if that failed.
+/// Replaces this process with the app; returns only if that failed.
 pub fn replace(image: &mut Image, setup: &Setup<'_>) -> ExecFailure {
-    let told = Told::default();
+    let report = Report::default();
     let above = FIRST_PASSED + RawFd::try_from(setup.descriptors.len()).unwrap_or(0);
     let saved: Vec<(RawFd, OwnedFd)> =
         (FIRST_PASSED..above).filter_map(|fd| Some((fd, descriptor::duplicate_from(fd, above).ok()?))).collect();
-    with_pointers(image, setup, &told, prepare_and_exec);
-    // Still here: the exec failed. The sockets stand where files of our own were, such as the log, and a write to one would end us by
-    // SIGPIPE before anybody heard why.
-    super::signal::set_alone();
+    with_pointers(image, setup, &report, prepare_and_exec);
+    // The exec failed. The passed sockets now have the numbers of our own files, such as the log; a write to one would
+    // kill us with SIGPIPE before the error is reported.
+    super::signal::block_all();
     for (fd, copy) in &saved {
-        // SAFETY: integers only; it puts back what the number stood for, close-on-exec as all of ours are.
+        // SAFETY: integers only; this restores the original descriptor, close-on-exec like all of ours.
         unsafe { libc::dup3(copy.as_raw_fd(), *fd, libc::O_CLOEXEC) };
     }
-    ExecFailure { errno: told.errno.load(Ordering::Acquire) }
+    ExecFailure { errno: report.errno.load(Ordering::Acquire) }
 }
 
-/// Builds the pointer arrays exec wants, and hands them to `act`.
-fn with_pointers<R>(image: &mut Image, setup: &Setup<'_>, told: &Told, act: impl FnOnce(&Child<'_>) -> R) -> R {
+/// Builds the pointer arrays that exec takes, and passes them to `act`.
+fn with_pointers<R>(image: &mut Image, setup: &Setup<'_>, report: &Report, act: impl FnOnce(&Child<'_>) -> R) -> R {
     let mut patched =
         image.listen_pid.and_then(|at| image.environment.get(at)).map(|entry| entry.as_bytes_with_nul().to_vec());
     let listen_pid = patched
@@ -306,41 +222,42 @@ fn with_pointers<R>(image: &mut Image, setup: &Setup<'_>, told: &Told, act: impl
         listen_pid,
         directory: directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         parent: pid(),
-        told,
+        report,
     })
 }
 
 extern "C" fn child_main(child: *mut c_void) -> c_int {
     // SAFETY: `start` passes a `Child` that outlives us.
     prepare_and_exec(unsafe { &*child.cast::<Child<'_>>() });
-    // SAFETY: `_exit` is async-signal-safe and runs nothing of the parent's.
+    // SAFETY: `_exit` is async-signal-safe and runs none of the parent's code.
     unsafe { libc::_exit(127) }
 }
 
-/// From the fork to the exec. Async-signal-safe calls only, and no allocation: memory is the parent's own. Returns only on failure.
+/// From the fork to the exec. Async-signal-safe calls only and no allocation: the memory is the parent's. Returns only
+/// on failure.
 fn prepare_and_exec(child: &Child<'_>) {
     let setup = child.setup;
-    // First of all: a child that is refused has not taken the terminal.
+    // Before everything else: a child whose filter is refused must not have taken the terminal.
     if setup.hear_binds && setup.descriptors.is_empty() {
         match notify::filter::install() {
             Ok(installed) => {
-                child.told.listener.store(installed.listener + 1, Ordering::Release);
-                child.told.no_new_privs.store(c_int::from(installed.no_new_privs), Ordering::Release);
+                child.report.listener.store(installed.listener + 1, Ordering::Release);
+                child.report.no_new_privs.store(c_int::from(installed.no_new_privs), Ordering::Release);
             }
-            Err(errno) => return child.told.listener.store(-errno.max(1), Ordering::Release),
+            Err(errno) => return child.report.listener.store(-errno.max(1), Ordering::Release),
         }
     }
     if setup.bound_to_parent {
-        // SAFETY: takes an integer.
+        // SAFETY: integers only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
-        // SAFETY: no arguments. A parent that died before the call above sends nothing any more.
+        // SAFETY: no arguments. A parent that died before the call above sends no signal.
         if unsafe { libc::getppid() } != child.parent {
-            child.told.errno.store(libc::ESRCH, Ordering::Release);
+            child.report.errno.store(libc::ESRCH, Ordering::Release);
             return;
         }
     }
     if setup.own_group {
-        // SAFETY: integers only; both calls fail harmlessly where there is nothing to do. SIGTTOU is still blocked.
+        // SAFETY: integers only; both calls fail harmlessly if they do not apply. SIGTTOU is still blocked.
         unsafe {
             libc::setpgid(0, 0);
             if let Some(terminal) = setup.terminal {
@@ -349,11 +266,11 @@ fn prepare_and_exec(child: &Child<'_>) {
         }
     }
     if let Err(errno) = place(setup.descriptors) {
-        child.told.errno.store(errno, Ordering::Release);
+        child.report.errno.store(errno, Ordering::Release);
         return;
     }
     if !child.directory.is_null() {
-        // SAFETY: a NUL-terminated string that outlives the call. A directory that is gone leaves the app in `/`.
+        // SAFETY: a NUL-terminated string that outlives the call. If the directory is gone, the app starts in `/`.
         unsafe { libc::chdir(child.directory) };
     }
     write_pid(child.listen_pid);
@@ -368,17 +285,17 @@ fn prepare_and_exec(child: &Child<'_>) {
             break;
         }
     }
-    child.told.errno.store(errno, Ordering::Release);
+    child.report.errno.store(errno, Ordering::Release);
 }
 
-/// Whether an exec that failed so is the last one: the file is there, and it is its own fault. As `execvpe` in glibc (posix/execvpe.c): what may
-/// not be reached, or lies on a network that is away, ends no search.
+/// Whether the search ends at this exec error: the file was found and cannot be executed. As `execvpe` in glibc
+/// (posix/execvpe.c): a path that is not accessible, or is on an unreachable network, does not end the search.
 fn ends_the_search(errno: i32) -> bool {
     !matches!(errno, libc::EACCES | libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT)
 }
 
-/// Which of two failures of one search is told: what ended it; a file or a directory that may not be used; one that could not be reached; and
-/// only then that there is none.
+/// Which of two errors of one search is reported, most relevant first: the one that ended the search; a file or
+/// directory without permission; an unreachable one; a missing one.
 fn weightier(known: i32, new: i32) -> i32 {
     let missing = |errno: i32| matches!(errno, libc::ENOENT | libc::ENOTDIR);
     match new {
@@ -388,7 +305,8 @@ fn weightier(known: i32, new: i32) -> i32 {
     }
 }
 
-/// Moves `descriptors` to 3, 4, …; `dup3` leaves close-on-exec off. All of them lie above their targets, so none overwrites another.
+/// Moves `descriptors` to 3, 4, …; `dup3` leaves close-on-exec off. All are above their targets, so none overwrites
+/// another.
 fn place(descriptors: &[RawFd]) -> Result<(), i32> {
     for (target, fd) in (FIRST_PASSED..).zip(descriptors) {
         // SAFETY: integers only.

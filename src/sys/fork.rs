@@ -1,4 +1,4 @@
-//! Owns children of ours that are no program: forked, they do one thing and end. Must not know what for.
+//! Owns forked children that never exec: they do one thing and exit. Must not know what it is.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -11,15 +11,16 @@ use super::descriptor;
 use super::process::{parent, pid};
 use super::signal;
 
-/// Makes the calling child end with `parent`, which is whoever has forked it. False: the parent is gone already.
+/// Makes the calling child die with `parent`, which is the process that forked it. False: the parent has exited
+/// already.
 pub(super) fn end_with(parent: i32) -> bool {
     // SAFETY: integers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     self::parent() == parent
 }
 
-/// Forks a short-lived child that runs `work` and exits with its code; the parent gets the pid at once.
-/// One thread only, so the child may do anything; it does not return into the parent's code.
+/// Forks a short-lived child that runs `work` and exits with the code it returns. The parent gets the pid immediately.
+/// The child may do anything, because the process has only one thread; it never returns into the parent's code.
 ///
 /// # Errors
 /// Those of `fork(2)`: EAGAIN, ENOMEM.
@@ -29,7 +30,7 @@ pub fn fork_off(work: impl FnOnce() -> u8) -> io::Result<i32> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            signal::set_plain();
+            signal::unblock_all();
             let code = if end_with(parent) { work() } else { 1 };
             // SAFETY: ends the child without running the parent's exit code.
             unsafe { libc::_exit(c_int::from(code)) }
@@ -38,8 +39,9 @@ pub fn fork_off(work: impl FnOnce() -> u8) -> io::Result<i32> {
     }
 }
 
-/// Forks a child that stays beside us: it has none of our descriptors but the standard ones, `own` and `kept`, hears no signal but KILL, so
-/// that what is sent to everybody does not end it, and dies with us. The parent gets the pid at once.
+/// Forks a child that stays beside us and dies with us. It keeps only the standard descriptors, `own` and `kept`. It
+/// blocks every signal but KILL, so a signal sent to all processes does not stop it. The parent gets the pid
+/// immediately.
 ///
 /// # Errors
 /// Those of `fork(2)`: EAGAIN, ENOMEM.
@@ -53,8 +55,8 @@ pub fn fork_beside(own: &OwnedFd, kept: &[BorrowedFd<'_>], work: impl FnOnce() -
             let mut ours: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
             ours.push(own.as_raw_fd());
             descriptor::close_all_but(&mut ours);
-            signal::set_alone();
-            // SAFETY: a constant string; it names the one thread.
+            signal::block_all();
+            // SAFETY: a constant string; the call names the only thread.
             unsafe { libc::prctl(libc::PR_SET_NAME, c"reberth-beside".as_ptr()) };
             let code = if end_with(parent) { work() } else { 1 };
             // SAFETY: ends the child without running the parent's exit code.

@@ -1,5 +1,5 @@
-//! Owns the look-ups that the kernel or a resolver may keep waiting for ever, each within a time: a host's name, a file. Must not know what
-//! they are for.
+//! Owns look-ups that the kernel or a resolver may block for ever, each with a deadline: a host name, a file. Must not
+//! know what they are for.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -18,56 +18,56 @@ use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, fork, pipe2};
 
-/// Why there are no addresses.
+/// Why a look-up has no result.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// The resolver was not done in time.
+    /// The deadline passed first.
     Timeout,
-    /// In the resolver's words, or the system's.
+    /// The resolver's error message, or the system's.
     Error(String),
 }
 
 /// All addresses of `name`, in the resolver's order, by `end` at the latest.
 ///
-/// `getaddrinfo` waits for silent name servers as long as it likes, and nothing but the end of its program stops it.
+/// `getaddrinfo` waits for silent name servers as long as it likes, and only killing its process stops it.
 ///
 /// # Errors
 /// See [`Failed`].
 pub fn addresses(name: &str, end: Instant) -> Result<Vec<IpAddr>, Failed> {
-    parse(&elsewhere(&|| resolve(name), end, WaitPidFlag::empty())?)
+    parse(&in_child(&|| resolve(name), end, WaitPidFlag::empty())?)
 }
 
-/// Whether there is something at `path`, by `end` at the latest.
+/// Whether a file exists at `path`, by `end` at the latest.
 ///
-/// A file system whose server is gone keeps `stat` waiting, and some of them until it is back, whatever the signal: then the one that asks
-/// is left to whoever reaps what we leave.
+/// A file system whose server is unreachable blocks `stat`, and some do until the server returns, even on KILL. The
+/// child that is blocked there is then left to the process that reaps our orphans.
 ///
 /// # Errors
-/// See [`Failed`]; the words are the system's.
+/// See [`Failed`]; the message is the system's.
 pub fn exists(path: &Path, end: Instant) -> Result<(), Failed> {
     let look = || stat(path).map_or_else(|errno| format!("!{}", errno.desc()), |_| String::new());
-    parse(&elsewhere(&look, end, WaitPidFlag::WNOHANG)?).map(drop)
+    parse(&in_child(&look, end, WaitPidFlag::WNOHANG)?).map(drop)
 }
 
-/// What `work` says, by `end` at the latest. A fork of this program does it, and is killed when the time is over; it dies with us too.
-/// `late` says how a killed one is waited for. To be called in a program of one thread only.
-fn elsewhere(work: &dyn Fn() -> String, end: Instant, late: WaitPidFlag) -> Result<String, Failed> {
+/// Runs `work` in a forked child and returns its result, by `end` at the latest. The child is killed at the deadline,
+/// and when we die. `late` is how to wait for a killed child. Call it only in a process with a single thread.
+fn in_child(work: &dyn Fn() -> String, end: Instant, late: WaitPidFlag) -> Result<String, Failed> {
     let error = |errno: Errno| Failed::Error(errno.desc().to_lowercase());
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(error)?;
     let parent = super::process::pid();
-    // SAFETY: `healthcheck` has one thread, so the child's heap and locks are whole.
+    // SAFETY: `healthcheck` has one thread, so the child's heap and locks are consistent.
     match unsafe { fork() }.map_err(error)? {
         ForkResult::Child => {
             if super::fork::end_with(parent) {
                 let _ = File::from(writer).write_all(work().as_bytes());
             }
-            // SAFETY: _exit(2) runs no destructors of the parent's.
+            // SAFETY: _exit(2) runs none of the parent's destructors.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => {
             drop(writer);
             let answer = read_until(reader, end);
-            // Dead already or not: a pid that nobody has waited for yet is nobody else's.
+            // It may have exited already: a pid that has not been waited for is not reused.
             let _ = kill(child, Signal::SIGKILL);
             let _ = waitpid(child, answer.is_none().then_some(late));
             answer.ok_or(Failed::Timeout)
@@ -75,7 +75,7 @@ fn elsewhere(work: &dyn Fn() -> String, end: Instant, late: WaitPidFlag) -> Resu
     }
 }
 
-/// The work for a name: a line per address, or `!` and the reason.
+/// What the child does for a name: one address per line, or `!` and the reason.
 fn resolve(name: &str) -> String {
     match (name, 0).to_socket_addrs() {
         Ok(found) => found.map(|address| format!("{}\n", address.ip())).collect(),
@@ -91,7 +91,7 @@ fn parse(answer: &str) -> Result<Vec<IpAddr>, Failed> {
     }
 }
 
-/// Everything until the writer is closed; `None` when the time is over.
+/// Everything until the writer is closed; `None` if `end` passes first.
 fn read_until(reader: OwnedFd, end: Instant) -> Option<String> {
     let mut reader = File::from(reader);
     let mut answer = Vec::new();

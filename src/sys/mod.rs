@@ -1,5 +1,5 @@
-//! Owns every direct question to the kernel, and with it the only `unsafe` of the crate. Must not know policy: it does what it is
-//! asked, and reports what the kernel said.
+//! Owns every system call, and with them the only `unsafe` code of the crate. Must not know policy: a function here
+//! makes a call and returns what the kernel answered.
 
 pub mod arena;
 pub mod descriptor;

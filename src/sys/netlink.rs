@@ -1,6 +1,7 @@
-//! Owns `NETLINK_SOCK_DIAG`: the dump of sockets and the subscription to their end, as bytes. Must not know what a port is for.
+//! Owns `NETLINK_SOCK_DIAG`: dumping sockets and subscribing to their destruction, as bytes. Must not know what a port
+//! is for.
 //!
-//! Layouts are those of `linux/inet_diag.h` (`inet_diag_req_v2`, `inet_diag_msg`) behind a `struct nlmsghdr`.
+//! Layouts are those of `linux/inet_diag.h` (`inet_diag_req_v2`, `inet_diag_msg`) after a `struct nlmsghdr`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +23,8 @@ const NLM_F_REQUEST_DUMP: u16 = 0x301;
 pub const LISTEN: u32 = 1 << 10;
 /// Every state but [`BOUND`].
 pub const ALL: u32 = !BOUND;
-/// `TCP_BOUND_INACTIVE` (Linux 6.8): bound and silent. The kernel looks for these in a second walk, as long as the one for all others.
+/// `TCP_BOUND_INACTIVE` (Linux 6.8): bound but not listening. The kernel finds these in a second pass, which takes as
+/// long as the one for all other states.
 pub const BOUND: u32 = 1 << 13;
 
 /// One socket as the kernel describes it. States are those of `net/tcp_states.h`.
@@ -33,24 +35,24 @@ pub struct Row {
     pub local_port: u16,
     pub peer: IpAddr,
     pub peer_port: u16,
-    /// The running timer's remaining time; for a TIME_WAIT socket, how long it stays.
+    /// The remaining time of the running timer; for a TIME_WAIT socket, until it expires.
     pub expires: Duration,
-    /// For a listening socket: connections that wait to be accepted.
+    /// For a listening socket: connections waiting to be accepted.
     pub receive_queue: u32,
     pub uid: u32,
     /// 0: no descriptor refers to it (TIME_WAIT, orphans, sockets of the kernel itself).
     pub inode: u64,
-    /// `SO_COOKIE`: one number for the socket's whole life.
+    /// `SO_COOKIE`: identifies the socket for its whole life.
     pub cookie: u64,
-    /// Known for listening IPv6 sockets only.
+    /// Only for listening IPv6 sockets.
     pub v6_only: Option<bool>,
 }
 
-/// What one look at the subscription brought.
+/// The result of one read of the subscription.
 #[derive(Debug, Default)]
 pub struct Received {
     pub rows: Vec<Row>,
-    /// The queue ran over: events are missing (`ENOBUFS`).
+    /// The receive queue overflowed: events are missing (`ENOBUFS`).
     pub lost: bool,
 }
 
@@ -59,7 +61,7 @@ fn open() -> io::Result<Socket> {
     Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))
 }
 
-/// The protocols of `IPPROTO_*` that inet_diag knows and a port belongs to.
+/// The protocols with ports that inet_diag supports (`IPPROTO_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Tcp,
@@ -83,28 +85,31 @@ impl Transport {
     }
 }
 
-/// A subscription to the end of sockets: one message when the last descriptor of a socket is closed. Open to any uid.
+/// A subscription to socket destruction: one message when the last descriptor of a socket is closed. Any user may
+/// subscribe.
 #[derive(Debug)]
 pub struct Destroyed(Socket);
 
 impl Destroyed {
-    /// Subscribes to sockets whose own port is one of `narrow.0`. With `narrow.1` false only sockets without a peer count, so that the
-    /// connections of a busy server do not wake anyone. `None`: every socket on the machine counts, which is for moments only.
+    /// Subscribes to sockets whose local port is one of `narrow.0`. If `narrow.1` is false, only to sockets without a
+    /// peer, so that the connections of a busy server cause no wake-ups. `None`: to every socket on the machine, for
+    /// short periods only.
     ///
     /// # Errors
-    /// Netlink is refused (seccomp, gVisor, no `sock_diag` in the kernel): live by the clock.
+    /// Netlink is refused (seccomp, gVisor, no `sock_diag` in the kernel): fall back to polling.
     pub fn open(transports: &[Transport], narrow: Option<(&[u16], bool)>) -> io::Result<Self> {
         let this = Self(open()?);
         if let Some((ports, peers)) = narrow {
             this.filter(ports, peers)?;
         }
         let groups = transports.iter().fold(0, |bits, transport| bits | transport.groups());
-        // An unbound netlink socket joins without an error and then hears nothing: the groups go into the bind itself.
+        // An unbound netlink socket joins groups without an error but receives nothing, so the groups are part of the
+        // bind.
         bind(this.0.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(this)
     }
 
-    /// Sets or replaces the filter; see [`Destroyed::open`]. What has arrived stays.
+    /// Sets or replaces the filter; see [`Destroyed::open`]. Received messages stay in the queue.
     ///
     /// # Errors
     /// Those of `SO_ATTACH_FILTER`.
@@ -112,16 +117,16 @@ impl Destroyed {
         self.0.attach_filter(&program(ports, peers))
     }
 
-    /// Everything that has arrived, without waiting.
+    /// Everything that has arrived, without blocking.
     ///
     /// # Errors
-    /// The subscription is broken and must be given up; lost events are no error.
+    /// The subscription is broken and must be closed; lost events are not an error.
     pub fn drain(&self) -> io::Result<Received> {
         let mut received = Received::default();
-        // The kernel sends one socket a message, with its attributes some 500 bytes (net/core/sock_diag.c).
+        // The kernel sends one socket per message, about 500 bytes with its attributes (net/core/sock_diag.c).
         let mut buffer = [0u8; 2048];
         loop {
-            // With MSG_TRUNC the length is the message's own: one that did not fit is one that was lost.
+            // With MSG_TRUNC the length is that of the whole message: one that did not fit is lost.
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
                 Ok(length) => match buffer.get(..length) {
                     Some(whole) => messages(whole, None, |_, row| received.rows.extend(row)),
@@ -142,8 +147,8 @@ impl std::os::fd::AsFd for Destroyed {
     }
 }
 
-/// Classic BPF over the message: own port at offset 20, the peer's at 22, both big-endian as `ldh` reads them.
-/// More ports than a jump can span (8 bits) are filtered by the reader instead.
+/// Classic BPF on the message: the local port at offset 20, the peer's at 22, both big-endian, as `ldh` reads them. If
+/// there are more ports than a jump can span (8 bits), the reader filters instead.
 fn program(ports: &[u16], peers: bool) -> Vec<SockFilter> {
     const LOAD: u16 = 0x28;
     const EQUAL: u16 = 0x15;
@@ -166,16 +171,17 @@ fn program(ports: &[u16], peers: bool) -> Vec<SockFilter> {
     program
 }
 
-/// All sockets of `transport` in `states` (a mask of `1 << state`) whose own port is `port` (0: any), v4 and v6.
-/// The kernel filters, so the cost grows with the sockets on that port, not with what is copied.
+/// All sockets of `transport` in `states` (a mask of `1 << state`) with the local port `port` (0: any), IPv4 and IPv6.
+/// The kernel filters, so only matching sockets are copied.
 ///
 /// # Errors
-/// Netlink is refused, or this kernel has no `*_diag` for the protocol (`ENOENT`).
+/// Netlink is refused, or this kernel has no `*_diag` module for the protocol (`ENOENT`).
 pub fn dump(transport: Transport, states: u32, port: u16) -> io::Result<Vec<Row>> {
     let socket = open()?;
     let mut rows = Vec::new();
     if transport == Transport::Tcp {
-        // The older request walks the table of all sockets once for both families, which with many of them is half the time.
+        // The older request walks the socket table once for both families, which takes half the time if there are many
+        // sockets.
         send(socket.as_raw_fd(), &request_of_both(states, port), MsgFlags::empty())?;
         if collect(&socket, COMPAT_SEQUENCE, &mut rows).is_ok() {
             return Ok(rows);
@@ -188,7 +194,7 @@ pub fn dump(transport: Transport, states: u32, port: u16) -> io::Result<Vec<Row>
         send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
         match collect(&socket, sequence, &mut rows) {
             Ok(()) => {}
-            // No IPv6 in this kernel: the v4 half is the whole truth.
+            // This kernel has no IPv6: the IPv4 half is complete.
             Err(error) if family == libc::AF_INET6 && error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
         }
@@ -196,8 +202,8 @@ pub fn dump(transport: Transport, states: u32, port: u16) -> io::Result<Vec<Row>
     Ok(rows)
 }
 
-/// Each request on a socket has a number of its own (`nlmsg_seq`, `netlink(7)`): what is left in the queue of one that failed is not
-/// taken for the next one's answer.
+/// Every request on a socket has its own number (`nlmsg_seq`, `netlink(7)`), so the rest of a failed dump in the queue
+/// is not taken for the next request's answer.
 const COMPAT_SEQUENCE: u32 = 1;
 
 /// `inet_diag_req` of `linux/inet_diag.h`, with AF_UNSPEC: `inet_diag_dump_compat` in `net/ipv4/inet_diag.c`.
@@ -208,7 +214,7 @@ fn request_of_both(states: u32, port: u16) -> Vec<u8> {
     bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
     bytes.extend(COMPAT_SEQUENCE.to_ne_bytes());
     bytes.extend([0; 4]);
-    // Family, two lengths that nobody reads, and no attributes.
+    // The family, two unused lengths, and no attributes.
     bytes.extend([0; 4]);
     bytes.extend(port.to_be_bytes());
     bytes.extend([0; 2 + 16 + 16 + 4]);
@@ -245,7 +251,7 @@ fn collect(socket: &Socket, sequence: u32, rows: &mut Vec<Row>) -> io::Result<()
             Err(nix::Error::EINTR) => continue,
             Err(error) => return Err(error.into()),
         };
-        // A dump with a hole in it would say "free" of a port that is held.
+        // An incomplete dump would report a held port as free.
         let whole = buffer.get(..length).ok_or(io::ErrorKind::InvalidData)?;
         messages(whole, Some(sequence), |kind, row| match kind {
             Kind::Row => rows.extend(row),
@@ -260,11 +266,11 @@ fn collect(socket: &Socket, sequence: u32, rows: &mut Vec<Row>) -> io::Result<()
 
 pub(crate) enum Kind {
     Row,
-    /// The dump is over; negative: why it failed.
+    /// The end of the dump; negative: the error.
     End(i32),
 }
 
-/// Each message in `bytes`; with a `sequence` only those that answer the request with that number.
+/// Calls `each` for every message in `bytes`; with a `sequence`, only for those that answer that request.
 pub(crate) fn messages(mut bytes: &[u8], sequence: Option<u32>, mut each: impl FnMut(Kind, Option<Row>)) {
     while let Some(length) = u32_at(bytes, 0).and_then(|length| usize::try_from(length).ok()) {
         let Some(message) = bytes.get(..length).filter(|message| message.len() >= HEADER) else { return };
@@ -348,7 +354,7 @@ mod tests {
         let mut body = vec![0; MESSAGE - HEADER];
         body[..2].copy_from_slice(&[u8::try_from(libc::AF_INET).unwrap(), 10]);
         body[4..6].copy_from_slice(&port.to_be_bytes());
-        // An attribute that nobody asks for, as large as wanted.
+        // An unrelated attribute of any size.
         let length = u16::try_from(4 + padding).unwrap();
         body.extend([length.to_ne_bytes(), 0xfff_u16.to_ne_bytes()].concat());
         body.extend(vec![0; padding]);
@@ -359,7 +365,7 @@ mod tests {
         message(if code == 0 { NLMSG_DONE } else { NLMSG_ERROR }, sequence, &code.to_ne_bytes())
     }
 
-    /// The kernel's end, which keeps the borders of messages as netlink does, and ours.
+    /// The kernel's end and ours; like netlink, the pair preserves message boundaries.
     fn pair() -> (Socket, Socket) {
         Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap()
     }
@@ -369,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_did_not_fit_is_one_that_was_lost() {
+    fn an_event_that_does_not_fit_is_lost() {
         let (kernel, ours) = pair();
         let destroyed = Destroyed(ours);
         for (padding, lost, heard) in
@@ -387,9 +393,9 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_told_from_what_an_earlier_request_left() {
+    fn an_answer_is_not_mixed_with_the_rest_of_an_earlier_one() {
         let (kernel, ours) = pair();
-        // The first answer ends in an error, and more of it comes behind.
+        // The first answer ends with an error, and more of it follows.
         kernel.send(&[listener(1, 80, 0), done(1, -libc::ENOENT)].concat()).unwrap();
         kernel.send(&[listener(1, 81, 0), done(1, 0)].concat()).unwrap();
         kernel.send(&listener(2, 90, 0)).unwrap();
@@ -403,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_with_a_hole_in_it_is_no_dump() {
+    fn an_incomplete_dump_is_an_error() {
         let (kernel, ours) = pair();
         kernel.send(&listener(1, 80, 40_000)).unwrap();
         kernel.send(&done(1, 0)).unwrap();
@@ -411,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn each_request_has_a_number_of_its_own() {
+    fn each_request_has_its_own_number() {
         let numbers = [request_of_both(LISTEN, 80), request(2, 6, LISTEN, 80, 2), request(10, 6, LISTEN, 80, 3)];
         let numbers = numbers.map(|bytes| u32_at(&bytes, 8).unwrap());
         assert_eq!(numbers, [COMPAT_SEQUENCE, 2, 3]);

@@ -1,5 +1,5 @@
-//! Owns unix sockets with abstract names, and descriptors that travel through them (`unix(7)`). Must not know what is said, or what the
-//! descriptors are for.
+//! Owns unix sockets with abstract names, and passing file descriptors through them (`unix(7)`). Must not know what is
+//! sent, or what the descriptors are for.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,10 +10,10 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, listen, socket, sockopt,
 };
 
-/// So many descriptors come with one message at the most; a sender that has more of them is not one of ours.
-pub const MOST: usize = 8;
+/// The most descriptors in one message. A sender with more is not reberth.
+pub const MAX_DESCRIPTORS: usize = 8;
 
-/// Room for the control message of [`MOST`] descriptors, aligned as the kernel wants it (`cmsg(3)`).
+/// Room for the control message of [`MAX_DESCRIPTORS`] descriptors, aligned as the kernel requires (`cmsg(3)`).
 #[repr(C, align(8))]
 struct Room([u8; 128]);
 
@@ -21,42 +21,42 @@ fn seqpacket() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
 }
 
-/// A socket that waits for connections at the abstract name, in this network namespace.
+/// A socket that listens at the abstract name, in this network namespace.
 ///
 /// # Errors
-/// EADDRINUSE: somebody has the name.
-pub fn wait_at(name: &[u8]) -> io::Result<OwnedFd> {
+/// EADDRINUSE: another socket has the name.
+pub fn listen_at(name: &[u8]) -> io::Result<OwnedFd> {
     let socket = seqpacket()?;
     bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
     listen(&socket, Backlog::new(64).unwrap_or(Backlog::MAXCONN))?;
     Ok(socket)
 }
 
-/// A connection to whoever waits at the abstract name.
+/// A connection to the socket that listens at the abstract name.
 ///
 /// # Errors
-/// ECONNREFUSED: nobody does. EAGAIN: too many others are asking.
+/// ECONNREFUSED: none listens. EAGAIN: its backlog is full.
 pub fn connect_to(name: &[u8]) -> io::Result<OwnedFd> {
     let socket = seqpacket()?;
     connect(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
     Ok(socket)
 }
 
-/// The next connection; `None`: there is none any more.
+/// The next connection; `None`: none is pending.
 ///
 /// # Errors
-/// EMFILE, ENFILE; EINVAL once somebody has shut the socket down.
-pub fn accept(waiting: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
-    match accept4(waiting.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
-        // SAFETY: the kernel has just made it for us.
+/// EMFILE, ENFILE; EINVAL if another process has shut the socket down.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
+        // SAFETY: the kernel has just created it for us.
         Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
         Err(nix::Error::EAGAIN | nix::Error::EINTR | nix::Error::ECONNABORTED) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The user at the other end, as it was when it connected or began to listen (`SO_PEERCRED`). The pid is not told: in another PID namespace it
-/// is 0.
+/// The user id of the peer when it connected or began to listen (`SO_PEERCRED`). The pid is not returned: it is 0 for a
+/// peer in another PID namespace.
 ///
 /// # Errors
 /// Those of `getsockopt(2)`.
@@ -64,14 +64,14 @@ pub fn peer_uid(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(getsockopt(&fd, sockopt::PeerCredentials)?.uid())
 }
 
-/// Sends one message with descriptors. Never waits.
+/// Sends one message with descriptors, without blocking.
 ///
 /// # Errors
-/// EPIPE, ECONNRESET: the other end is gone. EAGAIN.
+/// EPIPE, ECONNRESET: the peer has closed. EAGAIN.
 pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut room = Room([0; 128]);
-    let fds = fds.get(..fds.len().min(MOST)).unwrap_or_default();
+    let fds = fds.get(..fds.len().min(MAX_DESCRIPTORS)).unwrap_or_default();
     let size = mem::size_of_val(fds);
     // SAFETY: all-zero is a valid header.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -79,7 +79,8 @@ pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     header.msg_iovlen = 1;
     if !fds.is_empty() {
         header.msg_control = room.0.as_mut_ptr().cast();
-        // SAFETY: the room holds MOST descriptors and their header, and `fds` are no more; the pointers stay inside of it.
+        // SAFETY: the buffer has room for MAX_DESCRIPTORS descriptors and their header, and `fds` has no more; all
+        // pointers stay inside it.
         unsafe {
             header.msg_controllen = libc::CMSG_SPACE(size as _) as _;
             let control = libc::CMSG_FIRSTHDR(&raw const header);
@@ -94,9 +95,11 @@ pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Receives one message and every descriptor that came with it, close-on-exec; `None`: there is none yet. A length of 0 is the end.
+/// Receives one message and all descriptors that came with it, close-on-exec, without blocking; `None`: no message has
+/// arrived. A length of 0 is end of file.
 ///
-/// Descriptors that nobody asked for are closed with what is returned. Those beyond [`MOST`] are closed by the kernel (MSG_CTRUNC).
+/// Descriptors that the caller does not want are closed when the result is dropped. The kernel closes those beyond
+/// [`MAX_DESCRIPTORS`] (MSG_CTRUNC).
 ///
 /// # Errors
 /// Those of `recvmsg(2)`.
@@ -111,7 +114,7 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(us
     header.msg_iovlen = 1;
     header.msg_control = room.0.as_mut_ptr().cast();
     // SAFETY: only computes a size.
-    header.msg_controllen = unsafe { libc::CMSG_SPACE((MOST * mem::size_of::<RawFd>()) as _) } as _;
+    header.msg_controllen = unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * mem::size_of::<RawFd>()) as _) } as _;
     // SAFETY: the header and all it points to are writable and outlive the call.
     let got = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
     let Ok(size) = usize::try_from(got) else {
@@ -122,7 +125,7 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(us
         };
     };
     let mut fds = Vec::new();
-    // SAFETY: the kernel has filled the control part as the header says, and the macros walk within it.
+    // SAFETY: the kernel has filled in the control messages as the header says, and the macros stay within them.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(&raw const header);
         while let Some(one) = control.as_ref() {
@@ -139,14 +142,14 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(us
     Ok(Some((size, fds)))
 }
 
-/// A number that only this network namespace has (`SO_NETNS_COOKIE`, Linux 5.14): that of the socket's.
+/// The cookie of the socket's network namespace, unique on this machine (`SO_NETNS_COOKIE`, Linux 5.14).
 ///
 /// # Errors
 /// ENOPROTOOPT on older kernels.
 pub fn network_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut size = mem::size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the number is writable and as long as is said.
+    // SAFETY: the number is writable and as long as `size` says.
     let got = unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut size)
     };
@@ -156,20 +159,20 @@ pub fn network_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// `include/uapi/asm-generic/socket.h`.
 const SO_NETNS_COOKIE: i32 = 71;
 
-/// Bytes that nobody can guess (`getrandom(2)`).
+/// Random bytes from the kernel (`getrandom(2)`).
 ///
 /// # Errors
-/// The kernel has none yet, or no such call.
+/// The random pool is not initialized yet, or the call does not exist.
 pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    // SAFETY: writable, and as long as is said. Not blocking: early in a boot there may be none.
+    // SAFETY: writable, and as long as the length says. GRND_NONBLOCK: early in a boot the call would block.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, libc::GRND_NONBLOCK) };
     if usize::try_from(got) == Ok(N) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether the other end has gone.
-pub fn is_over(fd: BorrowedFd<'_>) -> bool {
+/// Whether the peer has hung up.
+pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut one = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: one structure, as is said.
+    // SAFETY: one structure, as the count says.
     unsafe { libc::poll(&raw mut one, 1, 0) > 0 }
 }

@@ -1,14 +1,15 @@
-//! Owns pidfds: a descriptor that becomes readable when another program ends. Must not know whose it is.
+//! Owns pidfds: a file descriptor that becomes readable when another process exits. Must not know which process it is,
+//! or why.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// A close-on-exec descriptor that `poll(2)` reports readable once `pid` has ended (`pidfd_open(2)`, Linux 5.3).
-/// Works for every pid that is visible, whoever owns it.
+/// A close-on-exec descriptor that `poll(2)` reports as readable once `pid` has exited (`pidfd_open(2)`, Linux 5.3).
+/// Works for every visible pid, whichever user owns it.
 ///
 /// # Errors
-/// `ESRCH`: no such pid. `ENOSYS`, `EPERM`: an old kernel or a seccomp filter; live without.
+/// `ESRCH`: no such pid. `ENOSYS`, `EPERM`: an old kernel or a seccomp filter; continue without a pidfd.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
     open_with(pid, 0)
 }
@@ -16,7 +17,7 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
 /// `PIDFD_THREAD` of `linux/pidfd.h`.
 const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
 
-/// The same for one thread, whichever of its program's it is (PIDFD_THREAD, Linux 6.9).
+/// The same for one thread, which need not be a thread group leader (PIDFD_THREAD, Linux 6.9).
 ///
 /// # Errors
 /// As [`open`]; EINVAL before Linux 6.9.
@@ -29,31 +30,32 @@ fn open_with(pid: i32, flags: libc::c_int) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })
 }
 
-/// A copy of the descriptor `fd` of the program behind `pidfd`, close-on-exec (`pidfd_getfd(2)`, Linux 5.6).
+/// A copy of the descriptor `fd` of the process behind `pidfd`, close-on-exec (`pidfd_getfd(2)`, Linux 5.6).
 ///
 /// # Errors
-/// EPERM: not ours to look into (`ptrace(2)`), or a seccomp profile. ESRCH (ended), EBADF, EMFILE, ENFILE, ENOSYS.
+/// EPERM: we may not trace the process (`ptrace(2)`), or a seccomp profile. ESRCH (exited), EBADF, EMFILE, ENFILE,
+/// ENOSYS.
 pub fn copy(pidfd: &OwnedFd, fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: `pidfd_getfd` takes three integers and touches no memory of ours.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
 
-/// What a call that returns a descriptor has returned.
+/// Takes ownership of the descriptor that a system call returned.
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just returned this descriptor to us, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor to us, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends `signal` to the process behind `held`, and to no other that has its number by now (`pidfd_send_signal(2)`, Linux 5.1).
+/// Sends `signal` to the process behind `held`, never to one that reused its pid (`pidfd_send_signal(2)`, Linux 5.1).
 ///
 /// # Errors
-/// ESRCH (gone), EPERM, ENOSYS.
+/// ESRCH (exited), EPERM, ENOSYS.
 pub fn send(held: &OwnedFd, signal: i32) -> io::Result<()> {
-    // SAFETY: integers, and a null pointer that asks for the signal as kill(2) would send it.
+    // SAFETY: integers, and a null pointer, which means siginfo as kill(2) would send it.
     let sent = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, held.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };

@@ -1,4 +1,5 @@
-//! Owns processes: reaping, signals sent, and the tree below us. Must not know why one is looked at or ended.
+//! Owns processes: reaping, sending signals, and walking our process tree. Must not know why a process is inspected or
+//! signalled.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,7 +14,7 @@ pub fn pid() -> i32 {
     unsafe { libc::getpid() }
 }
 
-/// How a process ended.
+/// How a process terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Code(u8),
@@ -26,17 +27,17 @@ pub enum Reaped {
     Ended(i32, End),
     /// A child was stopped by this signal.
     Stopped(i32, i32),
-    /// Children are left, and none has anything to report.
+    /// Children exist, but none has a status to report.
     Nothing,
-    /// No child is left.
+    /// No children exist.
     NoChildren,
 }
 
-/// Takes one report of one child, without waiting (`waitpid(2)`). The crate's only reaper: a second one would steal the app's code.
-/// SIGCHLD coalesces, so call it until it says `Nothing` or `NoChildren`.
+/// Reaps one status of one child, without waiting (`waitpid(2)`). The crate's only reaper: a second one would steal the
+/// app's exit code. SIGCHLD coalesces, so call this until it returns `Nothing` or `NoChildren`.
 pub fn reap() -> Reaped {
     let mut status = 0;
-    // SAFETY: `status` is writable and lives through the call. __WALL also takes children that were cloned without SIGCHLD.
+    // SAFETY: `status` is writable and lives through the call. __WALL also reaps children cloned without SIGCHLD.
     let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::WUNTRACED | libc::__WALL) };
     match pid {
         0 => Reaped::Nothing,
@@ -48,10 +49,10 @@ pub fn reap() -> Reaped {
     }
 }
 
-/// Ends a child of ours that never became a program, and takes its report. It dies at once; so this waits for as long as that takes.
-/// `None`: it is none of our children.
+/// Kills a child of ours that never became a program, and reaps it. Blocks until it has died, which takes no longer
+/// than the kernel needs. `None`: it is not our child.
 pub fn end(pid: i32) -> Option<End> {
-    // Others are groups, or everyone.
+    // Zero and below mean process groups, or every process.
     if pid <= 0 {
         return None;
     }
@@ -69,7 +70,7 @@ pub fn end(pid: i32) -> Option<End> {
     }
 }
 
-/// Sends `signal` to one process, or with a negative `target` to a group, or with -1 to everyone we may (`kill(2)`).
+/// Sends `signal` to a process; a negative `target` is a process group, -1 every process we may signal (`kill(2)`).
 ///
 /// # Errors
 /// ESRCH (gone), EPERM.
@@ -78,7 +79,7 @@ pub fn send(target: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(target, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes orphans of our tree our children (`PR_SET_CHILD_SUBREAPER`, Linux 3.4).
+/// Makes orphans in our process tree our children (`PR_SET_CHILD_SUBREAPER`, Linux 3.4).
 ///
 /// # Errors
 /// EINVAL on a kernel without it.
@@ -87,36 +88,37 @@ pub fn become_subreaper() -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Our parent's pid; 0 where it is in another PID namespace.
+/// Our parent's pid; 0 if it is in another PID namespace.
 pub(super) fn parent() -> i32 {
     // SAFETY: no arguments, cannot fail.
     unsafe { libc::getppid() }
 }
 
-/// True where /proc is there and shows our own PID namespace. One of another namespace (`unshare --pid` without --mount-proc) means others by
-/// the same numbers.
+/// True if /proc is mounted and shows our own PID namespace. With the /proc of another namespace (`unshare --pid`
+/// without --mount-proc), the same pid means a different process.
 pub fn proc_is_ours() -> bool {
-    // `self` is who we are there, and `task` lists our one thread (`proc_pid_task(5)`).
+    // `self` resolves to our pid in that namespace, and `task` lists our one thread (`proc_pid_task(5)`).
     std::path::Path::new(&format!("/proc/self/task/{}", pid())).exists()
 }
 
-/// Whether we run in a container: in another PID namespace than the machine's first, whose inode is fixed (`PROC_PID_INIT_INO`).
+/// Whether we run in a container: in a PID namespace other than the initial one, whose inode is fixed
+/// (`PROC_PID_INIT_INO`).
 pub fn is_contained() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() != "pid:[4026531836]")
 }
 
-/// Every process below us but `strangers` and what is below those, children before grandchildren; empty where /proc does not say.
-/// A look, not a lock: what forks meanwhile is missed, so callers look again after each end.
+/// Every descendant of ours, children before grandchildren, without `strangers` and their descendants. Empty if /proc
+/// cannot be used. This is a snapshot: a process that forks meanwhile is missed, so callers look again after each exit.
 pub fn descendants(strangers: &[i32]) -> Vec<i32> {
-    below_but(pid(), strangers)
+    descendants_of(pid(), strangers)
 }
 
-/// Every process below `root`, whoever that is.
+/// Every descendant of `root`, which may be any process.
 pub fn below(root: i32) -> Vec<i32> {
-    below_but(root, &[])
+    descendants_of(root, &[])
 }
 
-fn below_but(root: i32, strangers: &[i32]) -> Vec<i32> {
+fn descendants_of(root: i32, strangers: &[i32]) -> Vec<i32> {
     if !proc_is_ours() {
         return Vec::new();
     }
@@ -134,18 +136,18 @@ fn below_but(root: i32, strangers: &[i32]) -> Vec<i32> {
     found
 }
 
-/// Sends `signal` to every process that [`descendants`] finds, and tells to which.
+/// Sends `signal` to every process that [`descendants`] finds, and returns their pids.
 pub fn signal_descendants(strangers: &[i32], signal: i32) -> Vec<i32> {
     let all = descendants(strangers);
     let ours = |parent: i32| parent == pid() || all.contains(&parent);
     for target in &all {
-        // One that is hidden from us (hidepid) is believed to be the one that was listed.
+        // If hidepid hides the process, assume that the pid still belongs to the one listed.
         send_if(*target, signal, || stat(*target).is_none_or(|stat| ours(stat.parent)));
     }
     all
 }
 
-/// Sends CONT to those of `pids` that a signal has stopped (`T` in `proc_pid_stat(5)`; a debugger's stop is `t`).
+/// Sends CONT to those of `pids` that a signal stopped (`T` in `proc_pid_stat(5)`; a debugger's stop is `t`).
 pub fn continue_stopped(pids: &[i32]) {
     let is_stopped = |target: i32| stat(target).is_some_and(|stat| stat.state == b'T');
     for target in pids.iter().copied().filter(|target| is_stopped(*target)) {
@@ -153,12 +155,13 @@ pub fn continue_stopped(pids: &[i32]) {
     }
 }
 
-/// Sends `signal` to the process with this number if it is the one that is `meant`. One that is not our own child may be reaped at any time
-/// and its number be somebody else's, so it is held by a pidfd before the look, and gets the signal through that (`pidfd_send_signal(2)`,
-/// Linux 5.1): whoever has the number by then gets nothing. Where there are no pidfds it is sent by number.
-fn send_if(target: i32, signal: i32, meant: impl FnOnce() -> bool) {
+/// Sends `signal` to the process `target` if `is_intended` confirms that it is the intended one. A process that is not
+/// our child may be reaped at any time and its pid reused. So a pidfd is opened before the check and the signal goes
+/// through it (`pidfd_send_signal(2)`, Linux 5.1): a process that gets the pid later receives nothing. Without pidfds,
+/// the signal goes to the pid.
+fn send_if(target: i32, signal: i32, is_intended: impl FnOnce() -> bool) {
     let held = super::pidfd::open(target);
-    if held.as_ref().is_err_and(is_gone) || !meant() {
+    if held.as_ref().is_err_and(is_gone) || !is_intended() {
         return;
     }
     if held.and_then(|held| super::pidfd::send(&held, signal)).is_err_and(|error| !is_gone(&error)) {
@@ -170,7 +173,7 @@ fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Every process of our PID namespace but ourselves; `None` where /proc does not say.
+/// Every process of our PID namespace except ourselves; `None` if /proc cannot be used.
 pub fn everybody() -> Option<Vec<i32>> {
     let entries = std::fs::read_dir("/proc").ok().filter(|_| proc_is_ours())?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -184,7 +187,7 @@ struct Stat {
 
 fn stat(target: i32) -> Option<Stat> {
     let text = std::fs::read(format!("/proc/{target}/stat")).ok()?;
-    // The name is in brackets and may hold anything, brackets and blanks too.
+    // The name is in parentheses and may contain any byte, parentheses and spaces included.
     let after = text.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(text.get(after + 1..)?).ok()?;
     let mut words = fields.split_ascii_whitespace();
@@ -192,22 +195,24 @@ fn stat(target: i32) -> Option<Stat> {
     Some(Stat { state, parent: words.next()?.parse().ok()? })
 }
 
-/// False where /proc is missing or not ours, or its kernel lists no children (CONFIG_PROC_CHILDREN): then [`descendants`] says nothing.
+/// False if /proc is missing, shows another namespace, or lists no children (CONFIG_PROC_CHILDREN). [`descendants`] is
+/// empty then.
 pub fn can_list() -> bool {
     std::fs::File::open(format!("/proc/self/task/{}/children", pid())).is_ok()
 }
 
-/// The children this process has already, which it can only have from before its own exec: `exec reberth run -- app > >(logger)`.
-/// Nearly always there are none, which costs one system call.
+/// Children that this process had before its own exec, as in `exec reberth run -- app > >(logger)`. There are rarely
+/// any, and then this costs one system call.
 pub fn inherited_children() -> Vec<i32> {
     // SAFETY: all-zero is a valid siginfo_t, to be overwritten.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` is writable and lives through the call. WNOWAIT leaves whoever has ended to the reaper.
+    // SAFETY: `info` is writable and lives through the call. WNOWAIT leaves an exited child to the reaper.
     let asked = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
     if asked == 0 && proc_is_ours() { children_of(pid()) } else { Vec::new() }
 }
 
-/// The children of one process: of all its threads, since a child belongs to the thread that forked it (`proc_pid_task_tid_children(5)`).
+/// The children of all threads of a process: a child belongs to the thread that forked it
+/// (`proc_pid_task_tid_children(5)`).
 fn children_of(parent: i32) -> Vec<i32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
     let mut children = Vec::new();
@@ -219,10 +224,10 @@ fn children_of(parent: i32) -> Vec<i32> {
     children
 }
 
-/// Whether a process is stopped, by a signal or by whoever traces it (`proc_pid_stat(5)`); false where that cannot be seen.
+/// Whether a process is stopped, by a signal or a tracer (`proc_pid_stat(5)`); false if that cannot be read.
 pub fn is_stopped(pid: i32) -> bool {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // A name may have any byte, its closing bracket too.
+    // The name may contain any byte, a closing parenthesis included.
     let after_name = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
     proc_is_ours() && matches!(after_name, Some(b'T' | b't'))
 }

@@ -1,4 +1,4 @@
-//! Owns signals: what was inherited, the block, and the one descriptor they are read from. Must not know what a signal means to the app.
+//! Owns signals: what was inherited, the blocked mask, and the signalfd. Must not know what a signal means to the app.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,9 +6,10 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-/// A set of signals as the kernel sees it: bit n-1 is signal n, 1 to 64 (`sigprocmask(2)`).
+/// A set of signals in the kernel's layout: bit n-1 is signal n, 1 to 64 (`sigprocmask(2)`).
 ///
-/// The C library's `sigset_t` functions are not used: musl's leave out signals 32 to 34, which then could neither be blocked nor forwarded.
+/// The C library's `sigset_t` functions are not used: musl's skip signals 32 to 34, which then could neither be blocked
+/// nor forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mask(pub u64);
 
@@ -17,16 +18,16 @@ impl Mask {
     pub const ALL: Self = Self(u64::MAX);
 }
 
-/// Bytes in the kernel's signal set.
+/// Size of the kernel's signal set in bytes.
 const MASK_SIZE: usize = mem::size_of::<u64>();
 
-/// What is changed before `main` runs, or may be later, seen by [`save_originals`] before that.
+/// State from before `main`, recorded by [`save_originals`]: the Rust runtime and this program change it later.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 static MASK_AT_START: AtomicU64 = AtomicU64::new(0);
 static PARENT_AT_START: AtomicI32 = AtomicI32::new(0);
 
-/// Runs from `.init_array`, before the Rust runtime sets SIGPIPE to ignored and installs its first handler, at which musl unblocks
-/// 33 and 34 for itself: afterwards nobody can tell what the app would have got.
+/// Runs from `.init_array`, before the Rust runtime ignores SIGPIPE and installs its first handler. Installing a
+/// handler makes musl unblock signals 33 and 34, so the original mask cannot be read afterwards.
 extern "C" fn save_originals() {
     SIGPIPE_WAS_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
     let mut mask = 0_u64;
@@ -38,33 +39,33 @@ extern "C" fn save_originals() {
     super::descriptor::fill_standard();
 }
 
-// SAFETY: `.init_array` holds pointers to functions that the C start-up code calls once, before `main`; this one only asks the kernel
-// and stores atomics, so it needs nothing that is not set up yet.
+// SAFETY: `.init_array` holds pointers to functions that the C start-up code calls once, before `main`. This one only
+// makes system calls and stores atomics, so it needs nothing that is not set up yet.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static SAVE_ORIGINALS: extern "C" fn() = save_originals;
 
-/// Who our parent was when we began; 0 where it is in another PID namespace.
+/// Our parent's pid when we started; 0 if the parent is in another PID namespace.
 pub(super) fn parent_at_start() -> i32 {
     PARENT_AT_START.load(Ordering::Relaxed)
 }
 
-/// Asks for `signal` when our parent dies (`PR_SET_PDEATHSIG`). One that has died since our start sends nothing any more: what it would have
-/// sent is due now.
+/// Requests `signal` for when our parent dies (`PR_SET_PDEATHSIG`). A parent that died before this call sends nothing,
+/// so in that case the signal is sent here.
 ///
 /// # Errors
-/// EINVAL for a number that is no signal.
+/// EINVAL if the number is not a signal.
 pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     // SAFETY: integers only.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    if super::process::parent() == parent_at_start() { Ok(()) } else { send_from_nobody(signal) }
+    if super::process::parent() == parent_at_start() { Ok(()) } else { send_without_sender(signal) }
 }
 
-/// Sends ourselves a signal that names no sender: one of our own making would be taken for a write of ours that failed.
-fn send_from_nobody(signal: i32) -> io::Result<()> {
-    // SAFETY: all-zero is a valid siginfo_t, and says pid 0.
+/// Sends `signal` to ourselves with sender pid 0: with our own pid it would be taken for the SIGPIPE of a failed write.
+fn send_without_sender(signal: i32) -> io::Result<()> {
+    // SAFETY: all-zero is a valid siginfo_t, with sender pid 0.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     (info.si_signo, info.si_code) = (signal, libc::SI_QUEUE);
     // SAFETY: `info` outlives the call, which only reads it.
@@ -72,7 +73,7 @@ fn send_from_nobody(signal: i32) -> io::Result<()> {
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// True if `signal` is ignored in this process (`sigaction(2)`); false where the kernel does not say.
+/// True if this process ignores `signal` (`sigaction(2)`); false if the call fails.
 pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: an all-zero sigaction is a valid value to be overwritten.
     let mut now: libc::sigaction = unsafe { mem::zeroed() };
@@ -81,14 +82,14 @@ pub fn is_ignored(signal: i32) -> bool {
     asked == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
-/// Sets `signal` to ignored or to its default action. Async-signal-safe.
+/// Makes `signal` ignored, or gives it its default action. Async-signal-safe.
 pub fn set_ignored(signal: i32, ignored: bool) {
     let action = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
     // SAFETY: SIG_IGN and SIG_DFL are valid for every signal but KILL and STOP, for which the call fails harmlessly.
     unsafe { libc::signal(signal, action) };
 }
 
-/// What reberth was started with, and what the app must therefore be started with.
+/// The signal state that reberth inherited and that the app must inherit too.
 #[derive(Debug, Clone, Copy)]
 pub struct Inherited {
     mask: Mask,
@@ -97,11 +98,11 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Gives the calling process the original dispositions and then the original mask. Async-signal-safe: for the child, before exec.
+    /// Restores the original dispositions, then the original mask. Async-signal-safe: for the child, before exec.
     pub fn restore(&self) {
         set_ignored(libc::SIGPIPE, self.sigpipe_ignored);
         set_ignored(libc::SIGCHLD, self.sigchld_ignored);
-        // The mask comes last: a pending signal must meet the original disposition.
+        // The mask comes last: a pending signal must find the original disposition.
         let _ = set_mask(self.mask);
     }
 }
@@ -109,21 +110,22 @@ impl Inherited {
 /// Replaces the signal mask (`rt_sigprocmask(2)`). Async-signal-safe.
 fn set_mask(mask: Mask) -> io::Result<()> {
     let nothing = std::ptr::null_mut::<u64>();
-    // SAFETY: the new set is 8 bytes, as the size argument says, and lives through the call; the old one is not asked for.
+    // SAFETY: the new set is 8 bytes, as the size argument says, and lives through the call; the old one is not
+    // requested.
     let done = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask.0, nothing, MASK_SIZE) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Unblocks everything and lets every signal act by default again: for a child of ours that is to die like any other program. SIGPIPE
-/// stays ignored: a peer that closes early is an answer to tell, not an end without a word.
-pub fn set_plain() {
+/// Unblocks every signal, for a child of ours that must react to signals like any other program. SIGPIPE stays ignored:
+/// a peer that closes early must yield an error to report, not a silent death.
+pub fn unblock_all() {
     set_ignored(libc::SIGPIPE, true);
     let _ = set_mask(Mask::NONE);
 }
 
-/// Lets every signal that would end another program end this one too where it is PID 1, for which the kernel has no default actions: TERM,
-/// and whatever else an image names as its STOPSIGNAL. For commands that wait and look after nobody; their code is then 1. What is ignored
-/// stays so, and a fault of our own is the kernel's to end.
+/// As PID 1, exits with code 1 on every signal whose default action terminates a program: TERM, and whatever else an
+/// image names as its STOPSIGNAL. The kernel has no default actions for PID 1. For commands that wait and have no app.
+/// Ignored signals stay ignored, and faults are left to the kernel.
 pub fn end_as_pid_1() {
     extern "C" fn leave(_: libc::c_int) {
         // SAFETY: `_exit` is async-signal-safe.
@@ -136,13 +138,13 @@ pub fn end_as_pid_1() {
     }
     let all = (1..=RTMAX).filter(|signal| ends_by_default(*signal) && !FAULTS.contains(signal) && !is_ignored(*signal));
     for signal in all {
-        // The kernel's own structure (handler, flags, restorer, mask), since the C libraries keep 32 to 34 for themselves. The restorer is
-        // never returned to, but x86-64 does not call a handler without one.
+        // The kernel's own structure (handler, flags, restorer, mask), because the C libraries reserve signals 32 to
+        // 34. The restorer is never returned to, but x86-64 calls no handler without one.
         let leave = leave as *const () as usize;
         let action: [usize; 4] = [leave, SA_RESTORER, leave, 0];
         let nothing = std::ptr::null_mut::<u8>();
-        // SAFETY: the structure is the kernel's on both of our machines, 64 bits a field, and outlives the call; the handler only calls
-        // `_exit`. KILL and STOP are refused, harmlessly.
+        // SAFETY: the structure has the kernel's layout on both supported architectures, 64 bits per field, and
+        // outlives the call; the handler only calls `_exit`. KILL and STOP are refused, which is harmless.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), nothing, MASK_SIZE) };
     }
 }
@@ -151,21 +153,21 @@ pub fn end_as_pid_1() {
 const SA_RESTORER: usize = 0x0400_0000;
 
 /// Ignores SIGPIPE and blocks every signal again, as before [`Inherited::restore`].
-pub(super) fn set_alone() {
+pub(super) fn block_all() {
     set_ignored(libc::SIGPIPE, true);
     let _ = set_mask(Mask::ALL);
 }
 
-/// One signal, as read.
+/// One signal read from the signalfd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// Signal number, 1 to 64.
     pub signal: i32,
-    /// Pid of the sender in our PID namespace; 0 for the kernel or a sender outside.
+    /// Pid of the sender in our PID namespace; 0 if the kernel sent it or the sender is outside.
     pub sender: u32,
 }
 
-/// All signals, blocked and readable from one descriptor (`signalfd(2)`).
+/// All signals, blocked and read from one file descriptor (`signalfd(2)`).
 #[derive(Debug)]
 pub struct Signals {
     fd: OwnedFd,
@@ -173,9 +175,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks every signal and opens the descriptor. SIGCHLD goes back to its default action: ignored, as some starters leave it, the
-    /// kernel would reap the app and `waitpid` would never see its code. A hardware fault of our own still kills: the kernel does not
-    /// let those be blocked.
+    /// Blocks every signal and opens the descriptor. SIGCHLD gets its default action: if it stayed ignored, as some
+    /// parents leave it, the kernel would reap the app and `waitpid` would never return its exit code. Hardware faults
+    /// still kill us, because the kernel does not let them be blocked.
     ///
     /// # Errors
     /// Those of `rt_sigprocmask(2)` and `signalfd(2)`; EMFILE is the likely one.
@@ -204,7 +206,7 @@ impl Signals {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, inherited })
     }
 
-    /// Whether `signal` was ignored by whoever started us.
+    /// Whether `signal` was ignored when we started.
     pub fn was_ignored(&self, signal: i32) -> bool {
         match signal {
             libc::SIGPIPE => self.inherited.sigpipe_ignored,
@@ -213,12 +215,12 @@ impl Signals {
         }
     }
 
-    /// What the app must be given back.
+    /// The signal state to restore in the app.
     pub fn inherited(&self) -> Inherited {
         self.inherited
     }
 
-    /// The next pending signal; `None` when there is none, or when the kernel would not say.
+    /// The next pending signal; `None` if there is none or the read failed.
     pub fn next(&self) -> Option<Received> {
         // SAFETY: all-zero is a valid signalfd_siginfo: it is plain integers.
         let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
@@ -246,16 +248,16 @@ fn is_pending(signal: i32) -> bool {
     done == 0 && u32::try_from(signal - 1).is_ok_and(|bit| set.checked_shr(bit).unwrap_or(0) & 1 == 1)
 }
 
-/// Stops this process until somebody continues it. A CONT that has come already is pending in our blocked set: a STOP would discard it.
-/// One that comes between the look and the STOP is lost all the same: the kernel drops a pending CONT when a stop is generated
-/// (`prepare_signal`, kernel/signal.c), and no call tests the one and does the other. Nothing comes between them here.
+/// Stops this process until CONT arrives. STOP would discard a CONT that is already pending, so STOP is not sent then.
+/// A CONT that arrives between the check and the STOP is lost: the kernel drops a pending CONT when a stop is generated
+/// (`prepare_signal`, kernel/signal.c), and no system call does both in one step.
 pub fn suspend() {
     if !is_pending(libc::SIGCONT) {
         let _ = super::process::send(super::process::pid(), libc::SIGSTOP);
     }
 }
 
-/// Whether the default action of `signal` ends a program (`signal(7)`): all but those that stop it and those that do nothing.
+/// Whether the default action of `signal` terminates a program (`signal(7)`), rather than stopping it or doing nothing.
 pub fn ends_by_default(signal: i32) -> bool {
     !matches!(
         signal,
@@ -270,12 +272,12 @@ pub fn ends_by_default(signal: i32) -> bool {
     )
 }
 
-/// `SIGRTMIN` as Docker, Podman and systemd count it. glibc's run-time value is the same; musl's is 35, but an image must not change
-/// its meaning with the libc of its init.
+/// `SIGRTMIN` as Docker, Podman and systemd count it. glibc's run-time value is the same. musl's is 35, but the meaning
+/// of an image's STOPSIGNAL must not depend on the libc of its init.
 pub const RTMIN: i32 = 34;
 pub const RTMAX: i32 = 64;
 
-/// The usual name of a signal: `SIGTERM`, `SIGRTMIN+3`; `signal N` for the two that C libraries keep for themselves.
+/// The usual name of a signal: `SIGTERM`, `SIGRTMIN+3`; `signal N` for the two that C libraries reserve.
 pub fn name(signal: i32) -> String {
     match nix::sys::signal::Signal::try_from(signal) {
         Ok(known) => known.to_string(),

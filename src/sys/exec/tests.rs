@@ -1,9 +1,10 @@
-//! Owns the tables of how a search along PATH goes on and what it ends in. Must not know how anything is executed.
+//! Owns the tables of when a search along PATH continues and which error it reports. Must not know how anything is
+//! executed.
 
 use super::*;
 
 #[test]
-fn the_search_goes_on_past_what_is_not_the_files_own_fault() {
+fn the_search_continues_unless_the_file_itself_cannot_be_executed() {
     let search = |failures: &[i32]| {
         let mut errno = libc::ENOENT;
         for (position, failed) in failures.iter().enumerate() {

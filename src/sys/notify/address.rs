@@ -1,17 +1,18 @@
-//! Owns the reading of what a program's memory has where it says that an address is. Must not know whose memory it was, nor what it is for.
+//! Owns parsing a socket address from another process's memory. Must not know whose memory it was, or what the address
+//! is for.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// `sizeof(struct sockaddr_in)` (`ip(7)`). The kernel wants the whole of it, padding too.
+/// `sizeof(struct sockaddr_in)` (`ip(7)`). The kernel requires all of it, with the padding.
 const V4_SIZE: usize = 16;
 
-/// `SIN6_LEN_RFC2133` of `linux/ipv6.h`, the least that `bind(2)` takes for IPv6: the address without its zone.
+/// `SIN6_LEN_RFC2133` of `linux/ipv6.h`, the minimum that `bind(2)` accepts for IPv6: the address without its scope id.
 const V6_LEAST: usize = 24;
 
-/// An IPv4 or IPv6 address in the layout of this machine (`ip(7)`, `ipv6(7)`); `None` for whatever `bind(2)` would not take as one.
-/// What stands behind it does not count: many a program passes the length of a whole `struct sockaddr_storage`.
+/// An IPv4 or IPv6 address in this machine's layout (`ip(7)`, `ipv6(7)`); `None` for anything that `bind(2)` would not
+/// accept as one. Bytes behind it are ignored: many programs pass the length of a whole `struct sockaddr_storage`.
 ///
-/// AF_UNSPEC with an address of zero is 0.0.0.0, as `inet_bind` of `net/ipv4/af_inet.c` has it; for IPv4 sockets alone.
+/// AF_UNSPEC with an all-zero address is 0.0.0.0, for IPv4 sockets only, as in `inet_bind` (`net/ipv4/af_inet.c`).
 pub fn parse_address(bytes: &[u8]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes(array(bytes, 0)?));
     let port = u16::from_be_bytes(array(bytes, 2)?);
@@ -70,7 +71,7 @@ mod tests {
             (v6(0, "::", 0), Some("[::]:0")),
             (storage(v6(443, "::1", 0)), Some("[::1]:443")),
             (v6(443, "fe80::1", 3), Some("[fe80::1%3]:443")),
-            // Without its zone, as RFC 2133 had it; and with half of one.
+            // Without a scope id, as in RFC 2133; and with half of one.
             (v6(443, "fe80::1", 3)[..24].to_vec(), Some("[fe80::1]:443")),
             (v6(443, "fe80::1", 3)[..26].to_vec(), Some("[fe80::1]:443")),
             (v6(443, "::1", 0)[..23].to_vec(), None),
@@ -85,12 +86,12 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn it_is_the_layout_of_the_c_library() {
+    fn the_layout_is_the_c_librarys() {
         for text in ["10.1.2.3:8080", "[2001:db8::7]:443", "[fe80::1%9]:1"] {
             let address: SocketAddr = text.parse().unwrap();
             let laid_out = socket2::SockAddr::from(address);
             let length = usize::try_from(laid_out.len()).unwrap();
-            // SAFETY: socket2 says where its address is and how long, and it outlives the slice.
+            // SAFETY: socket2 returns the start and length of its address, which outlives the slice.
             let bytes = unsafe { std::slice::from_raw_parts(laid_out.as_ptr().cast::<u8>(), length) };
             assert_eq!(parse_address(bytes), Some(address));
         }

@@ -1,9 +1,10 @@
-//! Owns what is read of a thread that waits in a call: its memory, its descriptors, a copy of one. Must not know what for.
+//! Owns what is read from a thread that is blocked in a call: its memory, its descriptors, a copy of one. Must not know
+//! what it is for.
 //!
-//! Everything is read by the thread's number, which may be another's by then: believe it only if [`super::Listener::is_valid`] says so
-//! afterwards. The kernel lets us read who has our user id and has not made itself undumpable, or anybody with CAP_SYS_PTRACE
-//! (`ptrace(2)`, "Ptrace access mode checking"): not a program that has become another user, nor one whose file may not be read.
-//! Each says EACCES or EPERM then.
+//! Everything is read by thread id, which may have been reused by then: trust it only if [`super::Listener::is_valid`]
+//! is true afterwards. The kernel allows this if the thread has our user id and is dumpable, or if we have
+//! CAP_SYS_PTRACE (`ptrace(2)`, "Ptrace access mode checking"). It refuses it, with EACCES or EPERM, for a program that
+//! has changed its user, or whose file is not readable.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -19,35 +20,35 @@ use nix::unistd::Pid;
 
 use crate::sys::{listing, pidfd};
 
-/// Reads `into` from the memory of the thread `tid` at `at`; how many bytes there were.
+/// Reads from address `at` in the memory of the thread `tid` into `into`, and returns how many bytes were read.
 ///
-/// `process_vm_readv(2)` needs no descriptor, and is refused by the default profile of Docker 20.10; `/proc/TID/mem` needs one, and the
-/// same rights.
+/// `process_vm_readv(2)` needs no descriptor, but Docker 20.10's default profile refuses it. The fallback,
+/// `/proc/TID/mem`, needs a descriptor, and the same permissions.
 ///
 /// # Errors
-/// EFAULT: there is no such memory, as the kernel will tell the caller. ESRCH: it is gone. EPERM, EACCES: see above, or there is no `/proc`
-/// for the second way. EMFILE, ENFILE: no descriptor is left for it.
+/// EFAULT: no such memory, and the kernel will tell the caller the same. ESRCH: the thread has exited. EPERM, EACCES:
+/// see above, or there is no `/proc` for the fallback. EMFILE, ENFILE: no descriptor is free for the fallback.
 pub fn read_memory(tid: i32, at: u64, into: &mut [u8]) -> io::Result<usize> {
     let base = usize::try_from(at).map_err(|_| Errno::EFAULT)?;
     let remote = [RemoteIoVec { base, len: into.len() }];
     let refused = match process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(into)], &remote) {
         Ok(read) => return Ok(read),
         Err(error @ (Errno::EFAULT | Errno::ESRCH)) => return Err(error.into()),
-        // EPERM, or ENOSYS: a profile, a kernel without it, no right.
+        // EPERM or ENOSYS: a seccomp profile, a kernel without the call, or no permission.
         Err(error) => error,
     };
     File::open(format!("/proc/{tid}/mem")).and_then(|memory| memory.read_at(into, at)).map_err(|error| {
         match (error.kind(), error.raw_os_error()) {
-            // What says EFAULT above.
+            // Corresponds to EFAULT above.
             (_, Some(libc::EIO)) => Errno::EFAULT.into(),
-            // No /proc: what the other way said is what there is to say.
+            // No /proc: the first error is the one to report.
             (io::ErrorKind::NotFound, _) if refused == Errno::EPERM => refused.into(),
             _ => error,
         }
     })
 }
 
-/// The transport of a socket, as far as a bind can be answered for it.
+/// The protocol of a socket, as far as a bind on it can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// TCP and MPTCP (Go's default), over IPv4.
@@ -56,39 +57,39 @@ pub enum Kind {
     Other,
 }
 
-/// What a descriptor of another program is.
+/// A socket of another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Socket {
     /// The number in the kernel's socket tables.
     pub inode: u64,
     pub kind: Kind,
-    /// O_NONBLOCK, of the description: one for all that share the socket.
+    /// O_NONBLOCK, a flag of the open file description: shared by all descriptors of the socket.
     pub nonblocking: bool,
-    /// FD_CLOEXEC, of the descriptor.
+    /// FD_CLOEXEC, a flag of the descriptor.
     pub cloexec: bool,
 }
 
-/// Looks at the descriptor `fd` of the thread `tid` (`proc_pid_fd(5)`, `proc_pid_fdinfo(5)`, the attribute `system.sockprotoname`). The
-/// descriptors are the thread's own: threads can have different tables.
+/// Inspects the descriptor `fd` of the thread `tid` (`proc_pid_fd(5)`, `proc_pid_fdinfo(5)`, the attribute
+/// `system.sockprotoname`). The table is the thread's, because threads can have separate ones.
 ///
 /// # Errors
-/// Those of [`inode_of`]. EMFILE, ENFILE: its flags cannot be read without a spare descriptor.
+/// Those of [`inode_of`]. EMFILE, ENFILE: reading the flags takes a free descriptor.
 pub fn socket_of(tid: i32, fd: RawFd) -> io::Result<Socket> {
     let inode = inode_of(tid, fd)?;
     let flags = parse_flags(&fs::read(format!("/proc/{tid}/fdinfo/{fd}"))?).ok_or(io::ErrorKind::InvalidData)?;
     if flags & libc::O_PATH != 0 {
-        // It names a socket, and no call but fstat(2) and the like works on it.
+        // An O_PATH descriptor of a socket: only fstat(2) and similar calls work on it.
         return Err(Errno::EBADF.into());
     }
     let kind = kind(&protocol_name(tid, fd)?);
     Ok(Socket { inode, kind, nonblocking: flags & libc::O_NONBLOCK != 0, cloexec: flags & libc::O_CLOEXEC != 0 })
 }
 
-/// The inode behind the descriptor `fd` of the thread `tid`. Needs no descriptor of ours.
+/// The inode behind the descriptor `fd` of the thread `tid`. Needs no free descriptor.
 ///
 /// # Errors
-/// EBADF: it is not open. ENOTSOCK: no socket. In both cases the kernel will tell the caller so. ENOENT: the thread is gone, or `/proc` is
-/// missing or hides it (hidepid). EACCES: not ours to see.
+/// EBADF: not open. ENOTSOCK: not a socket. The kernel will tell the caller the same. ENOENT: the thread has exited, or
+/// `/proc` is missing or hides it (hidepid). EACCES: no permission.
 pub fn inode_of(tid: i32, fd: RawFd) -> io::Result<u64> {
     let target = match fs::read_link(format!("/proc/{tid}/fd/{fd}")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && fs::exists(format!("/proc/{tid}/fd"))? => {
@@ -99,8 +100,8 @@ pub fn inode_of(tid: i32, fd: RawFd) -> io::Result<u64> {
     listing::inode(target.as_os_str().as_bytes()).ok_or_else(|| Errno::ENOTSOCK.into())
 }
 
-/// Whether the thread lives in another network namespace than we do, where no port is ours (`proc_pid_ns(5)`). Where that cannot be read it
-/// is taken for one of ours, as nearly every one is.
+/// Whether the thread is in another network namespace, where our claim does not apply (`proc_pid_ns(5)`). False if that
+/// cannot be read, because nearly every thread is in ours.
 pub fn is_elsewhere(tid: i32) -> bool {
     let network = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/net"));
     match (network(&tid.to_string()), network("self")) {
@@ -109,19 +110,20 @@ pub fn is_elsewhere(tid: i32) -> bool {
     }
 }
 
-/// The flags of a descriptor in its `/proc/PID/fdinfo/FD`, in octal, FD_CLOEXEC among them as O_CLOEXEC (`proc_pid_fdinfo(5)`).
+/// The flags in a `/proc/PID/fdinfo/FD`, which are octal; FD_CLOEXEC appears as O_CLOEXEC (`proc_pid_fdinfo(5)`).
 pub(crate) fn parse_flags(text: &[u8]) -> Option<i32> {
     let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"flags:"))?;
     i32::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 8).ok()
 }
 
-/// The name that `struct proto` of `net/sock.h` has for the socket: an extended attribute of every one.
+/// The socket's protocol name in `struct proto` (`net/sock.h`), which every socket has as an extended attribute.
 fn protocol_name(tid: i32, fd: RawFd) -> io::Result<Vec<u8>> {
     let path = CString::new(format!("/proc/{tid}/fd/{fd}")).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // The longest is 32 with its NUL (`struct proto`).
+    // The longest is 32 bytes with its NUL (`struct proto`).
     let mut name = vec![0_u8; 64];
     let attribute = c"system.sockprotoname".as_ptr();
-    // SAFETY: both strings end in NUL, the buffer is as long as is said, and all of them outlive the call.
+    // SAFETY: both strings are NUL-terminated, the buffer is as long as its length says, and all of them outlive the
+    // call.
     let size = unsafe { libc::getxattr(path.as_ptr(), attribute, name.as_mut_ptr().cast(), name.len()) };
     name.truncate(usize::try_from(size).map_err(|_| io::Error::last_os_error())?);
     Ok(name)
@@ -135,26 +137,27 @@ fn kind(name: &[u8]) -> Kind {
     }
 }
 
-/// A copy of the caller's descriptor `fd`, close-on-exec, of the same description: to read the options of a socket from, and to be
-/// closed before the call is answered, since a socket lives as long as any copy (`pidfd_getfd(2)`, Linux 5.6).
+/// A close-on-exec copy of the caller's descriptor `fd`, for reading the socket's options. Close it before answering
+/// the call, because a socket lives as long as any copy (`pidfd_getfd(2)`, Linux 5.6).
 ///
 /// # Errors
-/// EPERM: see above; Docker's default profile allows it to CAP_SYS_PTRACE alone. ENOSYS: an older kernel. ESRCH, EBADF: gone.
-/// EMFILE, ENFILE: it needs two spare descriptors.
+/// EPERM: see above; Docker's default profile requires CAP_SYS_PTRACE. ENOSYS: an older kernel. ESRCH, EBADF: the
+/// thread has exited or closed it. EMFILE, ENFILE: this takes two free descriptors.
 pub fn copy_of(tid: i32, fd: RawFd) -> io::Result<OwnedFd> {
     pidfd::copy(&handle(tid)?, fd)
 }
 
-/// A pidfd through which the thread's descriptors can be had.
+/// A pidfd from which the thread's descriptors can be copied.
 fn handle(tid: i32) -> io::Result<OwnedFd> {
-    // A thread can have a table of its own, and its group's first thread may have ended; but a kernel before 6.9 knows groups alone.
+    // A thread can have a separate table, and the group's leader may have exited; but before Linux 6.9 there are only
+    // pidfds of groups.
     match pidfd::open_thread(tid) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => pidfd::open(group(tid)?),
         opened => opened,
     }
 }
 
-/// The thread group of `tid`, its own number where it is the first thread (`proc_pid_status(5)`).
+/// The thread group of `tid`; for its leader, `tid` itself (`proc_pid_status(5)`).
 fn group(tid: i32) -> io::Result<i32> {
     let status = fs::read(format!("/proc/{tid}/status"))?;
     let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"));
@@ -162,9 +165,10 @@ fn group(tid: i32) -> io::Result<i32> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Whether [`copy_of`] is to be had at all here: a profile, or an old kernel, says no whatever is asked for. Async-signal-safe.
+/// Whether [`copy_of`] works here at all: a seccomp profile or an old kernel refuses it for any thread.
+/// Async-signal-safe.
 pub fn can_copy() -> bool {
-    // SAFETY: integers only; there are no such pid and descriptor.
+    // SAFETY: integers only; no such pid and descriptor exist.
     let opened = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, -1, 0) });
     // SAFETY: as above.
     let copied = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, -1, -1, 0) });
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_or_the_reason_told() {
+    fn memory_is_read_or_the_error_returned() {
         let text = *b"sixteen bytes...";
         let at = text.as_ptr() as u64;
         let mut read = [0; 16];
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_told_with_their_kind_and_flags() {
+    fn sockets_are_returned_with_their_kind_and_flags() {
         let new = |domain, kind| socket2::Socket::new(domain, kind, None).unwrap();
         let (v4, v6) = (socket2::Domain::IPV4, socket2::Domain::IPV6);
         let (stream, datagram) = (socket2::Type::STREAM, socket2::Type::DGRAM);
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_told_apart_from_what_cannot_be_seen() {
+    fn not_a_socket_differs_from_not_visible() {
         let error = |tid, fd| socket_of(tid, fd).unwrap_err().raw_os_error();
         let file = File::open("/proc/self/exe").unwrap();
         assert_eq!(error(tid(), file.as_raw_fd()), Some(libc::ENOTSOCK));
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_of_the_same_socket_whichever_thread_asks() {
+    fn any_thread_copies_the_same_socket() {
         if !can_copy() {
             assert!(copy_of(tid(), 0).is_err());
             return;

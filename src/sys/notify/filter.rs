@@ -1,4 +1,5 @@
-//! Owns the filter: which calls of a program are heard, and how it is installed in the child. Must not know what is answered to a call.
+//! Owns the seccomp filter: which calls it notifies about, and installing it in the child. Must not know how a call is
+//! answered.
 #![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
@@ -6,19 +7,20 @@ use std::os::fd::RawFd;
 use libc::sock_filter;
 
 use super::super::process::last_errno;
-use super::{MOST_BYTES, can_copy, supports_put};
+use super::{MAX_BYTES, can_copy, supports_put};
 
-/// Which calls are heard.
+/// Which calls the filter notifies about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Calls {
     /// bind(2) with an address as long as [`LENGTHS`], listen(2), and getsockopt(2) of SO_ACCEPTCONN.
     Binds,
-    /// setsockopt(2) of IPV6_V6ONLY too, for where the option cannot be read from the socket. It has a price: Java, .NET and Go set it on
-    /// every IPv6 socket, those of their outgoing connections included, and each time we are woken up.
+    /// Also setsockopt(2) of IPV6_V6ONLY, for when the option cannot be read from the socket. This costs wake-ups:
+    /// Java, .NET and Go set the option on every IPv6 socket, outgoing connections included.
     BindsAndV6Only,
 }
 
-/// The numbering of system calls that the filter reads, `AUDIT_ARCH_*` of `linux/audit.h`; 0: none that we know.
+/// The system call numbering that the filter expects, `AUDIT_ARCH_*` of `linux/audit.h`; 0: an unsupported
+/// architecture.
 pub(super) const ARCH: u32 = if cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) {
     0xc000_003e
 } else if cfg!(all(target_arch = "aarch64", target_endian = "little")) {
@@ -27,13 +29,14 @@ pub(super) const ARCH: u32 = if cfg!(all(target_arch = "x86_64", target_pointer_
     0
 };
 
-/// What `bind(2)` may be told as the length of an IPv4 or IPv6 address: `inet_bind` wants 16 bytes at least, and no call takes more than
-/// a `struct sockaddr_storage`. C libraries pass 16 or 28, RFC 2133 had 24, and plain C often passes all 128. The filter sees registers,
-/// not the address: a path of a unix socket is let through by who answers, and netlink's 12 bytes are not heard.
+/// The address lengths that `bind(2)` accepts for IPv4 or IPv6: `inet_bind` requires 16 bytes, and no call takes more
+/// than a `struct sockaddr_storage`. C libraries pass 16 or 28, RFC 2133 had 24, and C programs often pass all 128. The
+/// filter sees registers, not the address: a unix socket's path triggers a notification and is continued, netlink's 12
+/// bytes do not.
 pub(super) const LENGTHS: std::ops::RangeInclusive<u32> = 16..=128;
 
-/// Where the fields of `struct seccomp_data` (`linux/seccomp.h`) stand; of an argument the lower half, which is all that the calls
-/// below read of theirs.
+/// Offsets of the fields of `struct seccomp_data` (`linux/seccomp.h`). Of an argument, the lower half, because the
+/// calls below ignore the upper one.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const fn argument(index: u32) -> u32 {
@@ -52,7 +55,7 @@ const fn step(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
 }
 
-/// Compares; each way skips so many steps.
+/// Compares, then skips `jt` or `jf` steps.
 const fn test(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
@@ -64,10 +67,10 @@ const fn program(calls: Calls) -> [sock_filter; STEPS] {
     const SETSOCKOPT: u32 = libc::SYS_setsockopt as u32;
     [
         step(LOAD, ARCHITECTURE),
-        // Another ABI of this machine (i386) has other numbers: all of it is allowed, unheard.
+        // Another ABI of this machine (i386) has other numbers: allow all its calls without a notification.
         test(EQUAL, ARCH, 0, 16),
         step(LOAD, NUMBER),
-        // The numbers of x32 have bit 30 set, so none of them equals one of these.
+        // The numbers of x32 have bit 30 set, so none equals one of these.
         test(EQUAL, libc::SYS_bind as u32, 11, 0),
         test(EQUAL, libc::SYS_listen as u32, 14, 0),
         test(EQUAL, libc::SYS_getsockopt as u32, 5, 0),
@@ -101,36 +104,38 @@ pub(super) fn steps(calls: Calls) -> &'static [sock_filter; STEPS] {
     }
 }
 
-/// What the child has after [`install`].
+/// The result of [`install`] in the child.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::sys) struct Installed {
-    /// The listener's number in the table of descriptors that parent and child share.
+    /// The listener's number in the descriptor table that parent and child share.
     pub listener: RawFd,
-    /// `no_new_privs` had to be set for it.
+    /// `no_new_privs` had to be set.
     pub no_new_privs: bool,
 }
 
-/// Puts the filter on the calling process, which has one thread. Async-signal-safe: for the child, before its exec.
+/// Installs the filter in the calling process, which has one thread. Async-signal-safe: for the child, before its exec.
 ///
-/// Without CAP_SYS_ADMIN the kernel asks for `no_new_privs` (`seccomp(2)`). It stays for good and takes from setuid programs what they
-/// live from, so it is only set where the kernel has asked.
+/// Without CAP_SYS_ADMIN the kernel requires `no_new_privs` (`seccomp(2)`). The flag is permanent and disables setuid
+/// programs, so it is only set when the kernel requires it.
 ///
 /// # Errors
-/// The errno: EBUSY (there is a listener already), EINVAL or ENOSYS (Linux before 5.9, gVisor, another machine), EPERM or EACCES (a seccomp
-/// profile), EMFILE. The process may have the filter all the same, so it must not go on to be the app.
+/// The errno: EBUSY (there is a listener already), EINVAL or ENOSYS (Linux before 5.9, gVisor, another architecture),
+/// EPERM or EACCES (a seccomp profile), EMFILE. The process may have the filter nevertheless, so it must not exec the
+/// app.
 pub(in crate::sys) fn install() -> Result<Installed, i32> {
     if ARCH == 0 {
         return Err(libc::ENOSYS);
     }
-    // Asked here and not in the parent: a profile may kill who calls what it does not know. Then it kills the child, and we live to tell.
+    // Checked in the child, not the parent: a profile may kill a process on a call it does not know, and then only the
+    // child dies.
     fits()?;
     let calls = if can_copy() { Calls::Binds } else { Calls::BindsAndV6Only };
-    // SAFETY: it reads nothing; it is here for the sake of such profiles, since `read_memory` is going to call it.
+    // SAFETY: it reads nothing. It is made for the sake of such profiles, because `read_memory` will make it.
     unsafe { libc::process_vm_readv(0, std::ptr::null(), 0, std::ptr::null(), 0, 0) };
     let steps = steps(calls);
     let program = libc::sock_fprog { len: STEPS as libc::c_ushort, filter: steps.as_ptr().cast_mut() };
-    // SPEC_ALLOW: before Linux 5.16 a filter makes the kernel switch off speculation for the app, which costs it more than the filter.
-    // No WAIT_KILLABLE_RECV: an app that waits in its bind must hear its TERM.
+    // SPEC_ALLOW: before Linux 5.16 a filter makes the kernel disable speculation for the app, which costs more than
+    // the filter. No WAIT_KILLABLE_RECV: an app that is blocked in its bind must receive its TERM.
     let mut flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     let mut no_new_privs = false;
     let listener = loop {
@@ -149,7 +154,7 @@ pub(in crate::sys) fn install() -> Result<Installed, i32> {
                 }
                 no_new_privs = true;
             }
-            // A kernel with notifications and without this flag would be an odd one; others say EINVAL once more.
+            // A kernel with notifications but without this flag is unlikely; any other returns EINVAL again.
             libc::EINVAL if flags & libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW != 0 => {
                 flags &= !libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
             }
@@ -159,13 +164,13 @@ pub(in crate::sys) fn install() -> Result<Installed, i32> {
     if supports_put(listener) {
         Ok(Installed { listener, no_new_privs })
     } else {
-        // SAFETY: the kernel has just given us the number, and nobody else knows it.
+        // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
         unsafe { libc::close(listener) };
         Err(libc::ENOSYS)
     }
 }
 
-/// Whether this kernel's notifications fit what [`super::Listener`] reads them into (`SECCOMP_GET_NOTIF_SIZES`, `seccomp(2)`).
+/// Whether this kernel's notifications fit the buffer of [`super::Listener`] (`SECCOMP_GET_NOTIF_SIZES`, `seccomp(2)`).
 fn fits() -> Result<(), i32> {
     let mut sizes = libc::seccomp_notif_sizes { seccomp_notif: 0, seccomp_notif_resp: 0, seccomp_data: 0 };
     // SAFETY: `sizes` is writable, has the kernel's layout and outlives the call.
@@ -175,14 +180,14 @@ fn fits() -> Result<(), i32> {
         return Err(last_errno());
     }
     let largest = usize::from(sizes.seccomp_notif.max(sizes.seccomp_notif_resp));
-    if largest <= MOST_BYTES { Ok(()) } else { Err(libc::ENOSYS) }
+    if largest <= MAX_BYTES { Ok(()) } else { Err(libc::ENOSYS) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What classic BPF does with a `struct seccomp_data`, for the opcodes above.
+    /// Interprets classic BPF on a `struct seccomp_data`, for the opcodes above.
     fn run(program: &[sock_filter], number: u32, arch: u32, arguments: [u64; 3]) -> u32 {
         let mut data = [0_u8; 64];
         data[0..4].copy_from_slice(&number.to_le_bytes());
@@ -208,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn binds_and_listens_are_heard_and_nothing_else() {
+    fn binds_and_listens_trigger_notifications_and_nothing_else() {
         let heard =
             |calls, number: i64, arguments| match run(steps(calls), u32::try_from(number).unwrap(), ARCH, arguments) {
                 libc::SECCOMP_RET_USER_NOTIF => true,
@@ -229,7 +234,7 @@ mod tests {
                 (128, true),
                 (129, false),
                 (u64::from(u32::MAX), false),
-                // The call takes an int: what stands above it does not count.
+                // The call takes an int: the upper half is ignored.
                 (1 << 32, false),
                 (1 << 32 | 16, true),
             ] {

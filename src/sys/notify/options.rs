@@ -1,31 +1,32 @@
-//! Owns which options of a socket follow the app when its socket is exchanged for ours. Must not know why it is.
+//! Owns which socket options are copied when the app's socket is replaced with ours. Must not know why it is replaced.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use libc::c_int;
 
-/// How an option that was read is set.
+/// How an option is set from the value that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// As the bytes that were read.
+    /// With the same bytes.
     Same,
-    /// The kernel doubles what it is told (`socket(7)`, SO_RCVBUF).
+    /// Halved: the kernel doubles the value it is given (`socket(7)`, SO_RCVBUF).
     Halved,
-    /// On, but never off: ours has it on for all that is accepted, and a program that has not asked for it loses nothing by it.
+    /// Set, never cleared: ours has it set for all accepted connections, which does no harm to a program that did not
+    /// set it.
     On,
-    /// A socket on which nothing was set says 536; to set that would be a setting, and 0 takes it back.
+    /// An unset option reads as 536. Writing 536 would set it, writing 0 unsets it.
     Segment,
 }
 
-/// `SO_BUF_LOCK` of `asm-generic/socket.h` (Linux 5.14): whether the sizes of the buffers were set, or grow and shrink by themselves.
+/// `SO_BUF_LOCK` of `asm-generic/socket.h` (Linux 5.14): whether the buffer sizes are fixed or adjusted automatically.
 const SO_BUF_LOCK: c_int = 72;
 /// `SO_MAX_PACING_RATE` of `asm-generic/socket.h`.
 const SO_MAX_PACING_RATE: c_int = 47;
 /// `TCP_MSS_DEFAULT` of `linux/tcp.h`.
 const DEFAULT_SEGMENT: [u8; 4] = 536_u32.to_ne_bytes();
 
-/// In the order in which they are set: SO_BUF_LOCK after the sizes, whose setting locks them.
+/// In the order in which they are set: SO_BUF_LOCK after the sizes, because setting a size locks it.
 #[rustfmt::skip]
 const OPTIONS: &[(&str, c_int, c_int, Rule)] = &[
     // socket(7)
@@ -68,7 +69,7 @@ const OPTIONS: &[(&str, c_int, c_int, Rule)] = &[
     // udp(7)
     ("UDP_SEGMENT", libc::SOL_UDP, libc::UDP_SEGMENT, Rule::Same),
     ("UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, Rule::Same),
-    // ip(7); an IPv6 socket has these too, for the IPv4 clients that it serves.
+    // ip(7); an IPv6 socket has these too, for its IPv4 clients.
     ("IP_TOS", libc::IPPROTO_IP, libc::IP_TOS, Rule::Same),
     ("IP_TTL", libc::IPPROTO_IP, libc::IP_TTL, Rule::Same),
     ("IP_MINTTL", libc::IPPROTO_IP, libc::IP_MINTTL, Rule::Same),
@@ -93,14 +94,15 @@ const OPTIONS: &[(&str, c_int, c_int, Rule)] = &[
     ("IPV6_MULTICAST_LOOP", libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, Rule::Same),
 ];
 
-/// Makes `to`, a socket of ours, like `from` in every option that differs: `from` is a copy of the socket that the program has made for its
-/// bind and loses with it. Returns the names of those that could not be set, because they want a capability; none of it keeps a program
-/// from serving.
+/// Sets every option of `to`, a socket of ours, that differs from `from`, a copy of the socket that the program created
+/// for its bind and that ours replaces. Returns the names of those that could not be set, because they require a
+/// capability; none of them keeps a program from serving.
 ///
-/// What one of the two does not know (TCP's options on a UDP socket, a newer kernel's) is left as it is. Not touched are SO_REUSEADDR and
-/// SO_REUSEPORT, which are the claim's affair; IPV6_V6ONLY, which a bound socket cannot change; O_NONBLOCK ([`super::set_nonblocking`]).
-/// What cannot be read from a socket is lost: filters (SO_ATTACH_BPF), keys (TCP_MD5SIG, TCP_AO, TCP_FASTOPEN_KEY), memberships of
-/// multicast groups, IP_OPTIONS and sticky IPv6 headers, the owner for SIGIO, and what an epoll was told of the old socket.
+/// An option that one of the two does not have (TCP's options on a UDP socket, a newer kernel's) is skipped. Not copied
+/// are SO_REUSEADDR and SO_REUSEPORT, which the claim decides; IPV6_V6ONLY, which a bound socket cannot change;
+/// O_NONBLOCK ([`super::set_nonblocking`]). What cannot be read from a socket is lost: filters (SO_ATTACH_BPF), keys
+/// (TCP_MD5SIG, TCP_AO, TCP_FASTOPEN_KEY), memberships of multicast groups, IP_OPTIONS and sticky IPv6 headers, the
+/// owner for SIGIO, and the old socket's registrations with epoll.
 pub fn carry_over(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Vec<&'static str> {
     let mut left = Vec::new();
     for (title, level, name, rule) in OPTIONS {
@@ -118,16 +120,16 @@ pub fn carry_over(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Vec<&'static str>
     left
 }
 
-/// The value of IPV6_V6ONLY; `None`: no IPv6 socket.
+/// The value of IPV6_V6ONLY; `None`: not an IPv6 socket.
 pub fn v6_only(socket: BorrowedFd<'_>) -> Option<bool> {
     get(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &mut [0; LONGEST])
         .map(|value| value.iter().any(|byte| *byte != 0))
 }
 
-/// Room for the longest of these: a `struct timeval`, the name of a device or of a congestion control (16 bytes each).
+/// Room for the longest value: a `struct timeval`, the name of a device or of a congestion control (16 bytes each).
 const LONGEST: usize = 32;
 
-/// The value of an option, as long as the kernel says (`getsockopt(2)`).
+/// The value of an option, as long as the kernel returns it (`getsockopt(2)`).
 fn get<'a>(socket: BorrowedFd<'_>, level: c_int, name: c_int, into: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
     let mut size = libc::socklen_t::try_from(into.len()).ok()?;
     // SAFETY: the buffer is writable and as long as `size` says; both outlive the call.
@@ -137,11 +139,11 @@ fn get<'a>(socket: BorrowedFd<'_>, level: c_int, name: c_int, into: &'a mut [u8;
 
 fn set(socket: RawFd, level: c_int, name: c_int, value: &[u8]) -> bool {
     let Ok(size) = libc::socklen_t::try_from(value.len()) else { return false };
-    // SAFETY: the value is as long as is said, and outlives the call, which reads it.
+    // SAFETY: the value is as long as `size` says, and outlives the call, which reads it.
     unsafe { libc::setsockopt(socket, level, name, value.as_ptr().cast(), size) == 0 }
 }
 
-/// What to set, so that the option then reads as `read`.
+/// The value to set for the option to read as `read`.
 fn value(read: &[u8], rule: Rule) -> Vec<u8> {
     match (rule, <[u8; 4]>::try_from(read)) {
         (Rule::Halved, Ok(number)) => (i32::from_ne_bytes(number) / 2).to_ne_bytes().to_vec(),
@@ -173,7 +175,7 @@ mod tests {
 
     fn all(socket: &OwnedFd) -> Vec<(&'static str, Option<Vec<u8>>)> {
         let read = |level, name| match get(socket.as_fd(), level, name, &mut [0; LONGEST]) {
-            // Off, whatever time the kernel still remembers.
+            // Off, whatever timeout the kernel still remembers.
             Some([0, 0, 0, 0, _, _, _, _]) if name == libc::SO_LINGER => None,
             value => value.map(<[u8]>::to_vec),
         };
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_follows_and_goes_back() {
+    fn every_option_is_copied_and_reset() {
         for domain in [Domain::IPV4, Domain::IPV6] {
             let (from, to, plain) = (socket(domain, Type::STREAM), listening(domain), socket(domain, Type::STREAM));
             let options = SockRef::from(&from);
@@ -226,11 +228,13 @@ mod tests {
             assert_eq!(carry_over(from.as_fd(), to.as_fd()), Vec::<&str>::new());
             assert_eq!(all(&to), all(&from));
             assert!(SockRef::from(&to).tcp_nodelay().unwrap());
-            // The next program has set nothing: none of the last one's options is left, but the one that only gets on.
+            // The next program has set nothing: no option of the previous program is left, except the one that is never
+            // cleared.
             assert_eq!(carry_over(plain.as_fd(), to.as_fd()), Vec::<&str>::new());
             SockRef::from(&plain).set_tcp_nodelay(true).unwrap();
             assert_eq!(all(&to), all(&plain));
-            // The buffers may grow again, and segments are as long as the way allows: two things that the values do not show.
+            // The values do not show two things: buffers can grow again, and the segment size is limited by the path
+            // only.
             let lock = get(to.as_fd(), libc::SOL_SOCKET, SO_BUF_LOCK, &mut [0; LONGEST]).map(<[u8]>::to_vec);
             assert_eq!(lock, Some(vec![0; 4]));
             let to = std::net::TcpListener::from(to);
@@ -250,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_bind_beside_is_not_carried_over() {
+    fn reuse_options_are_not_copied() {
         let (from, to) = (socket(Domain::IPV4, Type::STREAM), listening(Domain::IPV4));
         SockRef::from(&from).set_reuse_port(true).unwrap();
         SockRef::from(&from).set_reuse_address(true).unwrap();
