@@ -15,36 +15,36 @@ const NAMES: u32 = 16;
 /// Those of `open(2)`, `write` and `rename(2)`. The temporary file is then removed, and the file at `path` is
 /// unchanged.
 pub fn replace(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let (beside, mut file) = create_beside(path, mode)?;
+    let (temporary, mut file) = create_temporary(path, mode)?;
     let written = write(&mut file);
     // Closed first: a process that executes the file as soon as it appears must not find it open for writing (ETXTBSY).
     drop(file);
-    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
+    written.and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
 /// Whether a file can be created beside `path`, which is most of what [`replace`] needs.
 ///
 /// # Errors
 /// Those of `open(2)`.
-pub fn try_beside(path: &Path) -> io::Result<()> {
-    let (beside, _) = create_beside(path, 0o600)?;
-    fs::remove_file(beside)
+pub fn try_create(path: &Path) -> io::Result<()> {
+    let (temporary, _) = create_temporary(path, 0o600)?;
+    fs::remove_file(temporary)
 }
 
 /// In the same directory, so that the rename stays within one file system. The pid does not make the name unique: every
 /// container on a shared volume is pid 1. `create_new` is O_EXCL: it neither reuses another writer's file nor follows a
 /// planted symlink.
 #[allow(clippy::disallowed_methods, reason = "a name unlike others is all that is wanted of the clock")]
-fn create_beside(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
+fn create_temporary(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
     for turn in 0..NAMES {
         let name = format!(".reberth-{}-{}.new", std::process::id(), nanos.wrapping_add(turn));
-        let beside = path.with_file_name(name);
+        let temporary = path.with_file_name(name);
         let opened =
-            OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(mode).open(&beside);
+            OpenOptions::new().write(true).create_new(true).custom_flags(libc::O_NOFOLLOW).mode(mode).open(&temporary);
         match opened {
-            Ok(file) => return Ok((beside, file)),
+            Ok(file) => return Ok((temporary, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
             Err(error) => return Err(error),
         }

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::exit::Code;
 use crate::port::claim::{Claim, Given, Policy, Stop, Voice};
 use crate::port::claiming::{Claiming, Step};
-use crate::port::drive::{Hear, drive};
+use crate::port::blocking::{Hear, drive};
 use crate::port::spec::Spec;
 use crate::setting::Source;
 use crate::share::Group;

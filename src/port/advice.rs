@@ -1,4 +1,5 @@
-//! Owns the sentences about a port that cannot be had: why, and what the user can do. Must not know when they are printed.
+//! Owns the messages about a port that cannot be claimed: why, and what the user can do. Must not know when they are
+//! printed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,8 +13,8 @@ use crate::error::words;
 use crate::setting::{Source, table};
 use crate::sys::process;
 
-/// In which words a setting is advised that has its default: whoever typed a command line is told a flag; an image's ENTRYPOINT cannot be
-/// given one (`docker run IMAGE --wait 120s` is a COMMAND), so there it is the variable.
+/// How advice names a setting that has its default. On a command line it is the flag. An image's ENTRYPOINT cannot be
+/// given flags (`docker run IMAGE --wait 120s` is a COMMAND), so there it is the variable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Voice {
     #[default]
@@ -22,7 +23,7 @@ pub enum Voice {
     Both,
 }
 
-/// What whoever claims was told, as far as it decides how to tell them more.
+/// What is configured, as far as it affects the wording of advice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Given {
     pub voice: Voice,
@@ -32,12 +33,13 @@ pub struct Given {
     pub handover: Source,
     /// The sockets are handed over already.
     pub hands_over: bool,
-    /// Nobody else writes to the terminal while the port is waited for.
+    /// No other process writes to the terminal during the wait.
     pub alone: bool,
 }
 
 impl Given {
-    /// What to type for another value of a setting. One that is set is changed where it stands: a variable does not beat a flag.
+    /// What to type to change a setting. One that is set must be changed at its source: a variable does not override a
+    /// flag.
     fn set(&self, flag: &str, value: &str) -> String {
         let source = match flag {
             "port" => self.port,
@@ -91,7 +93,7 @@ pub fn human(duration: Duration) -> String {
     }
 }
 
-/// One line on an error that no waiting heals.
+/// One line for an error that waiting does not resolve.
 pub fn never(spec: &Spec, error: &io::Error) -> String {
     let what = label(spec);
     match error.raw_os_error() {
@@ -145,7 +147,8 @@ fn refused(spec: &Spec, what: &str) -> String {
     format!("{what}: permission denied: {known}: take a port from {start} up, or {cure}")
 }
 
-/// CapEff bit 10, as `/proc/thread-self/status` has it; in a user namespace that does not own the network it may be set and yet not count.
+/// CapEff bit 10 of `/proc/thread-self/status`. In a user namespace that does not own the network namespace, it may be
+/// set without effect.
 fn may_bind_low() -> bool {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -163,13 +166,14 @@ fn addresses() -> Vec<String> {
     if all.is_empty() { vec!["none that is up".to_owned()] } else { all }
 }
 
-/// The soft limit on descriptors. Asked by a syscall: where it is reached, no file in `/proc` can be opened any more.
+/// The soft limit on file descriptors. Read with a system call: once the limit is reached, no file in `/proc` can be
+/// opened.
 fn limit() -> String {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     limit.map_or_else(|_| "unknown".to_owned(), |(soft, _)| soft.to_string())
 }
 
-/// Every line about one busy port when the wait is over: the port, each holder, what to do.
+/// All lines about one busy port after a timeout: the port, each holder, what to do.
 pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback, told: &Given) -> Vec<String> {
     let what = label(spec);
     let by = told.wait.place("wait", "REBERTH_WAIT");
@@ -215,7 +219,7 @@ fn held_by(spec: &Spec, holder: &Holder) -> String {
     format!("{} is held by {holder}{since}", label(spec))
 }
 
-/// What the user can do about a held port, a sentence each.
+/// What the user can do about a held port, one sentence each.
 pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
     let mut advice = Vec::new();
     for group in crate::port::group::groups(spec) {
@@ -258,7 +262,7 @@ pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
     advice
 }
 
-/// Nobody listens: connections are left that end by themselves.
+/// No socket listens: the remaining connections expire by themselves.
 fn only_connections(look: &Look, told: &Given) -> String {
     let left = look.time_wait().and_then(|_| look.holders.iter().filter_map(Holder::seconds_left).max());
     let again = "and let the old server set SO_REUSEADDR, then it never blocks";
@@ -275,8 +279,8 @@ fn only_connections(look: &Look, told: &Given) -> String {
     }
 }
 
-/// How to stop those who have the port. A container's program is stopped by its engine: one that is merely killed comes back in a second
-/// where the container has a restart policy.
+/// How to stop the holders. A container's process is stopped through its engine: with a restart policy, a killed one is
+/// back in a second.
 fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<String>) {
     let longer = format!("or wait longer for it to end ({}, or forever)", told.set("wait", "120s"));
     let ours = own_container();
@@ -352,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stops_a_holder_is_who_started_it() {
+    fn a_holder_is_stopped_by_what_started_it() {
         let spec: Spec = "53/udp".parse().unwrap();
         let proxy = "/usr/bin/docker-proxy -proto udp";
         for (holders, wanted) in [
@@ -389,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_wait_is_outlasted_by_what_is_advised() {
+    fn the_advised_wait_outlasts_a_time_wait() {
         for (left, wanted) in
             [(0, "within a second: start again"), (59, "in 59s: wait longer (--wait 75s)"), (90, "--wait 100s")]
         {

@@ -1,4 +1,5 @@
-//! Owns one port's socket and the single try at it: bind it, listen on it, or hold it in silence. Must not know policy or time.
+//! Owns one port's socket and a single try: bind it, listen on it, or hold it without listening. Must not know policy
+//! or time.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -8,45 +9,47 @@ use socket2::{Domain, Protocol as Transport, SockFilter, Socket, Type};
 
 use super::spec::{Protocol, Spec};
 
-/// How many clients may wait to be accepted. The kernel cuts it to net.core.somaxconn; the C library's SOMAXCONN is 128 with musl, and a full
-/// queue drops its clients' SYNs.
+/// The accept queue. The kernel limits it to net.core.somaxconn; musl's SOMAXCONN is only 128, and a full queue drops
+/// clients' SYNs.
 pub const QUEUE: i32 = i32::MAX;
 
-/// What having a port means. UDP has no listening, so all three are a bound socket there.
+/// What it means to have a port. UDP sockets do not listen, so all three are a bound socket there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// It can be bound: a socket in silence with SO_REUSEADDR, which is in nobody's way. The app binds by itself.
+    /// It can be bound: a bound socket with SO_REUSEADDR that does not listen, and so excludes no other. The app binds
+    /// by itself.
     Probe,
-    /// Our socket listens, to be handed over.
+    /// Our socket listens, and is passed to the app.
     Listen,
-    /// Nobody else can bind it until we let go. A spec with an address listens; a wildcard is silent until it is known which family the
-    /// app wants, and then has SO_REUSEADDR off.
+    /// No other process can bind it until we release it. A spec with an address listens. A wildcard does not listen
+    /// until it is known which family the app wants, and has SO_REUSEADDR off.
     Bind,
 }
 
-/// How a try ended.
+/// The result of a try.
 #[derive(Debug)]
 pub enum Tried {
     Ours,
-    /// `EADDRINUSE`: the only answer that waiting can change.
+    /// `EADDRINUSE`: the only error that waiting can resolve.
     Busy,
-    /// Anything else: permission, address, descriptors.
+    /// Any other error: permission, address, descriptors.
     Never(io::Error),
 }
 
-/// The socket for one port, between the first try and the claim.
+/// The socket for one port, from the first try until the claim.
 ///
-/// It is kept from try to try: one that bound and lost at `listen` would wake its own subscription if it were closed, and one that
-/// did not bind saves the next try two syscalls.
+/// It is reused for every try. Closing a socket that was bound but failed in `listen` would wake our own subscription,
+/// and reusing one that was not bound saves the next try two system calls.
 #[derive(Debug)]
 pub struct Attempt {
     spec: Spec,
-    /// An explicit `[::]` beside an explicit IPv4 address on the same port: it takes IPv6 only, or the two would exclude each other.
+    /// An explicit `[::]` beside an explicit IPv4 address on the same port: IPv6 only, or the two would exclude each
+    /// other.
     v6_only: bool,
     hold: Hold,
     socket: Option<(SocketAddr, Socket)>,
     bound: bool,
-    /// The port is bound beside sockets with SO_REUSEADDR that may be others' attempts: only `listen` decides.
+    /// Bound beside sockets with SO_REUSEADDR that may be other instances' attempts: only `listen` decides.
     undecided: bool,
     listening: bool,
     /// Tries so far.
@@ -72,7 +75,7 @@ impl Attempt {
         }
     }
 
-    /// One try at all that its [`Hold`] means.
+    /// Tries once to do what its [`Hold`] means.
     pub fn acquire(&mut self) -> Tried {
         match self.hold {
             Hold::Probe => self.bind(),
@@ -81,11 +84,12 @@ impl Attempt {
         }
     }
 
-    /// Binds without listening, so that no client can be accepted and then reset.
+    /// Binds without listening, so that no client is accepted and then reset.
     ///
-    /// SO_REUSEADDR passes the TIME_WAIT of a server that had it too, and nothing that listens. Never SO_REUSEPORT: a second
-    /// instance of the same user would share the port in silence. UDP gets neither, since there SO_REUSEADDR shares as well. What is held in
-    /// silence is tried without it first: then nobody else has bound the port or can.
+    /// SO_REUSEADDR ignores the TIME_WAIT of a server that had set it too, but no listener. Never SO_REUSEPORT: a
+    /// second instance of the same user would share the port unnoticed. A UDP socket gets neither, because there
+    /// SO_REUSEADDR shares the port as well. A port to be held without listening is first tried without it: then no
+    /// other process has bound the port, or can.
     pub fn bind(&mut self) -> Tried {
         if self.bound {
             return Tried::Ours;
@@ -99,7 +103,7 @@ impl Attempt {
                     return Tried::Ours;
                 }
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Tried::Busy,
-                // The host has IPv6 switched off: the wildcard is then the IPv4 one.
+                // IPv6 is disabled on the host: the wildcard is the IPv4 one.
                 Err(error) if no_such_family(&error) && position + 1 < candidates.len() => {}
                 Err(error) => return Tried::Never(error),
             }
@@ -107,7 +111,8 @@ impl Attempt {
         Tried::Never(io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Binds and listens, with the largest backlog there is: clients queue in it until the app accepts. Two sockets with SO_REUSEADDR both bind; only `listen` decides who has the port.
+    /// Binds and listens, with the largest backlog: clients queue in it until the app accepts. Two sockets with
+    /// SO_REUSEADDR can both be bound; only `listen` decides which one gets the port.
     pub fn listen(&mut self) -> Tried {
         let bound = self.bound;
         match self.bind() {
@@ -122,7 +127,7 @@ impl Attempt {
         self.listened(result)
     }
 
-    /// Binds so that nobody else can, and does not listen.
+    /// Binds exclusively, without listening.
     fn hold(&mut self) -> Tried {
         match self.bind() {
             Tried::Ours if self.undecided => self.decide(),
@@ -130,18 +135,20 @@ impl Attempt {
         }
     }
 
-    /// Of several silent sockets with SO_REUSEADDR on a port one may listen. SO_REUSEADDR goes off while it does: the others cannot listen
-    /// from here on, though this one is silent again at once, and nobody new can bind. It also makes older kernels forget that all sockets
-    /// on this port had SO_REUSEADDR (`tb->fastreuse` in net/ipv4/inet_connection_sock.c), which would let newcomers pass unlooked at.
+    /// Of several bound sockets with SO_REUSEADDR on a port, one may listen. SO_REUSEADDR is cleared while this one
+    /// does. From then on the others cannot listen, even after this one has stopped listening, and no new socket can be
+    /// bound. It also makes older kernels forget that all sockets on this port had SO_REUSEADDR (`tb->fastreuse` in
+    /// net/ipv4/inet_connection_sock.c), which would let new sockets pass unchecked.
     fn decide(&mut self) -> Tried {
         let Some((_, socket)) = &self.socket else { return Tried::Busy };
-        // A client that came in would be reset. One whose SYN is dropped asks again a second later, and is refused as it should be.
-        let deaf = socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)]);
+        // A client that connected now would be reset. If its SYN is dropped, it retries a second later and is refused,
+        // as it should be.
+        let filtered = socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)]);
         let decided = socket.listen(1).and_then(|()| {
             socket.set_reuse_address(false)?;
             socket.shutdown(Shutdown::Read)
         });
-        if deaf.is_ok() {
+        if filtered.is_ok() {
             let _ = socket.detach_filter();
         }
         if decided.is_ok() {
@@ -155,7 +162,7 @@ impl Attempt {
             Ok(()) => Tried::Ours,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 if self.spec.port == 0 {
-                    // Somebody was faster on the port the kernel chose; the next one may be any other.
+                    // Another process was faster on the port that the kernel chose; the next try may get any other.
                     self.release();
                 }
                 Tried::Busy
@@ -164,7 +171,7 @@ impl Attempt {
         }
     }
 
-    /// Takes a socket that somebody else has made, bound and listening as this attempt's own would be.
+    /// Takes a socket that another instance has created, bound and listening like this attempt's own.
     pub fn adopt(&mut self, socket: OwnedFd) {
         let socket = Socket::from(socket);
         let address = socket.local_addr().ok().and_then(|bound| bound.as_socket());
@@ -173,19 +180,19 @@ impl Attempt {
         self.socket = address.map(|address| (address, socket));
     }
 
-    /// True for what is held without listening.
+    /// True if the port is held without listening.
     fn is_silent(&self) -> bool {
         self.hold == Hold::Bind && self.spec.addr.is_none() && self.spec.protocol == Protocol::Tcp
     }
 
-    /// Lets go of whatever it holds.
+    /// Releases the port.
     pub fn release(&mut self) {
         self.socket = None;
         (self.bound, self.undecided, self.listening) = (false, false, false);
     }
 
-    /// True if the port is bound, and yet somebody else listens on it: of two silent sockets with SO_REUSEADDR either may. UDP has no such
-    /// second step.
+    /// True if we have bound the port, but another process listens on it: of two bound sockets with SO_REUSEADDR,
+    /// either may listen. Not possible with UDP.
     pub fn is_lost(&self) -> bool {
         let Some((address, socket)) = self.socket.as_ref().filter(|_| self.bound && !self.listening) else {
             return false;
@@ -199,16 +206,16 @@ impl Attempt {
         matches!(second.bind(), Tried::Busy)
     }
 
-    /// The bound socket, its real address and its cookie; `None` before a try succeeded.
+    /// The bound socket, its actual address and its cookie; `None` before a try has succeeded.
     pub fn into_socket(self) -> Option<(SocketAddr, OwnedFd, u64)> {
         let (_, socket) = self.socket.filter(|_| self.bound)?;
         let address = socket.local_addr().ok()?.as_socket()?;
-        // Old kernels have no cookies to ask for; 0 is nobody's.
+        // Old kernels have no cookies; no socket has cookie 0.
         let cookie = socket.cookie().unwrap_or_default();
         Some((address, socket.into(), cookie))
     }
 
-    /// The real port once bound.
+    /// The actual port once bound.
     pub fn port(&self) -> Option<u16> {
         let (_, socket) = self.socket.as_ref().filter(|_| self.bound)?;
         Some(socket.local_addr().ok()?.as_socket()?.port())
@@ -221,7 +228,7 @@ impl Attempt {
         }
         let Some((_, socket)) = &self.socket else { return Ok(()) };
         match socket.bind(&address.into()) {
-            // Somebody has bound it, or TIME_WAIT is left of a server: with SO_REUSEADDR it may be had all the same.
+            // Another socket is bound to it, or a server left a TIME_WAIT: with SO_REUSEADDR the bind may succeed.
             Err(error) if self.is_silent() && !self.undecided && error.kind() == io::ErrorKind::AddrInUse => {
                 socket.set_reuse_address(true)?;
                 self.undecided = true;
@@ -231,13 +238,13 @@ impl Attempt {
         }
     }
 
-    /// A port of the kernel's choice is let go as soon as its socket ceases to listen (`SOCK_BINDPORT_LOCK`, net/ipv4/af_inet.c). One that
-    /// is to be held through that is bound again by its number, beside the first.
+    /// The kernel releases a port of its own choice as soon as the socket stops listening (`SOCK_BINDPORT_LOCK`,
+    /// net/ipv4/af_inet.c). To hold the port through that, a second socket is bound to its number, beside the first.
     fn pin(&mut self, address: SocketAddr) -> io::Result<()> {
         if self.hold != Hold::Bind || self.spec.port != 0 || self.spec.protocol == Protocol::Udp {
             return Ok(());
         }
-        // Where this fails the next try is to take another port.
+        // If this fails, the next try must take another port.
         let Some((_, first)) = self.socket.take() else { return Ok(()) };
         let chosen = first.local_addr()?.as_socket().map_or(0, |bound| bound.port());
         first.set_reuse_address(true)?;
@@ -261,8 +268,8 @@ impl Attempt {
     }
 }
 
-/// Whether a socket with SO_REUSEPORT can be bound there: whoever has the port has set it too, and is of the same user. The socket never
-/// listens, so no client comes to it, and is closed at once.
+/// Whether a socket with SO_REUSEPORT can be bound there. If so, the holder has set it too, and is of the same user.
+/// The socket never listens, so it gets no client, and is closed immediately.
 pub fn binds_with_reuse_port(spec: &Spec) -> bool {
     let attempt = Attempt::new(spec, false);
     spec.candidates().first().is_some_and(|address| {
@@ -274,16 +281,16 @@ pub fn binds_with_reuse_port(spec: &Spec) -> bool {
     })
 }
 
-/// A TCP socket that may come to listen at `address`: close-on-exec, blocking, SO_REUSEADDR, and for IPv6 as `v6_only` says, whatever the
-/// sysctl bindv6only does.
+/// A TCP socket that may listen at `address` later: close-on-exec, blocking, SO_REUSEADDR, and for IPv6 as `v6_only`
+/// says, whatever the sysctl bindv6only is.
 ///
 /// # Errors
 /// Those of socket(2).
 pub fn stream(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     let socket = unbound(address, v6_only, Type::STREAM, Transport::TCP)?;
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it, and an app that is handed a listening socket rarely sets it: 44 ms for each keep-alive answer instead of
-    // 0.3.
+    // Accepted sockets inherit it, and an app rarely sets it on a listening socket that it is given: without it, each
+    // keep-alive response takes 44 ms instead of 0.3.
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }
@@ -296,7 +303,7 @@ fn unbound(address: SocketAddr, v6_only: bool, kind: Type, transport: Transport)
     Ok(socket)
 }
 
-/// `BPF_RET | BPF_K`: with 0, no byte of the packet is let through.
+/// `BPF_RET | BPF_K`: with 0, the packet is dropped.
 const RETURN: u16 = 0x06;
 
 fn no_such_family(error: &io::Error) -> bool {

@@ -1,5 +1,4 @@
-//! Owns what a claim is: the policy it follows, what it comes to, and the order in which several are made. Must not know how a claim is
-//! made.
+//! Owns the claim as data: its policy, its result, and the order of several claims. Must not know how a claim is made.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -12,49 +11,51 @@ use super::spec::{Protocol, Spec};
 use crate::error::Error;
 use crate::exit::Code;
 
-/// How ports are claimed. Nothing here picks a default.
+/// How ports are claimed. Defaults are chosen elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// One budget for all ports.
+    /// One time limit for all ports together.
     pub wait: Wait,
     pub fallback: Fallback,
     pub backoff: Backoff,
     pub hold: Hold,
-    /// For the words of a failure.
+    /// For the wording of advice.
     pub told: Given,
 }
 
-/// A port that is ours for as long as `socket` is open.
+/// A port that we hold while `socket` is open.
 #[derive(Debug)]
 pub struct Claim {
-    /// As asked: its port may be 0, or busy.
+    /// As configured: its port may be 0, or busy.
     pub spec: Spec,
-    /// The port really claimed.
+    /// The port actually claimed.
     pub port: u16,
-    /// What the socket is bound to: `[::]` that answers IPv4 too for a wildcard, or `0.0.0.0` where the host has no IPv6.
+    /// The address that the socket is bound to. For a wildcard, `[::]`, which also serves IPv4, or `0.0.0.0` on a host
+    /// without IPv6.
     pub addr: IpAddr,
-    /// Close-on-exec, blocking; what it does is the policy's [`Hold`].
+    /// Close-on-exec, blocking; whether it listens depends on the policy's [`Hold`].
     pub socket: OwnedFd,
-    /// The socket's name in destroy events: the end of this very socket is no news.
+    /// The socket's `SO_COOKIE` in destroy events, for ignoring its own.
     pub cookie: u64,
     /// How long the claim took.
     pub waited: Duration,
-    /// How often the kernel was asked.
+    /// How many tries it took.
     pub tries: u32,
-    /// The meeting point of those who share it, if it was given by one of them.
+    /// The group's meeting point, if another instance provided the socket.
     pub meeting: Option<OwnedFd>,
 }
 
-/// Why claiming ended without the ports.
+/// Why claiming stopped without the ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
     /// It failed: bad, forbidden or busy ports.
     Error(Error),
-    /// The caller heard something that ends the wait, such as TERM; the code to end with.
+    /// The caller received something that ends the wait, such as TERM; the exit code.
     Ended(Code),
 }
 
-/// Ascending by port, protocol and address; port 0 last, so that the kernel cannot choose a port that another spec names.
+/// Ascending by port, protocol and address; port 0 last, so that the kernel cannot choose a port that another spec
+/// names.
 pub(crate) fn ascending(specs: &[Spec]) -> Vec<usize> {
     let mut order: Vec<(bool, u16, Protocol, Option<IpAddr>, usize)> = specs
         .iter()
@@ -65,7 +66,7 @@ pub(crate) fn ascending(specs: &[Spec]) -> Vec<usize> {
     order.into_iter().map(|(.., position)| position).collect()
 }
 
-/// An explicit `[::]` answers IPv4 too, as everywhere, unless an IPv4 address is named for the same port.
+/// An explicit `[::]` also serves IPv4, unless an IPv4 address is configured for the same port.
 pub fn v6_only(spec: &Spec, specs: &[Spec]) -> bool {
     let same = |other: &&Spec| other.port == spec.port && other.protocol == spec.protocol;
     matches!(spec.addr, Some(IpAddr::V6(addr)) if addr.is_unspecified())
@@ -82,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn claims_go_up() {
+    fn claims_are_made_in_ascending_order() {
         let udp = Spec { protocol: Protocol::Udp, ..spec("", 80) };
         let specs = [spec("", 0), spec("", 9000), spec("127.0.0.1", 80), udp, spec("", 443)];
         assert_eq!(ascending(&specs), [2, 3, 4, 1, 0]);
     }
 
     #[test]
-    fn the_ipv6_wildcard_alone_answers_ipv4_too() {
+    fn the_ipv6_wildcard_alone_serves_ipv4_too() {
         let all = [spec("::", 80), spec("0.0.0.0", 80), spec("::", 81), spec("", 82)];
         let only: Vec<bool> = all.iter().map(|spec| v6_only(spec, &all)).collect();
         assert_eq!(only, [true, false, false, false]);

@@ -1,4 +1,4 @@
-//! Owns the search for another port when the one asked for stays busy. Must not know when that is.
+//! Owns finding another port if the configured one stays busy. Must not know when that is.
 
 use std::ops::RangeInclusive;
 
@@ -7,14 +7,15 @@ use super::policy::Fallback;
 use super::range;
 use super::spec::Spec;
 
-/// How often the kernel may choose a port in vain.
+/// How many unsuitable ports the kernel may choose.
 const OFFERS: usize = 16;
 
-/// A port in the place of `spec`'s, acquired. `avoid`: ports it must not be. `None`: none is allowed, or none is free.
+/// A port to use instead of `spec`'s, acquired. `avoid`: ports not to take. `None`: no fallback is configured, or no
+/// port is free.
 pub fn find(spec: &Spec, v6_only: bool, hold: Hold, fallback: Fallback, avoid: &[u16]) -> Option<Attempt> {
     match fallback {
         Fallback::None => None,
-        // Above "any port" there is none.
+        // `spec` already means any port.
         _ if spec.port == 0 => None,
         Fallback::Next(count) => next_ports(spec.port, count, avoid, &range::reserved())
             .map(|port| Attempt::to(hold, &spec.with_port(port), v6_only))
@@ -23,7 +24,7 @@ pub fn find(spec: &Spec, v6_only: bool, hold: Hold, fallback: Fallback, avoid: &
     }
 }
 
-/// A port of the kernel's choice that no spec names. Those it offers in vain are held until it has offered another one.
+/// A port of the kernel's choice that no spec names. Unsuitable ones are held until it has chosen another.
 fn any_port(spec: &Spec, v6_only: bool, hold: Hold, avoid: &[u16]) -> Option<Attempt> {
     let mut vain: Vec<Attempt> = Vec::new();
     while vain.len() <= avoid.len().saturating_add(OFFERS) {

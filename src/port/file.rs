@@ -1,4 +1,4 @@
-//! Owns the port file: the ports really used, for whoever starts reberth. Must not know how they were chosen.
+//! Owns the port file: the ports in use, for the process that starts reberth. Must not know how they were chosen.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::atomic;
 use crate::error::{Error, words};
 
-/// Checks early, before any wait, that the port file can be written, and makes its path independent of the working directory and of
-/// symbolic links: a link stays one, and the file it names is replaced.
+/// Checks early, before any wait, that the port file can be written. The returned path does not depend on the working
+/// directory or on symbolic links: a link stays, and the file it points to is replaced.
 ///
 /// # Errors
 /// `Settings` (125), naming `--port-file`.
@@ -21,15 +21,15 @@ pub fn check(path: &Path) -> Result<PathBuf, Error> {
     let place = place.map_err(|error| refuse(path, &words(&error)))?;
     match fs::symlink_metadata(&place) {
         Ok(meta) if meta.is_dir() => return Err(refuse(path, "is a directory")),
-        // A rename would put a file in the place of a device such as /dev/null, or of a pipe that somebody reads.
+        // A rename would replace a device such as /dev/null, or a pipe that a process reads, with a file.
         Ok(meta) if !meta.is_file() && !meta.is_symlink() => return Err(refuse(path, "is not a regular file")),
         _ => {}
     }
-    atomic::try_beside(&place).map_err(|error| refuse(path, &words(&error)))?;
+    atomic::try_create(&place).map_err(|error| refuse(path, &words(&error)))?;
     Ok(place)
 }
 
-/// Writes a line per port in the order asked, `PORT` or `NAME=PORT`: complete under its name, or not at all.
+/// Writes one line per port in the order configured, `PORT` or `NAME=PORT`, atomically.
 ///
 /// # Errors
 /// `Settings` (125), naming `--port-file`.

@@ -1,13 +1,15 @@
-//! Owns the names of the places where instances that share a port meet, and which of them exist here. Must not know what is said there.
+//! Owns the names of meeting points, where instances that share a port connect, and which of them exist. Must not know
+//! the protocol.
 
 use super::spec::{Protocol, Spec};
 
-/// The groups that have a meeting point for this port in our network, by `/proc/net/unix` (`unix(7)`: abstract names begin with `@` there).
+/// The groups with a meeting point for this port in our network namespace (`/proc/net/unix`; abstract names begin with
+/// `@` there).
 pub fn groups(spec: &Spec) -> Vec<String> {
     groups_in(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default(), spec)
 }
 
-/// Every meeting point in our network: the group, the protocol and the port, each once.
+/// Every meeting point in our network namespace: the group, the protocol and the port, each once.
 pub fn all() -> Vec<(String, &'static str, u16)> {
     all_in(&std::fs::read_to_string("/proc/net/unix").unwrap_or_default())
 }
@@ -30,7 +32,7 @@ fn groups_in(text: &str, spec: &Spec) -> Vec<String> {
     let end = format!("/{}/{}", spec.protocol.name(), spec.port);
     let name = |line: &str| {
         let (_, place) = line.rsplit_once(" @reberth/share/")?;
-        // What an asker's own connection is called is the same name; a group is told once.
+        // A requester's connection has the same name; each group is listed once.
         Some(place.trim_end_matches('@').strip_suffix(&end)?.to_owned()).filter(|name| !name.is_empty())
     };
     let mut names: Vec<String> = text.lines().filter_map(name).collect();
@@ -39,8 +41,8 @@ fn groups_in(text: &str, spec: &Spec) -> Vec<String> {
     names
 }
 
-/// The abstract name at which those of a group who have this port are met: one for each port, so that instances with unlike ports find each
-/// other.
+/// The abstract name of the meeting point for this port of a group. Each port has one, so that instances with different
+/// sets of ports find each other.
 pub fn place(name: &str, spec: &Spec) -> Vec<u8> {
     format!("reberth/share/{name}/{}/{}", spec.protocol.name(), spec.port).into_bytes()
 }

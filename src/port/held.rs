@@ -1,9 +1,10 @@
-//! Owns the sockets of claimed TCP ports for as long as the app's own bind(2) is answered with them: which one is what the app asks for, and
-//! that nobody else gets the port meanwhile. Must not know who asks, or how a socket gets into the app.
+//! Owns the sockets of claimed TCP ports while they answer the app's own bind(2): which socket matches a bind, and
+//! keeping the port from other processes meanwhile. Must not know which process binds, or how a socket gets into the
+//! app.
 //!
-//! A socket of ours on the port makes room for another one by having SO_REUSEADDR on and not listening. Between that and the new one's
-//! listen(2), some microseconds, somebody else who binds and listens in just that moment may be faster: the kernel has no way to do both at
-//! once. Before that and after it the port cannot be taken.
+//! A socket of ours lets another one be bound to the port by having SO_REUSEADDR on and not listening. Between that and
+//! the new socket's listen(2), for some microseconds, another process that binds and listens can take the port: the
+//! kernel has no way to do both atomically. At any other time it cannot.
 
 mod at;
 mod place;
@@ -24,14 +25,14 @@ use super::holder;
 use super::spec::Protocol;
 use crate::sys::descriptor;
 
-/// A listening socket that is what an app has asked its bind(2) for.
+/// A listening socket that matches an app's bind(2).
 #[derive(Debug)]
 pub struct Given<'a> {
     pub socket: BorrowedFd<'a>,
     pub inode: u64,
-    /// So many clients had queued on a listener that had to make room for this one, and were reset.
+    /// How many queued clients were reset on a listener that had to make room for this one.
     pub reset: u32,
-    /// Others may have the same one, and serve on it.
+    /// Other instances may have the same socket, and serve on it.
     pub shared: bool,
 }
 
@@ -47,21 +48,22 @@ struct Kept {
     socket: Socket,
 }
 
-/// The sockets of claimed ports. An index is the position of a claim among those that it was made from.
+/// The sockets of claimed ports. An index is the position of a claim in the list that was passed to [`Held::new`].
 #[derive(Debug)]
 pub struct Held {
     /// `None`: not TCP.
     places: Vec<Option<Place>>,
     sockets: Vec<Kept>,
-    /// Others have the same sockets: none of them may be silenced, and no app gets another.
+    /// Other instances have the same sockets: none may stop listening, and no app gets a new one.
     shared: bool,
 }
 
 impl Held {
-    /// Takes the claims' sockets, made with [`super::attempt::Hold::Bind`]. Those of UDP are closed: the app binds these by itself.
+    /// Takes the claims' sockets, made with [`super::attempt::Hold::Bind`]. UDP sockets are closed: the app binds those
+    /// ports by itself.
     ///
     /// # Errors
-    /// A socket cannot be asked where it is bound.
+    /// A socket's address cannot be read.
     pub fn new(claims: Vec<Claim>) -> io::Result<Self> {
         let mut held = Self { places: Vec::new(), sockets: Vec::new(), shared: false };
         for (index, claim) in claims.into_iter().enumerate() {
@@ -74,17 +76,17 @@ impl Held {
         Ok(held)
     }
 
-    /// The same for sockets that others have too.
+    /// The same for sockets that other instances have too.
     pub fn shared(self) -> Self {
         Self { shared: true, ..self }
     }
 
-    /// The index of the port that a bind to `port` at `want` is for: one that was taken, one that was asked for and where a fallback took
-    /// another, or any free one where the app asks for 0 and so did the spec. `None`: the bind is no affair of ours. An IPv6 wildcard of which
-    /// it is not known whether it is for IPv6 only is better taken for one that is not.
+    /// The index of the port that a bind to `port` at `want` is for: one that was claimed, one that was configured and
+    /// replaced by a fallback, or any free one if the app binds 0 and the spec was 0. `None`: the bind does not concern
+    /// us. If it is unknown whether an IPv6 wildcard is IPv6-only, assume that it is not.
     ///
-    /// An app that binds port 0 may have our port already and want another: `has` tells whether it has the socket with this inode open, and
-    /// is asked in this case alone.
+    /// An app that binds port 0 may have our port already and want another one. Only then `has` is called: whether the
+    /// app has the socket with this inode open.
     pub fn leads_to(&self, port: u16, want: &Want, has: &mut dyn FnMut(u64) -> bool) -> Option<usize> {
         let held = |port: u16| self.holds(port);
         let mut had = |index: usize| {
@@ -94,14 +96,15 @@ impl Held {
         place::leads_to(&self.places, port, At::of(*want), &held, &mut had)
     }
 
-    /// The listening socket that is exactly what the app asks for on the port of `index`: one that there is, or a new one. It counts as given
-    /// from here on. Where the app has one already that covers what it asks for now, it is that one.
+    /// The listening socket that matches the app's bind on the port of `index`, an existing or a new one; it counts as
+    /// given from then on. If the app already has a socket that covers what it binds, that is the one.
     ///
-    /// `has` tells whether the app has the socket with this inode open, and is asked of those that it was given and that are in the way.
+    /// `has` returns whether the app has the socket with this inode open. It is called for given sockets that are in
+    /// the way.
     ///
     /// # Errors
-    /// What bind(2) says to the app: an address that this host does not have, one that somebody else has, one that excludes another of the
-    /// app's own. `NotFound`: the port was released.
+    /// What bind(2) returns to the app: an address that this host does not have, that another process has, or that
+    /// excludes another socket of the app. `NotFound`: the port was released.
     pub fn socket_for(&mut self, index: usize, want: &Want, has: &mut dyn FnMut(u64) -> bool) -> io::Result<Given<'_>> {
         let port = self.port(index).filter(|port| self.holds(*port)).ok_or(io::ErrorKind::NotFound)?;
         let inodes: Vec<u64> = self.on(port).map(|kept| kept.inode).collect();
@@ -134,11 +137,11 @@ impl Held {
         self.sockets.iter().find(|kept| kept.inode == inode && kept.role == Role::Given).map(|kept| kept.index)
     }
 
-    /// Listens on a socket of ours with the longest queue there is: for an app that calls listen(2), or one whose shutdown(2) has made it
-    /// silent.
+    /// Listens on a socket of ours with the largest backlog: for an app that calls listen(2), or whose shutdown(2)
+    /// stopped it from listening.
     ///
     /// # Errors
-    /// `EADDRINUSE`: it was silent, and somebody else has the port by now. `NotFound`: it is none of ours.
+    /// `EADDRINUSE`: it was not listening, and another process has the port now. `NotFound`: it is not ours.
     pub fn listen_again(&mut self, inode: u64) -> io::Result<()> {
         let port = self.listener(inode)?.port;
         match self.listener(inode)?.socket.listen(QUEUE) {
@@ -154,24 +157,24 @@ impl Held {
         self.sockets.iter().filter(|kept| kept.role == Role::Given).map(|kept| kept.inode)
     }
 
-    /// Lets go of the port of `index`. The app keeps what it was given, and binds by itself from here on.
+    /// Releases the port of `index`. The app keeps what it was given, and binds by itself from now on.
     pub fn release(&mut self, index: usize) {
         if let Some(port) = self.port(index) {
             self.sockets.retain(|kept| kept.port != port);
         }
     }
 
-    /// Lets go of all ports.
+    /// Releases all ports.
     pub fn release_all(&mut self) {
         self.sockets.clear();
     }
 
-    /// Whether a socket of ours is on this port.
+    /// Whether we have a socket on this port.
     pub fn has_port(&self, port: u16) -> bool {
         self.on(port).next().is_some()
     }
 
-    /// The port of this index; `None`: it is not TCP.
+    /// The port of this index; `None`: not TCP.
     pub fn port(&self, index: usize) -> Option<u16> {
         Some(self.places.get(index)?.as_ref()?.port)
     }
@@ -193,7 +196,8 @@ impl Held {
         listeners.find(|kept| kept.inode == inode).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Does something for which the silent sockets on `port` must be in nobody's way, and closes those that have become of no use.
+    /// Runs `act` while the silent sockets on `port` exclude no other socket, then closes those that are no longer
+    /// needed.
     fn with_room<T>(&mut self, port: u16, act: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
         self.reuse_silent(port, true);
         let result = act(self);
@@ -203,21 +207,22 @@ impl Held {
         result
     }
 
-    /// One that listens keeps SO_REUSEADDR: its connections inherit it, and a TIME_WAIT without it would block the next instance for a
-    /// minute.
+    /// A listener keeps SO_REUSEADDR: its connections inherit it, and a TIME_WAIT without it would block the next
+    /// instance for a minute.
     fn reuse_silent(&self, port: u16, on: bool) {
         for kept in self.on(port).filter(|kept| kept.role == Role::Silent) {
             let _ = kept.socket.set_reuse_address(on);
         }
     }
 
-    /// Makes a listening socket of this one; those `aside` make room for it where they must. Its inode, and how many clients that has reset.
+    /// Makes `socket` a listener at `at`; the listeners `aside` make room if necessary. Returns its inode, and how many
+    /// clients were reset.
     fn make(&mut self, (index, port): (usize, u16), at: At, socket: Socket, aside: &[u64]) -> io::Result<(u64, u32)> {
         let address = at.with_port(port).into();
         let mut put_aside = Vec::new();
         let mut reset = 0;
         let bound = match socket.bind(&address) {
-            // An address that cannot be had at all has been refused by now: nobody is reset for that.
+            // An address that is not available has been refused by now: no client is reset for that.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && !aside.is_empty() => {
                 (put_aside, reset) = self.put_aside(aside);
                 socket.bind(&address)
@@ -236,13 +241,14 @@ impl Held {
         }
     }
 
-    /// Silences these listeners, which keeps their ports; their roles until now, and how many clients had queued on them.
+    /// Stops these listeners without releasing their ports. Returns their previous roles, and how many clients were
+    /// queued.
     fn put_aside(&mut self, inodes: &[u64]) -> (Vec<(u64, Role)>, u32) {
         let mut before = Vec::new();
         let mut clients = 0u32;
         for kept in self.sockets.iter_mut().filter(|kept| inodes.contains(&kept.inode)) {
             clients = clients.saturating_add(holder::accept_queue(kept.port, kept.inode).unwrap_or_default());
-            // ENOTCONN: the app has done so before it closed it.
+            // ENOTCONN: the app had shut it down before closing it.
             let _ = kept.socket.shutdown(Shutdown::Read);
             before.push((kept.inode, kept.role));
             kept.role = Role::Silent;
@@ -275,7 +281,7 @@ impl Kept {
     }
 }
 
-/// The socket with the number that the kernel's tables know it by.
+/// The socket with its inode, which identifies it in the kernel's tables.
 fn with_inode(socket: Socket) -> io::Result<(Socket, u64)> {
     let socket: OwnedFd = socket.into();
     let inode = descriptor::inode(&socket).ok_or(io::ErrorKind::NotFound)?;

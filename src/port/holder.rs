@@ -1,4 +1,5 @@
-//! Owns who has a port: sockets matched to programs, each with its state, degraded in honest steps. Must not know what is done about it.
+//! Owns finding the holder of a port: sockets matched to processes, with less detail if less can be read. Must not know
+//! what follows.
 
 mod found;
 mod listeners;
@@ -20,36 +21,36 @@ use crate::port::attempt::binds_with_reuse_port;
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::netlink::{self, Row};
 
-/// How far a look goes.
+/// How detailed a look is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// The kernel's list of sockets only: microseconds.
     Sockets,
-    /// Programs too: milliseconds, once per message; where there are very many, [`look_while`] can be left.
+    /// Processes too: milliseconds, once per message; with very many of them, [`look_while`] can be stopped.
     Programs,
 }
 
-/// What it means that even "any port" is busy.
+/// The reason if even "any port" is busy.
 const EXHAUSTED: &str = "every port the kernel may choose is taken: widen net.ipv4.ip_local_port_range";
 
-/// Who has the port of `spec`, or an address of it that excludes the one asked for.
+/// The holders of the port of `spec`, at its address or at one that excludes it.
 pub fn look(spec: &Spec, depth: Depth) -> Look {
     look_while(spec, depth, &mut || true)
 }
 
-/// The same, but programs are looked at only while `go_on` says so, which is asked about every millisecond, until it
-/// says no.
+/// The same, but processes are searched only while `go_on` returns true; it is called about once per millisecond until
+/// then.
 pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) -> Look {
     if spec.port == 0 {
         return Look { incomplete: Some(EXHAUSTED), ..Look::default() };
     }
-    // The list of listeners costs the same however many connections the machine has, and mostly it is the answer: connections of
-    // a listener go with it.
+    // The list of listeners costs the same however many connections the machine has, and usually suffices: a listener's
+    // connections are closed with it.
     let listeners = match spec.protocol {
         Protocol::Tcp => rows(spec, netlink::LISTEN).ok().filter(|(rows, _)| !rows.is_empty()),
         Protocol::Udp => None,
     };
-    // A silent socket blocks as well, whatever connections are there beside it.
+    // A bound socket that does not listen blocks the port as well, whatever connections exist.
     let others = || {
         let (mut all, incomplete) = rows(spec, netlink::ALL)?;
         if spec.protocol == Protocol::Tcp {
@@ -59,9 +60,9 @@ pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) ->
     };
     match listeners.map_or_else(others, Ok) {
         Ok((rows, incomplete)) => {
-            let mut look = Look { incomplete, ..name(rows, spec.protocol, depth, go_on) };
+            let mut look = Look { incomplete, ..identify(rows, spec.protocol, depth, go_on) };
             if depth == Depth::Programs {
-                ask_by_binding(spec, &mut look.holders);
+                probe_by_binding(spec, &mut look.holders);
             }
             look
         }
@@ -69,9 +70,10 @@ pub fn look_while(spec: &Spec, depth: Depth, go_on: &mut dyn FnMut() -> bool) ->
     }
 }
 
-/// Who listens and cannot be looked at has set SO_REUSEPORT if a socket with it can be bound beside: the kernel allows that for sockets of the
-/// same user that have all set it (`inet_csk_bind_conflict`), and nobody who does not listen gets a client.
-fn ask_by_binding(spec: &Spec, holders: &mut [Holder]) {
+/// A listener that we may not inspect has set SO_REUSEPORT if another socket with it can be bound: the kernel allows
+/// that among sockets of the same user that have all set it (`inet_csk_bind_conflict`). A socket that does not listen
+/// gets no client.
+fn probe_by_binding(spec: &Spec, holders: &mut [Holder]) {
     let unknown = |holder: &Holder| holder.state == State::Listening && holder.reuse_port.is_none();
     let others = holders.iter().any(|holder| holder.reuse_port == Some(false));
     if !others && holders.iter().any(unknown) && binds_with_reuse_port(spec) {
@@ -86,20 +88,20 @@ fn rows(spec: &Spec, states: u32) -> io::Result<(Vec<Row>, Option<&'static str>)
     Ok((rows, incomplete))
 }
 
-/// Every listener of this network namespace: TCP, and UDP sockets without a peer.
+/// Every listener in this network namespace: TCP, and UDP sockets without a peer.
 ///
 /// # Errors
 /// Neither netlink nor `/proc/net` can be read.
 pub fn everybody() -> io::Result<Look> {
     let (tcp, incomplete) = sockets::list(Protocol::Tcp, netlink::LISTEN, 0)?;
     let (udp, _) = sockets::list(Protocol::Udp, 1 << 7, 0)?;
-    let mut all = name(tcp, Protocol::Tcp, Depth::Programs, &mut || true);
-    all.holders.extend(name(udp, Protocol::Udp, Depth::Programs, &mut || true).holders);
+    let mut all = identify(tcp, Protocol::Tcp, Depth::Programs, &mut || true);
+    all.holders.extend(identify(udp, Protocol::Udp, Depth::Programs, &mut || true).holders);
     all.holders.sort_by_key(|holder| (holder.port, holder.protocol, holder.address, holder.pid));
     Ok(Look { incomplete, ..all })
 }
 
-fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth, go_on: &mut dyn FnMut() -> bool) -> Look {
+fn identify(rows: Vec<Row>, protocol: Protocol, depth: Depth, go_on: &mut dyn FnMut() -> bool) -> Look {
     let mut seen: Vec<(State, Row)> =
         rows.into_iter().filter_map(|row| Some((State::of(&row, protocol)?, row))).collect();
     mark_clients(&mut seen);
@@ -115,7 +117,7 @@ fn name(rows: Vec<Row>, protocol: Protocol, depth: Depth, go_on: &mut dyn FnMut(
     Look { holders, incomplete: None }
 }
 
-/// A connection on a port nobody listens on is a client's if it leads to a port that does not look like a client's own.
+/// A connection on a port without a listener is a client's if its peer port does not look like a client's.
 fn mark_clients(seen: &mut [(State, Row)]) {
     let range = crate::port::range::local();
     let mut servers: Option<HashSet<u16>> = None;
@@ -124,7 +126,7 @@ fn mark_clients(seen: &mut [(State, Row)]) {
         if !connected || !range.contains(&row.local_port) {
             continue;
         }
-        // Both ends in the kernel's range: a local server may still have taken one of its ports.
+        // Both ports are in the kernel's range, but a local server may still listen on one.
         let listens = || listening(0).unwrap_or_default().into_iter().map(|listener| listener.port).collect();
         if !range.contains(&row.peer_port) || servers.get_or_insert_with(listens).contains(&row.peer_port) {
             *state = State::Client;
@@ -132,7 +134,7 @@ fn mark_clients(seen: &mut [(State, Row)]) {
     }
 }
 
-/// What makes sockets one line: state, port, pid, uid, and for those without a peer the address.
+/// What merges sockets into one holder: state, port, pid, uid, and for sockets without a peer the address.
 type Same = (State, u16, Option<i32>, Option<u32>, Option<IpAddr>);
 
 fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search) -> Vec<Holder> {
@@ -143,7 +145,7 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
             search.pids.get(&row.inode).map_or_else(|| vec![None], |pids| pids.iter().copied().map(Some).collect());
         for pid in pids {
             let uid = (row.inode != 0).then_some(row.uid);
-            // Connections of one program are one line, whatever the address; listeners are a line each.
+            // Connections of one process are one holder, whatever their address; listeners are one each.
             let apart = state.has_no_peer().then_some(row.local);
             let new = || Holder {
                 port: row.local_port,
@@ -169,7 +171,7 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
                 holder.left.and_then(|before| left.map(|left| before.max(left)))
             };
             holder.sockets += 1;
-            // One of them is enough: it is the same program's doing.
+            // One of them suffices: all are of the same process.
             if state.has_no_peer()
                 && holder.reuse_port != Some(true)
                 && let Some(pid) = pid
@@ -181,7 +183,7 @@ fn group(seen: Vec<(State, Row)>, protocol: Protocol, search: &processes::Search
     groups.into_values().collect()
 }
 
-/// How long the kernel itself keeps a socket that no program has any more. Other states wait for their peers.
+/// How long the kernel keeps a socket that no process has open. Other states depend on their peers.
 fn timed(state: State, row: &Row) -> Option<Duration> {
     let orphaned = row.state == FIN_WAIT_2 && row.inode == 0 && !row.expires.is_zero();
     (state == State::TimeWait || orphaned).then_some(row.expires)

@@ -1,30 +1,30 @@
-//! Owns what a user can say about a busy port: how long to wait for it, how often to try, and what to take instead. Must not know what
-//! the default is, or how a port is claimed.
+//! Owns the settings for a busy port: how long to wait for it, how often to retry, and what to take instead. Must not
+//! know the defaults, or how a port is claimed.
 
 use std::time::Duration;
 
 use crate::setting::value::{duration, is, number, positive};
 
-/// How long a busy port is waited for.
+/// How long to wait for a busy port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// One budget for all ports; zero means one try and no wait.
+    /// One time limit for all ports together; zero means one try and no wait.
     For(Duration),
     Forever,
 }
 
-/// What happens when the wait is over and the port is still busy.
+/// What to do if the port is still busy after the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// Give up with a diagnosis.
     None,
-    /// The next free one of this many ports above the one asked for, 1 to 65535.
+    /// The next free one of this many ports above the configured one, 1 to 65535.
     Next(u16),
     /// Any free port, chosen by the kernel.
     Any,
 }
 
-/// Pauses between tries: doubling from `min` to `max`.
+/// Delays between tries: doubling from `min` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     pub min: Duration,

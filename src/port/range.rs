@@ -1,16 +1,16 @@
-//! Owns the kernel's settings about port numbers, read fresh each time. Must not know who asks.
+//! Owns the kernel's settings about port numbers, read on every call. Must not know what they are for.
 
 use std::fs;
 use std::ops::RangeInclusive;
 
-/// The first port of `ip_local_port_range` unless somebody has changed it.
+/// The default first port of `ip_local_port_range`.
 const DEFAULT_FIRST: u16 = 32_768;
 
 fn read(name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()
 }
 
-/// `ip_local_port_range`: the ports the kernel gives to outgoing connections. Its default where it cannot be read.
+/// `ip_local_port_range`: the ports that the kernel uses for outgoing connections; the default if it cannot be read.
 pub fn local() -> RangeInclusive<u16> {
     let text = read("ip_local_port_range").unwrap_or_default();
     let mut numbers = text.split_ascii_whitespace().filter_map(|number| number.parse().ok());
@@ -18,18 +18,18 @@ pub fn local() -> RangeInclusive<u16> {
     low..=high
 }
 
-/// True if the kernel may give this port to an outgoing connection. Below its own default range it is not asked: that is a file to read at
-/// each start, for a setting that hardly anybody changes.
+/// True if the kernel may use this port for an outgoing connection. Below the kernel's default range this is false
+/// without reading the setting, which is rarely changed: it would cost a file read at each start.
 pub fn may_be_taken(port: u16) -> bool {
     port >= DEFAULT_FIRST && local().contains(&port) && !reserved().iter().any(|range| range.contains(&port))
 }
 
-/// `ip_local_reserved_ports`: ports somebody keeps for a service of their own.
+/// `ip_local_reserved_ports`: ports that an administrator keeps from outgoing connections.
 pub fn reserved() -> Vec<RangeInclusive<u16>> {
     ranges(&read("ip_local_reserved_ports").unwrap_or_default())
 }
 
-/// What keeps this port from outgoing connections: the list that is there, and the port, since the sysctl takes the whole list.
+/// The command that reserves this port. It includes the existing list, because the sysctl replaces the whole list.
 pub fn reserve(port: u16) -> String {
     let list = read("ip_local_reserved_ports").unwrap_or_default();
     let list = list.trim();
@@ -37,7 +37,7 @@ pub fn reserve(port: u16) -> String {
     format!("sysctl -w net.ipv4.ip_local_reserved_ports={list}{comma}{port}")
 }
 
-/// Whether this is the machine's own network, not a container's: only the first network namespace has all of `net.core`
+/// Whether this is the host network, not a container's: only the initial network namespace has all of `net.core`
 /// (`netns_core_table` in net/core/sysctl_net_core.c).
 pub fn is_the_hosts() -> bool {
     fs::exists("/proc/sys/net/core/netdev_budget").unwrap_or(false)

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::setting::value::{is, shown};
 
-/// The accepted form, for messages.
+/// The accepted form, for error messages.
 pub const FORM: &str = "a port is [NAME=][ADDR:]PORT[/udp], such as 8080, admin=127.0.0.1:9090, [::1]:80 or 53/udp, several separated by commas";
 
 /// The transport a port belongs to.
@@ -31,7 +31,7 @@ impl Protocol {
 pub struct Spec {
     /// `[a-z][a-z0-9-]{0,14}`
     pub name: Option<String>,
-    /// `None`: the wildcard on both families.
+    /// `None`: the wildcard of both families.
     pub addr: Option<IpAddr>,
     /// 0: any free port.
     pub port: u16,
@@ -73,7 +73,7 @@ impl fmt::Display for Spec {
 impl FromStr for Spec {
     type Err = String;
 
-    /// One spec. The error is the reason alone; `FORM` is the accepted form.
+    /// Parses one spec. The error is the reason only; `FORM` is the accepted form.
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, rest) = match text.split_once('=') {
             Some((name, rest)) => (Some(name), rest),
@@ -103,10 +103,11 @@ impl FromStr for Spec {
     }
 }
 
-/// ADDR of a spec: an IPv4 address, or an IPv6 address in brackets. Names are refused: what they resolve to can change while we wait.
+/// ADDR of a spec: an IPv4 address, or an IPv6 address in brackets. Host names are refused: their addresses can change
+/// while we wait.
 fn address(text: &str) -> Result<IpAddr, String> {
     if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
-        // `::ffff:127.0.0.1` is the same place to the kernel as 127.0.0.1, and few apps take it.
+        // To the kernel, `::ffff:127.0.0.1` is the same address as 127.0.0.1, and few apps accept it.
         let addr = inner.parse::<Ipv6Addr>().map(|addr| addr.to_ipv4_mapped().map_or(IpAddr::V6(addr), IpAddr::V4));
         return addr.map_err(|_| format!("{} is no IPv6 address", shown(text)));
     }
@@ -127,7 +128,8 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// A comma-separated list of specs; `none` is the empty list. All reasons together in one line, with the accepted form.
+/// A comma-separated list of specs; `none` is the empty list. An error has all reasons in one line, with the accepted
+/// form.
 pub fn list(text: &str) -> Result<Vec<Spec>, String> {
     if is(text, "none") {
         return Ok(Vec::new());
@@ -145,8 +147,8 @@ pub fn list(text: &str) -> Result<Vec<Spec>, String> {
     if reasons.is_empty() { Ok(specs) } else { Err(format!("{}; {FORM}", reasons.join("; "))) }
 }
 
-/// Why `spec` cannot stand beside the earlier ones: its name is taken, or both want the same address and port. A wildcard wants every
-/// address of its families, so it would wait for its own neighbour until the time is over.
+/// Why `spec` conflicts with an earlier one: the same name, or the same address and port. A wildcard includes every
+/// address of its families, so the claim would wait for its own socket until the timeout.
 fn clash(earlier: &[Spec], spec: &Spec) -> Option<String> {
     if let Some(name) = spec.name.as_ref().filter(|name| earlier.iter().any(|other| other.name.as_ref() == Some(name)))
     {

@@ -1,36 +1,36 @@
-//! Owns the wait for one busy port: subscribe, try, let the caller sleep until something may have changed, try again. Must not know
-//! other ports, who sleeps, or what comes after the time is over.
+//! Owns the wait for one busy port: subscribe, try, let the caller sleep until something may have changed, retry. Must
+//! not know other ports, who sleeps, or what follows a timeout.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Tried};
 use super::claim::{Policy, Stop};
-use super::company::Company;
 use super::holder::{self, Depth, Look, State};
+use super::peers::Peers;
 use super::policy::Wait;
-use super::rhythm::{Due, Rhythm};
+use super::schedule::{Due, Schedule};
 use super::spec::Spec;
 use super::watch::{Pauses, Watch};
 use super::{advice, range};
 use crate::error::Error;
 use crate::log::Live;
 
-/// So much of a wait is not worth mentioning.
-const BEGUN: Duration = Duration::from_millis(250);
-/// A TIME_WAIT's timer runs later than it says, up to a second: looked at so often from then on.
-const LATE: Duration = Duration::from_millis(100);
-/// So many walks through /proc in a row are given up for the caller's sake. Then it is done without: the holder stays unnamed.
-pub const GIVEN_UP: u32 = 3;
+/// A shorter part of the wait is not mentioned.
+const NEGLIGIBLE: Duration = Duration::from_millis(250);
+/// A TIME_WAIT timer fires up to a second later than announced: from then on, look this often.
+const TIMER_SLACK: Duration = Duration::from_millis(100);
+/// After this many interrupted searches of /proc in a row, the report is made without one: the holder stays unnamed.
+pub const MAX_INTERRUPTED: u32 = 3;
 
-/// One port and what is tried for it.
+/// A port, and what claiming it takes.
 pub struct Port<'a> {
     pub spec: &'a Spec,
     pub attempt: &'a mut Attempt,
     pub policy: &'a Policy,
-    /// Others who may share it.
-    pub company: Option<&'a mut (dyn Company + 'static)>,
-    /// Where those who share it meet, once it is theirs too.
+    /// Other instances that may share it.
+    pub peers: Option<&'a mut (dyn Peers + 'static)>,
+    /// Their meeting point, once they have shared it.
     pub meeting: &'a mut Option<OwnedFd>,
 }
 
@@ -38,15 +38,15 @@ impl Port<'_> {
     /// One try.
     ///
     /// # Errors
-    /// Waiting would not help.
+    /// A retry would not help.
     pub fn acquire(&mut self, interrupted: &mut dyn FnMut() -> bool) -> Result<bool, Stop> {
         match self.attempt.acquire() {
             Tried::Ours => Ok(true),
-            // Whoever has it may be one of us: asked before any wait, and again at each try.
+            // The holder may be an instance of our group: request the port before any wait, and on each retry.
             Tried::Busy => {
-                if let Some(lent) = self.company.as_mut().and_then(|company| company.join(self.spec, interrupted)) {
-                    self.attempt.adopt(lent.socket);
-                    *self.meeting = Some(lent.meeting);
+                if let Some(shared) = self.peers.as_mut().and_then(|peers| peers.request(self.spec, interrupted)) {
+                    self.attempt.adopt(shared.socket);
+                    *self.meeting = Some(shared.meeting);
                 }
                 Ok(self.meeting.is_some())
             }
@@ -55,12 +55,12 @@ impl Port<'_> {
     }
 }
 
-/// How far a wait is.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Went {
+pub enum Progress {
     Ours,
     Waits,
-    /// The time is over.
+    /// The time limit has passed.
     Over,
 }
 
@@ -68,31 +68,31 @@ pub enum Went {
 #[derive(Debug)]
 pub struct Waiting {
     watch: Watch,
-    rhythm: Rhythm,
+    schedule: Schedule,
     started: Instant,
     /// `None`: for ever.
     end: Option<Instant>,
-    given_up: u32,
-    /// Subscribed and tried just now: the report comes before the next try.
-    fresh: bool,
-    /// What is seen of the wait on a terminal, between the lines of the log.
-    picture: Option<Picture>,
+    interruptions: u32,
+    /// Just subscribed and tried: the report comes before the next try.
+    just_tried: bool,
+    /// The status line on a terminal, between the lines of the log.
+    status_line: Option<StatusLine>,
 }
 
-/// A line on the terminal that says who has the port and how long it is waited for, drawn anew each second.
+/// A line on the terminal with the holder and the time waited, redrawn every second.
 #[derive(Debug)]
-struct Picture {
+struct StatusLine {
     live: Live,
     next: Instant,
-    /// Who has it, once that is known.
+    /// The holder, once known.
     held: Option<String>,
 }
 
-/// Between two drawings.
+/// Between two redraws.
 const TICK: Duration = Duration::from_secs(1);
 
-impl Picture {
-    /// Draws it where it is due. There is nothing to show before the holder is known.
+impl StatusLine {
+    /// Redraws the line if it is due. Nothing is shown before the holder is known.
     fn draw(&mut self, spec: &Spec, started: Instant, end: Option<Instant>) {
         let now = Instant::now();
         let Some(held) = self.held.as_ref().filter(|_| now >= self.next) else { return };
@@ -106,10 +106,11 @@ impl Picture {
 }
 
 impl Waiting {
-    /// Subscribes, and tries again then: what was freed in between would wake nobody. `None`: that try made the port ours.
+    /// Subscribes, then tries again: a port released before the subscription causes no event. `None`: that try claimed
+    /// the port.
     ///
     /// # Errors
-    /// The port turns out to be one that can never be had.
+    /// The port can never be claimed.
     pub fn begin(
         port: &mut Port<'_>,
         started: Instant,
@@ -120,134 +121,140 @@ impl Waiting {
         if port.acquire(interrupted)? {
             return Ok(None);
         }
-        let rhythm = Rhythm::begin(Instant::now(), Pauses::new(port.policy.backoff), watch.hears(), end);
+        let schedule = Schedule::begin(Instant::now(), Pauses::new(port.policy.backoff), watch.is_subscribed(), end);
         let live = Live::begin().filter(|_| port.policy.told.alone);
-        let picture = live.map(|live| Picture { live, next: Instant::now(), held: None });
-        Ok(Some(Self { watch, rhythm, started, end, given_up: 0, fresh: true, picture }))
+        let status_line = live.map(|live| StatusLine { live, next: Instant::now(), held: None });
+        Ok(Some(Self { watch, schedule, started, end, interruptions: 0, just_tried: true, status_line }))
     }
 
-    /// What wakes the wait before its deadline. In a storm of events nothing does.
+    /// What admits the wait before its deadline; nothing during an event storm.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let hears = !self.rhythm.takes_shelter();
-        self.watch.descriptors().filter(move |_| hears)
+        let subscribed = !self.schedule.is_throttled();
+        self.watch.descriptors().filter(move |_| subscribed)
     }
 
-    /// When the wait goes on, whatever happens.
+    /// When the next step is due at the latest.
     pub fn deadline(&self) -> Instant {
-        let drawn = self.picture.as_ref().filter(|picture| picture.held.is_some()).map(|picture| picture.next);
-        drawn.map_or(self.rhythm.deadline(), |drawn| drawn.min(self.rhythm.deadline()))
+        let drawn = self
+            .status_line
+            .as_ref()
+            .filter(|status_line| status_line.held.is_some())
+            .map(|status_line| status_line.next);
+        drawn.map_or(self.schedule.deadline(), |drawn| drawn.min(self.schedule.deadline()))
     }
 
-    /// Goes on after a sleep that ended at `now`. A report walks through /proc, which takes long among ten thousand programs: it hears and
-    /// tries as the wait does, and is given up when `interrupted` says so, to be made again later.
+    /// Continues after a sleep that ended at `now`. A report searches /proc, which takes long with ten thousand
+    /// processes. Like the wait itself, the search receives events and retries, and it stops when `interrupted` returns
+    /// true, to be repeated later.
     ///
     /// # Errors
-    /// The port turns out to be one that can never be had.
+    /// The port can never be claimed.
     pub fn step(
         &mut self,
         port: &mut Port<'_>,
         now: Instant,
         interrupted: &mut dyn FnMut() -> bool,
-    ) -> Result<Went, Stop> {
-        let went = self.go_on(port, now, interrupted)?;
-        // After the try, which is what counts.
-        if let Some(picture) = self.picture.as_mut().filter(|_| went == Went::Waits) {
-            picture.draw(port.spec, self.started, self.end);
+    ) -> Result<Progress, Stop> {
+        let progress = self.proceed(port, now, interrupted)?;
+        // After the try, which matters more.
+        if let Some(status_line) = self.status_line.as_mut().filter(|_| progress == Progress::Waits) {
+            status_line.draw(port.spec, self.started, self.end);
         }
-        Ok(went)
+        Ok(progress)
     }
 
-    fn go_on(
+    fn proceed(
         &mut self,
         port: &mut Port<'_>,
         now: Instant,
         interrupted: &mut dyn FnMut() -> bool,
-    ) -> Result<Went, Stop> {
-        if std::mem::take(&mut self.fresh) {
+    ) -> Result<Progress, Stop> {
+        if std::mem::take(&mut self.just_tried) {
             return self.report(port, interrupted);
         }
-        if !self.rhythm.wakes(now) {
-            return Ok(Went::Waits);
+        if !self.schedule.admits(now) {
+            return Ok(Progress::Waits);
         }
-        // What came before this look is tried for here, and what comes after it wakes again.
-        let event = self.watch.hear();
-        // Nothing between the event and the try: this is the reaction time.
+        // Events received so far are covered by the try below; later ones wake the wait again.
+        let event = self.watch.take_events();
+        // Do nothing between the event and the try: this is the reaction time.
         if port.acquire(interrupted)? {
             return Ok(self.ours(port));
         }
-        match self.rhythm.in_vain(now, event, self.watch.hears()) {
-            Due::Nothing => Ok(Went::Waits),
-            Due::Over => Ok(Went::Over),
+        match self.schedule.still_busy(now, event, self.watch.is_subscribed()) {
+            Due::Nothing => Ok(Progress::Waits),
+            Due::Over => Ok(Progress::Over),
             Due::Look => {
-                let at = self.aim(&holder::look(port.spec, Depth::Sockets));
-                self.rhythm.looked(at);
-                Ok(Went::Waits)
+                let at = self.refocus(&holder::look(port.spec, Depth::Sockets));
+                self.schedule.looked(at);
+                Ok(Progress::Waits)
             }
             Due::Report => self.report(port, interrupted),
         }
     }
 
-    fn ours(&self, port: &Port<'_>) -> Went {
+    fn ours(&self, port: &Port<'_>) -> Progress {
         let (what, took) = (advice::label(port.spec), advice::human(self.started.elapsed()));
         tracing::info!(port = port.spec.port, "{what} is ours after {took}");
-        Went::Ours
+        Progress::Ours
     }
 
-    /// Finds out who has the port, follows them, and says so.
-    fn report(&mut self, port: &mut Port<'_>, interrupted: &mut dyn FnMut() -> bool) -> Result<Went, Stop> {
-        // Before the look, which takes its time among many programs.
+    /// Finds the holder, follows its processes, and logs it.
+    fn report(&mut self, port: &mut Port<'_>, interrupted: &mut dyn FnMut() -> bool) -> Result<Progress, Stop> {
+        // Before the search, which takes long with many processes.
         let limit = match self.end {
             Some(end) => format!("for up to {}", advice::human(left(end, port.policy.wait))),
             None => "for ever".to_owned(),
         };
-        let (mut tried, mut vain, mut given_up) = (Ok(false), false, false);
-        let depth = if self.given_up < GIVEN_UP { Depth::Programs } else { Depth::Sockets };
+        let (mut tried, mut useless, mut stopped) = (Ok(false), false, false);
+        let depth = if self.interruptions < MAX_INTERRUPTED { Depth::Programs } else { Depth::Sockets };
         let look = holder::look_while(port.spec, depth, &mut || {
-            let event = self.watch.hear();
-            vain |= event;
+            let event = self.watch.take_events();
+            useless |= event;
             if event {
                 tried = port.acquire(interrupted);
             }
-            given_up = matches!(tried, Ok(false)) && interrupted();
-            matches!(tried, Ok(false)) && !given_up
+            stopped = matches!(tried, Ok(false)) && interrupted();
+            matches!(tried, Ok(false)) && !stopped
         });
         if tried? {
             return Ok(self.ours(port));
         }
-        if given_up {
-            self.given_up += 1;
-            self.rhythm.not_reported(Instant::now());
-            return Ok(Went::Waits);
+        if stopped {
+            self.interruptions += 1;
+            self.schedule.not_reported(Instant::now());
+            return Ok(Progress::Waits);
         }
-        self.given_up = 0;
+        self.interruptions = 0;
         self.watch.follow(look.pids());
-        if let Some(picture) = &mut self.picture {
-            picture.held = Some(look.to_string());
+        if let Some(status_line) = &mut self.status_line {
+            status_line.held = Some(look.to_string());
         }
-        if self.rhythm.is_new() {
-            say_first(port.spec, &limit, &look);
+        if self.schedule.is_new() {
+            log_first(port.spec, &limit, &look);
         } else {
             let (what, port, waited) =
                 (advice::label(port.spec), port.spec.port, advice::human(self.started.elapsed()));
             tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
         }
-        let at = self.aim(&look);
-        self.rhythm.reported(Instant::now(), at, vain);
-        Ok(Went::Waits)
+        let at = self.refocus(&look);
+        self.schedule.reported(Instant::now(), at, useless);
+        Ok(Progress::Waits)
     }
 
-    /// Points the watch at what holds the port, and tells when to look again; `None`: an event or the net will say.
-    fn aim(&mut self, look: &Look) -> Option<Instant> {
+    /// Sets the watch to what holds the port, and returns when to look again; `None`: an event or the polling fallback
+    /// decides.
+    fn refocus(&mut self, look: &Look) -> Option<Instant> {
         let now = Instant::now();
         if self.watch.count_connections(look.only_connections()) {
-            // A connection may have ended after the look and before the watch heard connections.
+            // A connection may have closed after the look and before the watch included connections.
             return Some(now);
         }
-        look.time_wait().map(|left| now + left + LATE)
+        look.time_wait().map(|left| now + left + TIMER_SLACK)
     }
 }
 
-fn say_first(spec: &Spec, limit: &str, look: &Look) {
+fn log_first(spec: &Spec, limit: &str, look: &Look) {
     let (what, port) = (advice::label(spec), spec.port);
     tracing::info!(port, "{what} is busy, waiting {limit}: held by {look}");
     let ephemeral = range::local().contains(&port);
@@ -263,16 +270,16 @@ fn say_first(spec: &Spec, limit: &str, look: &Look) {
     }
 }
 
-/// What is left until `end`, for a reader: the whole of `--wait` while nothing worth mentioning is gone of it.
+/// The time until `end`, for a log line: all of `--wait` if only an insignificant part of it has passed.
 fn left(end: Instant, wait: Wait) -> Duration {
     let left = end.saturating_duration_since(Instant::now());
     match wait {
-        Wait::For(whole) if whole.saturating_sub(left) < BEGUN.min(whole / 2) => whole,
+        Wait::For(whole) if whole.saturating_sub(left) < NEGLIGIBLE.min(whole / 2) => whole,
         _ => rounded(left),
     }
 }
 
-/// To a tenth of a second: what is left of a minute a millisecond after its start is a minute.
+/// Rounded to a tenth of a second: a millisecond after the start, a minute is still shown as a minute.
 fn rounded(left: Duration) -> Duration {
     let tenths = (left.as_millis() + 50) / 100;
     Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX))

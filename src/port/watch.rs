@@ -1,5 +1,5 @@
-//! Owns the event sources of a wait: destroyed sockets, the end of known holders, and the pauses of the clock under them. Must not know
-//! who sleeps on them, or what is done when one of them speaks.
+//! Owns the event sources of a wait: destroyed sockets, the exit of known holders, and the delays of the polling
+//! fallback. Must not know who sleeps on them, or what an event leads to.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +12,11 @@ use crate::port::spec::Protocol;
 use crate::sys::descriptor::wait_readable;
 use crate::sys::{netlink, pidfd};
 
-/// More holders than this are not followed one by one; netlink hears them anyway.
+/// With more holders than this, the rest is not followed by pidfd; netlink reports them anyway.
 const FOLLOWED: usize = 16;
 /// A backoff of zero would be a busy loop.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// Nobody means more, and the clock can still be added to.
+/// Longer than any useful delay, and short enough to be added to a time.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 impl From<Protocol> for netlink::Transport {
@@ -28,33 +28,34 @@ impl From<Protocol> for netlink::Transport {
     }
 }
 
-/// One socket on a watched port is gone: closed by everybody who had it, or its last holder ended.
+/// A socket on a watched port was destroyed: its last descriptor was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     pub port: u16,
     /// Owner of the socket.
     pub uid: u32,
-    /// The kernel's name for the socket (`SO_COOKIE`): tells one's own from others'.
+    /// The socket's `SO_COOKIE`: distinguishes our sockets from others.
     pub cookie: u64,
 }
 
-/// What a subscription has heard since the last look.
+/// What a subscription has received since the last call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drained {
     pub events: Vec<Event>,
-    /// The kernel's queue ran over, so there were more events than these.
+    /// The kernel's queue overflowed, so there were more events.
     pub lost: bool,
 }
 
-/// A subscription to the end of sockets on some ports. While one is open, every TCP socket that closes on the machine costs the
-/// kernel some microseconds more: open it late and drop it early.
+/// A subscription to the destruction of sockets on some ports. While one is open, every TCP socket that closes on the
+/// machine costs the kernel some microseconds more: open it late and drop it early.
 ///
-/// The kernel tells a little late (some 0.1 ms, or an RCU grace period): a socket closed just before `open` may still be heard.
+/// The kernel reports with a delay (some 0.1 ms, or an RCU grace period): a socket closed just before `open` may still
+/// be reported.
 #[derive(Debug)]
 pub struct Destroyed {
     socket: netlink::Destroyed,
     ports: Vec<u16>,
-    /// Sockets with a peer count too.
+    /// Includes sockets with a peer.
     peers: bool,
 }
 
@@ -67,8 +68,9 @@ impl Destroyed {
         Self::subscribe(ports, Some(false))
     }
 
-    /// The same, but the kernel tells of every socket on the machine until [`Destroyed::narrow`] is called, and the others are sorted out
-    /// here: compiling the filter is most of what a subscription costs, and an app that ends at once never needs it.
+    /// The same, but the kernel reports every socket on the machine until [`Destroyed::narrow`] is called; the others
+    /// are dropped here. Compiling the filter is most of the cost of a subscription, and an app that exits immediately
+    /// never needs it.
     ///
     /// # Errors
     /// As [`Destroyed::open`].
@@ -76,7 +78,7 @@ impl Destroyed {
         Self::subscribe(ports, None)
     }
 
-    /// Lets the kernel sort out what is not on these ports. A kernel that will not leaves it to [`Destroyed::drain`].
+    /// Makes the kernel filter by port. If it refuses, [`Destroyed::drain`] does.
     pub fn narrow(&self) {
         let _ = self.socket.filter(&self.ports, self.peers);
     }
@@ -94,7 +96,7 @@ impl Destroyed {
         Ok(Self { socket, ports, peers: filter.unwrap_or_default() })
     }
 
-    /// Whether sockets with a peer count. True when this is new.
+    /// Sets whether sockets with a peer are included. True if that changed.
     fn count_peers(&mut self, peers: bool) -> bool {
         let changed = peers != self.peers && self.socket.filter(&self.ports, peers).is_ok();
         if changed {
@@ -103,7 +105,7 @@ impl Destroyed {
         changed
     }
 
-    /// Everything heard so far, without waiting.
+    /// Everything received so far, without blocking.
     ///
     /// # Errors
     /// The subscription is broken: drop it.
@@ -122,57 +124,58 @@ impl AsFd for Destroyed {
     }
 }
 
-/// Everything one wait listens to.
+/// The event sources of one wait.
 #[derive(Debug)]
 pub struct Watch {
     port: u16,
     events: Option<Destroyed>,
-    /// Connected UDP sockets hold a port just as unconnected ones do.
+    /// A connected UDP socket holds a port just as an unconnected one does.
     udp: bool,
     holders: Vec<OwnedFd>,
 }
 
 impl Watch {
-    /// Subscribes to `port`. Netlink may be refused: then the clock is the only net, and `hears` says so.
+    /// Subscribes to `port`. If netlink is refused, polling is all there is, and [`Watch::is_subscribed`] is false.
     pub fn open(port: u16, protocol: Protocol) -> Self {
         let udp = protocol == Protocol::Udp;
-        // Port 0 is no port anybody could free.
+        // Port 0 cannot be released by any process.
         let events = (port != 0).then(|| Destroyed::subscribe(&[(port, protocol)], Some(udp))).and_then(|events| {
             events.inspect_err(|error| tracing::debug!(port, %error, "no socket events from the kernel")).ok()
         });
         Self { port, events, udp, holders: Vec::new() }
     }
 
-    /// True while the kernel tells about closed sockets.
-    pub fn hears(&self) -> bool {
+    /// True while the kernel reports closed sockets.
+    pub fn is_subscribed(&self) -> bool {
         self.events.is_some()
     }
 
-    /// Listens to the end of these holders as well; replaces earlier ones.
+    /// Also watches for the exit of these holders; replaces earlier ones.
     pub fn follow(&mut self, pids: impl IntoIterator<Item = i32>) {
         self.holders = pids.into_iter().take(FOLLOWED).filter_map(|pid| pidfd::open(pid).ok()).collect();
     }
 
-    /// Whether the end of a mere connection counts. Not while somebody listens: a busy server ends thousands a second.
-    /// True when this is new.
+    /// Sets whether closed connections are events. Not while a process listens: a busy server closes thousands per
+    /// second. True if that changed.
     pub fn count_connections(&mut self, peers: bool) -> bool {
         let peers = peers || self.udp;
         self.events.as_mut().is_some_and(|events| events.count_peers(peers))
     }
 
-    /// What becomes readable when something has happened on the port; [`Watch::hear`] takes it.
+    /// Readable if something has happened on the port; [`Watch::take_events`] consumes it.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.events.iter().map(AsFd::as_fd).chain(self.holders.iter().map(AsFd::as_fd))
     }
 
-    /// Takes what has happened on the port since the last call, without waiting. True: something has, so a try is due after this.
-    pub fn hear(&mut self) -> bool {
-        // A holder that has ended meanwhile stays readable, and is heard next time.
-        self.drain() || self.forget_ended()
+    /// Consumes what has happened on the port since the last call, without blocking. True: something has, so a try is
+    /// due.
+    pub fn take_events(&mut self) -> bool {
+        // The pidfd of a holder that has exited meanwhile stays readable until the next call.
+        self.drain() || self.drop_exited()
     }
 
-    /// One that ended stays readable for ever: it has said all it can.
-    fn forget_ended(&mut self) -> bool {
+    /// A pidfd stays readable after the exit, so it is dropped.
+    fn drop_exited(&mut self) -> bool {
         if self.holders.is_empty() {
             return false;
         }
@@ -197,7 +200,7 @@ impl Watch {
     }
 }
 
-/// The pauses between tries that no event asked for.
+/// The delays between tries without an event.
 #[derive(Debug)]
 pub struct Pauses {
     backoff: Backoff,
@@ -213,11 +216,11 @@ impl Pauses {
         Self { backoff, next: backoff.min.max(SHORTEST), random }
     }
 
-    /// With events the pause is the longest one: a net under them. Without, it doubles from `min` to `max` with full jitter, a
-    /// random part of the whole, so that instances that started together do not try together.
-    pub fn next(&mut self, hears: bool) -> Duration {
+    /// With events, the longest delay: polling is only the fallback. Without, it doubles from `min` to `max` with full
+    /// jitter, a random part of the whole, so that instances started together do not try together.
+    pub fn next(&mut self, subscribed: bool) -> Duration {
         let longest = self.backoff.max.clamp(SHORTEST, LONGEST);
-        if hears {
+        if subscribed {
             return longest;
         }
         let whole = self.next.min(longest);
@@ -226,7 +229,7 @@ impl Pauses {
         Duration::from_nanos(part).max(SHORTEST)
     }
 
-    /// Marsaglia's xorshift64: apart from each other is all that instances need to be.
+    /// Marsaglia's xorshift64: good enough for spreading instances.
     fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn with_events_the_pause_is_the_net() {
+    fn with_events_the_pause_is_the_longest() {
         let mut pauses = Pauses::new(backoff(10, 1000));
         for _ in 0..10 {
             assert_eq!(pauses.next(true), Duration::from_secs(1));
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_of_zero_is_no_busy_loop() {
+    fn a_backoff_of_zero_does_not_spin() {
         let mut pauses = Pauses::new(backoff(0, 0));
         assert_eq!((pauses.next(true), pauses.next(false)), (Duration::from_millis(1), Duration::from_millis(1)));
     }

@@ -7,8 +7,8 @@ use super::Group;
 use super::asking::{Answer, ask};
 use super::message::{Container, container_words};
 use crate::port::advice;
-use crate::port::company::{Company, Lent};
 use crate::port::holder::timestamp;
+use crate::port::peers::{Peers, SharedSocket};
 use crate::port::spec::{Protocol, Spec};
 
 /// After one who did not answer in time, the next question waits this long: each costs a second.
@@ -33,8 +33,8 @@ impl Newcomer {
     }
 }
 
-impl Company for Newcomer {
-    fn join(&mut self, spec: &Spec, interrupted: &mut dyn FnMut() -> bool) -> Option<Lent> {
+impl Peers for Newcomer {
+    fn request(&mut self, spec: &Spec, interrupted: &mut dyn FnMut() -> bool) -> Option<SharedSocket> {
         let begun = Instant::now();
         if spec.protocol == Protocol::Udp && !self.group.datagrams {
             return None;
@@ -52,7 +52,7 @@ impl Company for Newcomer {
                     given.uid,
                     timestamp(given.since)
                 );
-                Some(Lent { socket: given.socket, meeting: given.meeting })
+                Some(SharedSocket { socket: given.socket, meeting: given.meeting })
             }
             Answer::Nobody | Answer::Interrupted => None,
             Answer::Refused(why) => {

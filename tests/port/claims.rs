@@ -108,7 +108,7 @@ fn no_descriptors_is_told_with_the_limit() {
         let limit = u64::try_from(next.as_raw_fd()).unwrap();
         drop(next);
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
-        let text = lines(reberth::port::drive::claim(&[spec("", PORT)], &at_once(), &mut ear));
+        let text = lines(reberth::port::blocking::claim(&[spec("", PORT)], &at_once(), &mut ear));
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         assert!(text.contains(&format!("the limit is {limit}")), "{text}");
     });

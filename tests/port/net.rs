@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use reberth::exit::Code;
+use reberth::port::blocking::Hear;
 use reberth::port::claim::{Claim, Given, Hold, Policy, Stop};
 use reberth::port::claiming::{Claiming, Step};
-use reberth::port::drive::Hear;
 use reberth::port::policy::{Backoff, Fallback, Wait};
 use reberth::port::spec::{Protocol, Spec};
 use socket2::{Domain, Socket, Type};
@@ -195,7 +195,7 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Claims while nobody says stop.
 pub fn claim(specs: &[Spec], policy: &Policy) -> Result<Vec<Claim>, Stop> {
     let (mut ear, _caller) = ear();
-    reberth::port::drive::claim(specs, policy, &mut ear)
+    reberth::port::blocking::claim(specs, policy, &mut ear)
 }
 
 /// Claims in a thread of its own.
@@ -216,7 +216,7 @@ impl Claimant {
         let specs = specs.to_vec();
         std::thread::spawn(move || {
             before();
-            let _ = sender.send(reberth::port::drive::claim(&specs, &policy, &mut ear));
+            let _ = sender.send(reberth::port::blocking::claim(&specs, &policy, &mut ear));
         });
         Self { caller, result }
     }

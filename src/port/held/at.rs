@@ -1,11 +1,11 @@
-//! Owns what is known of the sockets on one port without asking the kernel: where each is bound, which stand in each other's way, and what
-//! follows for one that is wanted. Must not know the sockets themselves.
+//! Owns what can be computed about the sockets on one port without a system call: where each is bound, which exclude
+//! each other, and how to serve a bind. Must not know the sockets themselves.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use crate::port::holder::sockets::{self, Reach};
 
-/// What an app asks its bind(2) for, port apart.
+/// What an app passes to bind(2), without the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want {
     /// Its family is that of the app's socket: an IPv4-mapped address is IPv6.
@@ -16,13 +16,13 @@ pub struct Want {
     pub v6_only: bool,
 }
 
-/// Where a socket is bound, port apart.
+/// Where a socket is bound, without the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At(Want);
 
 impl At {
-    /// What the kernel makes of it (`__inet6_bind` in net/ipv6/af_inet6.c): a scope counts for link-local addresses alone, and one that is
-    /// neither the wildcard nor mapped is for IPv6 only, whatever the option says.
+    /// What the kernel makes of it (`__inet6_bind` in net/ipv6/af_inet6.c): a scope counts for link-local addresses
+    /// only, and an address that is neither the wildcard nor mapped is IPv6-only, whatever the option says.
     pub fn of(want: Want) -> Self {
         let IpAddr::V6(ip) = want.ip else {
             return Self(Want { scope_id: 0, v6_only: false, ..want });
@@ -32,7 +32,7 @@ impl At {
         Self(Want { scope_id, v6_only, ..want })
     }
 
-    /// The wildcard of IPv6 without IPv4.
+    /// The IPv6 wildcard without IPv4.
     fn without_v4(self) -> Self {
         Self(Want { v6_only: true, ..self.0 })
     }
@@ -59,7 +59,7 @@ impl At {
         !apart && sockets::overlap(self.reach(), other.reach())
     }
 
-    /// True if whoever reaches `other` reaches this one in its place.
+    /// True if every client that reaches `other` would reach this one instead.
     fn covers(self, other: Self) -> bool {
         self.covers_v4(other) && self.covers_v6(other)
     }
@@ -77,30 +77,30 @@ impl At {
     }
 }
 
-/// What a socket of ours is there for.
+/// The role of one of our sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It keeps the port from others, and does not listen.
+    /// It keeps the port from other processes, and does not listen.
     Silent,
-    /// It listens, and the app has not had it yet.
+    /// It listens, and the app was not given it yet.
     Ready,
-    /// The app has had it.
+    /// The app was given it.
     Given,
 }
 
-/// What is to be done for an app that wants a socket at some place.
+/// What to do for an app that binds an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// The socket at this position is the one.
+    /// Use the socket at this position.
     Take(usize),
-    /// A new one is to be made there. Those at these positions are in its way, if the kernel says that something is.
+    /// Create a new one there. The sockets at these positions are in the way, if the bind fails.
     Make(At, Vec<usize>),
-    /// The app itself has something that only one can have: what bind(2) would say.
+    /// The app itself has a socket that excludes it: what bind(2) would return.
     InUse,
 }
 
-/// Plans for `at`, where `there` are the sockets on the port. `has` tells whether the app still has the one at a position, which is asked of
-/// those that it was given and that stand in the way.
+/// Plans for `at`; `there` are the sockets on the port. `has` returns whether the app still has the one at a position,
+/// and is called for given sockets that are in the way.
 pub fn plan(at: At, there: &[(At, Role)], has: &mut dyn FnMut(usize) -> bool) -> Plan {
     let listening = || there.iter().enumerate().filter(|(_, (_, role))| *role != Role::Silent);
     if let Some((same, _)) = listening().find(|(_, (other, _))| *other == at) {
@@ -115,7 +115,7 @@ pub fn plan(at: At, there: &[(At, Role)], has: &mut dyn FnMut(usize) -> bool) ->
     if let Some((covering, _)) = kept.iter().find(|(_, (other, _))| other.covers(at)) {
         return Plan::Take(*covering);
     }
-    // An app that has IPv4 by itself and now wants both means the other one, as it would with IPV6_V6ONLY.
+    // An app that has IPv4 separately and now binds both means IPv6, as if it had set IPV6_V6ONLY.
     let dual = at.reach().0.is_some() && at.reach().1.is_some();
     if dual && kept.iter().any(|(_, (other, _))| other.covers_v4(at)) {
         return plan(at.without_v4(), there, has);
@@ -123,14 +123,14 @@ pub fn plan(at: At, there: &[(At, Role)], has: &mut dyn FnMut(usize) -> bool) ->
     Plan::InUse
 }
 
-/// The same where the sockets are shared: the one that is just that, or covers it, or is there at all.
+/// The same if the sockets are shared: the same address, else one that covers it, else any.
 pub fn plan_shared(at: At, there: &[(At, Role)]) -> Plan {
     let find = |fits: &dyn Fn(At) -> bool| there.iter().position(|(other, _)| fits(*other));
     let found = find(&|other| other == at).or_else(|| find(&|other| other.covers(at))).or_else(|| find(&|_| true));
     found.map_or(Plan::InUse, Plan::Take)
 }
 
-/// True if a silent socket at `at` keeps nothing from others that those which listen do not keep.
+/// True if a silent socket at `at` keeps nothing from other processes that the listeners do not keep.
 pub fn is_redundant(at: At, there: &[(At, Role)]) -> bool {
     let mut listening = there.iter().filter(|(_, role)| *role != Role::Silent).map(|(other, _)| *other);
     listening.clone().any(|other| other.covers_v4(at)) && listening.any(|other| other.covers_v6(at))
@@ -147,7 +147,7 @@ mod tests {
         At::of(Want { ip: ip.parse().unwrap(), scope_id: scope.parse().unwrap(), v6_only })
     }
 
-    /// `-` silent, `+` ready, `!` given and had, `?` given and closed by the app.
+    /// `-` silent, `+` ready, `!` given and still open, `?` given and closed by the app.
     fn plan_for(wanted: &str, there: &[&str]) -> String {
         let role = |mark: &str| match mark {
             "-" => Role::Silent,
@@ -173,36 +173,36 @@ mod tests {
     }
 
     #[test]
-    fn what_the_app_wants_and_what_is_there() {
+    fn plans_for_a_bind() {
         let table: &[(&str, &[&str], &str)] = &[
-            // A port held in silence.
+            // A port held without listening.
             ("0.0.0.0", &["-::"], "make 0.0.0.0"),
             ("::", &["-::"], "make ::"),
             ("::|6", &["-::"], "make ::|6"),
             ("127.0.0.1", &["-0.0.0.0"], "make 127.0.0.1"),
-            // The same again, given or not, had or not.
+            // The same address again: given or not, still open or not.
             ("0.0.0.0", &["+0.0.0.0"], "take 0.0.0.0"),
             ("0.0.0.0", &["-::", "!0.0.0.0"], "take 0.0.0.0"),
             ("0.0.0.0", &["?0.0.0.0"], "take 0.0.0.0"),
             ("::1", &["!::1"], "take ::1"),
             ("::1|6", &["!::1"], "take ::1"),
             ("::ffff:127.0.0.1", &["!::ffff:127.0.0.1"], "take ::ffff:127.0.0.1"),
-            // Not the same: the family, and whether IPv4 is in it.
+            // Not the same address: another family, or with IPv4 instead of without.
             ("::", &["+::|6"], "make :: after ::|6"),
             ("::|6", &["+::"], "make ::|6 after ::"),
             ("::ffff:127.0.0.1", &["+127.0.0.1"], "make ::ffff:127.0.0.1 after 127.0.0.1"),
-            // What listens and was never given, or was closed, makes room.
+            // A listener that was never given, or was closed, makes room.
             ("127.0.0.1", &["+0.0.0.0"], "make 127.0.0.1 after 0.0.0.0"),
             ("0.0.0.0", &["+::"], "make 0.0.0.0 after ::"),
             ("::", &["?0.0.0.0", "?::|6"], "make :: after 0.0.0.0 ::|6"),
             ("0.0.0.0", &["+127.0.0.1", "+127.0.0.2", "+::1"], "make 0.0.0.0 after 127.0.0.1 127.0.0.2"),
-            // What is not in the way.
+            // Sockets that are not in the way.
             ("::|6", &["!0.0.0.0"], "make ::|6"),
             ("::1", &["!0.0.0.0"], "make ::1"),
             ("127.0.0.2", &["!127.0.0.1"], "make 127.0.0.2"),
             ("fe80::1%2", &["!fe80::1%3"], "make fe80::1%2"),
             ("fe80::1%2", &["!0.0.0.0"], "make fe80::1%2"),
-            // What the app has already, and covers it.
+            // The app has a socket that covers it.
             ("127.0.0.1", &["!0.0.0.0"], "take 0.0.0.0"),
             ("0.0.0.0", &["!::"], "take ::"),
             ("::|6", &["!::"], "take ::"),
@@ -211,12 +211,12 @@ mod tests {
             ("fe80::1%2", &["!::|6"], "take ::|6"),
             ("::ffff:127.0.0.1", &["!0.0.0.0"], "take 0.0.0.0"),
             ("127.0.0.1", &["!::ffff:0.0.0.0"], "take ::ffff:0.0.0.0"),
-            // Both families, one of which it has.
+            // Both families, one of which the app has.
             ("::", &["!0.0.0.0"], "make ::|6"),
             ("::", &["!0.0.0.0", "+::1"], "make ::|6 after ::1"),
             ("::", &["!0.0.0.0", "!::|6"], "take ::|6"),
             ("::", &["!0.0.0.0", "!::1"], "in use"),
-            // And what cannot be had twice.
+            // Conflicts with the app's own sockets.
             ("0.0.0.0", &["!127.0.0.1"], "in use"),
             ("::", &["!127.0.0.1"], "in use"),
             ("::", &["!::|6"], "in use"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_silence_is_still_good_for() {
+    fn when_a_silent_socket_is_redundant() {
         let table: &[(&str, &[&str], bool)] = &[
             ("::", &["!::"], true),
             ("::", &["!0.0.0.0"], false),

@@ -8,11 +8,11 @@ use crate::port::spec::Spec;
 /// A port of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// As in the spec: 0, or another one after a fallback.
+    /// As in the spec: 0, or another port than the one claimed after a fallback.
     pub asked: u16,
-    /// The one that was taken.
+    /// The port that was claimed.
     pub port: u16,
-    /// Where the spec wants it.
+    /// The address in the spec.
     pub at: At,
 }
 
@@ -23,9 +23,9 @@ impl Place {
     }
 }
 
-/// The position of the place that a bind to `port` is for, `at` an address that has something in common with the spec's. A port that was
-/// taken goes before one that was merely asked for. `held`: whether a port was not released; `had`: whether the app has a socket of the place
-/// at this position, and so means another one by port 0.
+/// The position of the place that a bind to `port` is for; `at` overlaps the spec's address. A claimed port takes
+/// precedence over a configured one. `held`: whether a port was not released. `had`: whether the app has a socket of
+/// the place at this position, so that port 0 means another one.
 pub fn leads_to(
     places: &[Option<Place>],
     port: u16,
@@ -70,18 +70,18 @@ mod tests {
             (&["8080/udp"], "0.0.0.0", 8080, None),
             (&["8080/udp", "8080"], "0.0.0.0", 8080, Some(1)),
             (&["80", "443"], "0.0.0.0", 443, Some(1)),
-            // After a fallback both lead to the port taken, and a port that another spec has is that one's.
+            // After a fallback, both ports lead to the claimed one. A port that is another spec's belongs to that spec.
             (&["7878>7879"], "0.0.0.0", 7878, Some(0)),
             (&["7878>7879"], "0.0.0.0", 7879, Some(0)),
             (&["80>82", "81>80"], "0.0.0.0", 80, Some(1)),
             (&["80>82", "81>80"], "0.0.0.0", 81, Some(1)),
             (&["80>82", "81>80"], "0.0.0.0", 82, Some(0)),
-            // Any free port is the first of those asked for that the app does not have yet.
+            // Port 0 is the first configured one that the app does not have yet.
             (&["0>40000"], "0.0.0.0", 0, Some(0)),
             (&["0>40000"], "0.0.0.0", 40_000, Some(0)),
             (&["80", "0>40000", "0>40001"], "::", 0, Some(1)),
             (&["80", "127.0.0.1:0>40000", "[::1]:0>40001"], "::1", 0, Some(2)),
-            // One of several addresses; the wildcard is the first of them; another one is the app's own affair.
+            // One of several addresses; the wildcard is the first of them; any other address does not concern us.
             (&["127.0.0.1:80", "[::1]:80"], "::1", 80, Some(1)),
             (&["127.0.0.1:80", "[::1]:80"], "::", 80, Some(0)),
             (&["127.0.0.1:80", "[::1]:80"], "127.0.0.2", 80, None),
@@ -105,12 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn an_app_that_has_a_port_of_ours_means_another_one_by_0() {
+    fn an_app_that_has_a_port_of_ours_and_binds_0_means_another_one() {
         let all = [place("0>40000"), place("0>40001")];
         let at = At::of(Want { ip: "0.0.0.0".parse().unwrap(), scope_id: 0, v6_only: false });
         for (had, expected) in [(&[][..], Some(0)), (&[0], Some(1)), (&[1], Some(0)), (&[0, 1], None)] {
             assert_eq!(leads_to(&all, 0, at, &|_| true, &mut |position| had.contains(&position)), expected, "{had:?}");
-            // A number is no question.
+            // A port number other than 0 does not call `had`.
             assert_eq!(leads_to(&all, 40_001, at, &|_| true, &mut |position| had.contains(&position)), Some(1));
         }
     }

@@ -1,4 +1,4 @@
-//! Owns what a look at a port finds: holders, each with its state. Must not know how they are found, or how they are put into words.
+//! Owns the result of a look at a port: holders, each with its state. Must not know how they are found or described.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,13 +8,13 @@ use super::processes::{Engine, Search};
 use crate::port::spec::Protocol;
 use crate::sys::netlink::Row;
 
-/// What a holder's socket is doing.
+/// The state of a holder's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     Listening,
-    /// Bound, and it does not listen (TCP); every unconnected UDP socket.
+    /// TCP: bound but not listening. UDP: unconnected.
     Bound,
-    /// An outgoing connection that the kernel gave this port.
+    /// An outgoing connection that the kernel assigned this port.
     Client,
     /// A connection that a server left behind, or a connected UDP socket.
     Established,
@@ -24,7 +24,7 @@ pub enum State {
 }
 
 impl State {
-    /// In the kernel's capitals where it is a state of a connection.
+    /// The kernel's name, in capitals, for the state of a connection.
     pub fn name(self) -> &'static str {
         match self {
             Self::Listening => "listening",
@@ -37,7 +37,7 @@ impl State {
         }
     }
 
-    /// `None` for a handshake that has not ended: it is its listener's.
+    /// `None` for an unfinished handshake, which belongs to its listener.
     pub fn of(row: &Row, protocol: Protocol) -> Option<Self> {
         match (protocol, row.state) {
             (_, 7 | 13) => Some(Self::Bound),
@@ -52,13 +52,13 @@ impl State {
         }
     }
 
-    /// Whether it waits for peers rather than talks to one.
+    /// Whether the socket has no peer.
     pub fn has_no_peer(self) -> bool {
         matches!(self, Self::Listening | Self::Bound)
     }
 }
 
-/// One program (or nobody) that has a port, with all its sockets there that are in the same state. Unknown is `None`.
+/// One process (or none) that has a port, with all its sockets there in the same state. `None` is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     pub port: u16,
@@ -67,48 +67,49 @@ pub struct Holder {
     pub command: Option<String>,
     pub uid: Option<u32>,
     pub user: Option<String>,
-    /// The container's id, 64 hexadecimal digits, and whose it is.
+    /// The container's id, 64 hexadecimal digits, and its engine.
     pub container: Option<(String, Engine)>,
     pub state: State,
     /// The local address the socket is bound to.
     pub address: IpAddr,
     /// How many sockets, at least 1.
     pub sockets: usize,
-    /// Start of the program, in seconds since 1970.
+    /// Start of the process, in seconds since 1970.
     pub since: Option<u64>,
-    /// TIME_WAIT, and FIN_WAIT_2 of a connection that its program has closed: the longest of them, where all have a timer that ends them.
+    /// The longest remaining time, for TIME_WAIT and for FIN_WAIT_2 connections that their process has closed, if all
+    /// have a timer.
     pub left: Option<Duration>,
-    /// Why there is no pid.
+    /// Why the pid is unknown.
     pub hidden: Option<Hidden>,
-    /// It has set SO_REUSEPORT: others of its user may share the port with it, and nobody would notice. Seen where its socket is ours to look
-    /// at (`processes::shares`), and else of a listener of our own user.
+    /// SO_REUSEPORT is set: other processes of its user may share the port unnoticed. Known if we may inspect the
+    /// socket (`processes::shares`), else for listeners of our own user.
     pub reuse_port: Option<bool>,
 }
 
 impl Holder {
-    /// What Docker starts on the host for a port that a container publishes.
+    /// docker-proxy: Docker runs one on the host for each port that a container publishes.
     pub fn is_docker_proxy(&self) -> bool {
         let program = self.command.as_deref().and_then(|command| command.split(' ').next());
         program.and_then(|path| path.rsplit('/').next()) == Some("docker-proxy")
     }
 
-    /// After this many seconds it is over by itself.
+    /// In how many seconds it expires by itself.
     pub fn seconds_left(&self) -> Option<u64> {
         self.left.map(|left| left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
     }
 }
 
-/// What a look at a port found.
+/// The result of a look at a port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {
-    /// Listeners; where there are none, whatever else has the port.
+    /// Listeners; if there are none, everything else that has the port.
     pub holders: Vec<Holder>,
-    /// Why this may not be the whole truth, in words.
+    /// Why the result may be incomplete, as text.
     pub incomplete: Option<&'static str>,
 }
 
 impl Look {
-    /// The pids known, each once.
+    /// The known pids, each once.
     pub fn pids(&self) -> Vec<i32> {
         let mut pids: Vec<i32> = self.holders.iter().filter_map(|holder| holder.pid).collect();
         pids.sort_unstable();
@@ -116,32 +117,33 @@ impl Look {
         pids
     }
 
-    /// Nobody listens or has it bound: connections are all there is.
+    /// No socket listens or is bound without a peer: only connections are left.
     pub fn only_connections(&self) -> bool {
         !self.holders.is_empty() && self.holders.iter().all(|holder| !holder.state.has_no_peer())
     }
 
-    /// How long the last TIME_WAIT takes, where nothing else holds the port: a timed wait, and no event will tell its end.
+    /// When the last TIME_WAIT expires, if nothing else holds the port: its expiry causes no event, so it must be
+    /// timed.
     pub fn time_wait(&self) -> Option<Duration> {
         let all = !self.holders.is_empty() && self.holders.iter().all(|holder| holder.left.is_some());
         self.holders.iter().filter_map(|holder| holder.left).max().filter(|_| all)
     }
 }
 
-/// Why no pid is known for a socket that somebody has.
+/// Why the pid of an open socket is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hidden {
     Kernel,
     Closed,
     NoProc,
-    /// Of our own user: more than one reason is possible.
+    /// Of our own user: several reasons are possible.
     Refused,
     User,
     Namespace,
 }
 
 impl Hidden {
-    /// `None` where the pid is known, or where there can be none.
+    /// `None` if the pid is known, or no process has the socket.
     pub fn why(pid: Option<i32>, row: &Row, state: State, search: &Search, own: u32) -> Option<Self> {
         if pid.is_some() || state == State::TimeWait {
             return None;
@@ -156,7 +158,7 @@ impl Hidden {
         })
     }
 
-    /// The word for machines.
+    /// The word in JSON output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",

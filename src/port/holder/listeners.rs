@@ -1,4 +1,4 @@
-//! Owns who listens: the kernel's list of listening sockets, and which of them given programs have. Must not know why they are looked for.
+//! Owns the list of listening sockets, and which of them given processes have open. Must not know what it is for.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,12 +12,13 @@ use crate::sys::process;
 /// A listening TCP socket, or a UDP one without a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// `::` that is not `v6_only` answers IPv4 too. A socket for both families that is bound to an IPv4 address (Java's are) is at that one.
+    /// `::` serves IPv4 too unless it is `v6_only`. A dual-stack socket bound to an IPv4 address (as Java does) has
+    /// that IPv4 address here.
     pub addr: IpAddr,
     pub port: u16,
     pub inode: u64,
     pub v6_only: bool,
-    /// Connections that wait to be accepted.
+    /// Connections waiting to be accepted.
     pub queue: u32,
     /// The owner of the socket.
     pub uid: u32,
@@ -37,13 +38,13 @@ impl From<Row> for Listener {
 }
 
 impl Listener {
-    /// True if what is sent to `spec`'s address reaches it.
+    /// True if connections to `spec`'s address reach it.
     pub fn answers(&self, spec: &Spec) -> bool {
         sockets::overlap(sockets::reach_of(spec), sockets::reach(self.addr, self.v6_only))
     }
 }
 
-/// The UDP sockets without a peer on `port`, whoever has them.
+/// The UDP sockets without a peer on `port`, of any process.
 ///
 /// # Errors
 /// Neither netlink nor `/proc/net` can be read.
@@ -52,7 +53,7 @@ pub fn bound_udp(port: u16) -> io::Result<Vec<Listener>> {
     Ok(rows.into_iter().map(Listener::from).collect())
 }
 
-/// The listening TCP sockets on `port` (0: on any), whoever has them. Microseconds.
+/// The listening TCP sockets on `port` (0: on any), of any process. Microseconds.
 ///
 /// # Errors
 /// Neither netlink nor `/proc/net` can be read.
@@ -61,7 +62,8 @@ pub fn listening(port: u16) -> io::Result<Vec<Listener>> {
     Ok(rows.into_iter().map(Listener::from).collect())
 }
 
-/// The listening TCP sockets that any of `pids` has open. Pids whose descriptors cannot be seen count as having none.
+/// The listening TCP sockets that any of `pids` has open. A process whose descriptors we may not read counts as having
+/// none.
 ///
 /// # Errors
 /// Neither netlink nor `/proc/net` can be read.
@@ -81,19 +83,19 @@ pub fn had_by(pids: &[i32], all: Vec<Listener>) -> Vec<Listener> {
     all.into_iter().filter(|listener| sockets.contains(&listener.inode)).collect()
 }
 
-/// False where /proc is missing, or another PID namespace's: then the kernel tells of sockets and nobody can tell whose they are.
+/// False if /proc is missing or shows another PID namespace: the kernel then lists sockets, but not their processes.
 pub fn can_see_programs() -> bool {
     process::proc_is_ours()
 }
 
-/// The users of those `pids` whose descriptors are not ours to see: an app that has become another user, seen from a container without
-/// CAP_SYS_PTRACE. Their sockets can only be told by their owner.
+/// The users of those of `pids` whose descriptors we may not read: an app that has changed its user, in a container
+/// without CAP_SYS_PTRACE. Their sockets can be attributed by user only.
 pub fn hidden_users(pids: &[i32]) -> Vec<u32> {
     let refused = |pid: &&i32| processes::is_hidden(**pid);
     pids.iter().filter(refused).filter_map(|pid| processes::facts(*pid).uid).collect()
 }
 
-/// How many connections wait to be accepted on the listening socket `inode`; `None`: it is not listening (any more).
+/// How many connections wait to be accepted on the listening socket `inode`; `None`: it is not listening.
 pub fn accept_queue(port: u16, inode: u64) -> Option<u32> {
     listening(port).ok()?.into_iter().find(|listener| listener.inode == inode).map(|listener| listener.queue)
 }

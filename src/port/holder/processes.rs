@@ -1,4 +1,4 @@
-//! Owns what `/proc` says about those who hold a socket: which pids, what they are called, whose they are. Must not know ports.
+//! Owns what `/proc` shows about the processes that hold a socket: pids, command lines, users. Must not know ports.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -10,27 +10,27 @@ use socket2::SockRef;
 use crate::sys::listing::Listing;
 use crate::sys::{descriptor, pidfd};
 
-/// Who has which socket open, as far as we may see.
+/// Which processes have which socket open, as far as we may see.
 #[derive(Debug, Default)]
 pub struct Search {
     /// Inode to pids, in the order of the pids.
     pub pids: HashMap<u64, Vec<i32>>,
-    /// Owners of programs whose descriptors we may not see.
+    /// Users of processes whose descriptors we may not read.
     pub refused: HashSet<u32>,
-    /// False: there is no `/proc` to look into.
+    /// False: there is no `/proc` to search.
     pub looked: bool,
 }
 
-/// A listening socket is opened early, so a program's first descriptors are looked at first: one with many thousand connections
-/// would cost as many syscalls. All of them are looked at only for a socket that nobody seems to have.
+/// How many descriptors of each process are searched first: a listener is opened early, and a process with many
+/// thousand connections would cost as many system calls. The rest is searched only for sockets that were not found.
 const EARLY: usize = 1024;
 
-/// So many programs are looked at between two questions whether to go on: about a millisecond.
+/// How many processes are searched between two calls of `go_on`: about a millisecond.
 const STRIDE: usize = 64;
 
-/// Looks through every visible program's descriptors for these socket inodes. Costs milliseconds for hundreds of programs, and a
-/// good part of a second for ten thousand: `go_on` is asked before each [`STRIDE`] of them, until it says no;
-/// then this is what was found so far.
+/// Searches every visible process's descriptors for these socket inodes. Takes milliseconds for hundreds of processes,
+/// and a good part of a second for ten thousand. `go_on` is called before each [`STRIDE`] of them; once it returns
+/// false, the search ends with what was found so far.
 pub fn search(inodes: &HashSet<u64>, go_on: &mut dyn FnMut() -> bool) -> Search {
     let mut found = Search::default();
     let Ok(entries) = fs::read_dir("/proc") else { return found };
@@ -53,7 +53,7 @@ pub fn search(inodes: &HashSet<u64>, go_on: &mut dyn FnMut() -> bool) -> Search 
     found
 }
 
-/// Adds to `found`; returns the pids that have more descriptors than were looked at.
+/// Adds to `found`; returns the pids with more descriptors than were searched.
 fn search_in(
     pids: &[i32],
     inodes: &HashSet<u64>,
@@ -71,23 +71,24 @@ fn search_in(
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 found.refused.extend(fs::metadata(format!("/proc/{pid}")).map(|entry| entry.uid()));
             }
-            // It ended while we looked.
+            // It exited meanwhile.
             Err(_) => {}
         }
     }
     more
 }
 
-/// True if `pid` is there and its descriptors are not ours to see.
+/// True if `pid` exists and we may not read its descriptors.
 pub fn is_hidden(pid: i32) -> bool {
     let looked = sockets_of(pid, &HashSet::from([0]), usize::MAX);
     looked.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Which of `wanted`, inodes of sockets, `pid` has among its first `most` descriptors; true: it has no more of these.
+/// Which of `wanted`, inodes of sockets, `pid` has among its first `most` descriptors; true: it has no more
+/// descriptors, or all were found.
 ///
 /// # Errors
-/// The program is gone, or its descriptors are not ours to see.
+/// The process has exited, or we may not read its descriptors.
 pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> io::Result<(HashSet<u64>, bool)> {
     let listing = Listing::of(pid)?;
     let mut found = HashSet::new();
@@ -97,7 +98,8 @@ pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> io::Result<(H
         }
         match listing.socket(fd) {
             Ok(socket) => found.extend(socket.filter(|inode| wanted.contains(inode))),
-            // A container's root lists every directory (CAP_DAC_OVERRIDE) and may follow only its own links (no CAP_SYS_PTRACE).
+            // Root in a container may list every directory (CAP_DAC_OVERRIDE) but follow only its own links (no
+            // CAP_SYS_PTRACE).
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(_) => {}
         }
@@ -108,21 +110,21 @@ pub fn sockets_of(pid: i32, wanted: &HashSet<u64>, most: usize) -> io::Result<(H
     Ok((found, true))
 }
 
-/// Whether `pid` has set SO_REUSEPORT on its socket with this inode, which no list of the kernel's tells: the socket itself is asked. `None`:
-/// it is not ours to look at.
+/// Whether `pid` has set SO_REUSEPORT on its socket with this inode. No kernel list has this, so it is read from a copy
+/// of the socket. `None`: we may not inspect it.
 pub fn shares(pid: i32, inode: u64) -> Option<bool> {
     let listing = Listing::of(pid).ok()?;
     let fd = listing.descriptors().take(EARLY).find(|fd| listing.socket(*fd).ok().flatten() == Some(inode))?;
     let copy = pidfd::open(pid).and_then(|held| pidfd::copy(&held, fd)).ok()?;
-    // The number may be another socket's by now.
+    // The descriptor may be another socket by now.
     let same = descriptor::inode(&copy) == Some(inode);
     SockRef::from(&copy).reuse_port().ok().filter(|_| same)
 }
 
-/// What is worth saying about a program.
+/// What a message says about a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Its command line, on one line, or its name in brackets where it has none.
+    /// Its command line, on one line; without one, its name in brackets.
     pub command: Option<String>,
     /// Its effective uid.
     pub uid: Option<u32>,
@@ -131,7 +133,7 @@ pub struct Facts {
     pub since: Option<u64>,
 }
 
-/// Reads them; whatever cannot be read is `None`.
+/// Reads the facts; what cannot be read is `None`.
 pub fn facts(pid: i32) -> Facts {
     let read = |name: &str| {
         fs::read(format!("/proc/{pid}/{name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -147,13 +149,13 @@ pub fn facts(pid: i32) -> Facts {
     }
 }
 
-/// Arguments end in NUL; a control character would break the line it is printed on.
+/// Arguments are NUL-terminated. A control character would break the log line.
 pub(crate) fn one_line(arguments: &str) -> String {
     arguments.trim_end_matches('\0').chars().map(|c| if c.is_control() { ' ' } else { c }).take(4096).collect()
 }
 
-/// The container's id in `/proc/PID/cgroup`: 64 hexadecimal digits, whatever the engine wraps around them. The last one counts, since
-/// a container in a container (kind, Docker in Docker) is named by both.
+/// The container's id in `/proc/PID/cgroup`: 64 hexadecimal digits, whatever the engine puts around them. The last one
+/// counts, because a nested container (kind, Docker in Docker) has the ids of both.
 pub(crate) fn container(cgroup: &str) -> Option<(String, Engine)> {
     let mut runs = cgroup.split(|c: char| !c.is_ascii_hexdigit());
     let id = runs.rfind(|run| run.len() == 64)?;
@@ -175,7 +177,7 @@ pub(crate) fn container(cgroup: &str) -> Option<(String, Engine)> {
     Some((id.to_owned(), engine))
 }
 
-/// Who runs a container, as its cgroup's name says.
+/// Which engine runs a container, by the name of its cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Docker,
@@ -185,12 +187,13 @@ pub enum Engine {
     Other,
 }
 
-/// The id of the container that we are in, where our cgroup's name is not hidden from us.
+/// The id of our own container, if the cgroup's name is visible.
 pub fn own_container() -> Option<String> {
     container(&fs::read_to_string("/proc/self/cgroup").ok()?).map(|(id, _)| id)
 }
 
-/// Field 22 of `/proc/PID/stat` counts ticks (USER_HZ, 100 a second) since boot; the name in field 2 may hold anything, `)` included.
+/// Field 22 of `/proc/PID/stat` is in ticks (USER_HZ, 100 per second) since boot; the name in field 2 may contain
+/// anything, even `)`.
 pub(crate) fn started(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let ticks: u64 = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
@@ -199,7 +202,7 @@ pub(crate) fn started(stat: &str) -> Option<u64> {
     Some(boot.saturating_add(ticks / 100))
 }
 
-/// The name of `uid` in `/etc/passwd`: a static binary has no NSS, and needs none to name a neighbour.
+/// The name of `uid` in `/etc/passwd`: a static binary has no NSS, and does not need it for this.
 pub fn user(uid: u32) -> Option<String> {
     let passwd = fs::read("/etc/passwd").ok()?;
     name_in(&String::from_utf8_lossy(&passwd), uid)
@@ -220,8 +223,8 @@ mod tests {
     use super::{Engine, STRIDE, Search, container, name_in, one_line, search, search_in};
 
     #[test]
-    fn a_long_look_can_be_left() {
-        // Above the largest pid there may be: nobody is there.
+    fn a_long_search_can_be_stopped() {
+        // Above the largest possible pid: no such process.
         let many = vec![i32::MAX; 10 * STRIDE];
         for (most, expected) in [(0, 1), (3, 4), (99, 10)] {
             let mut asked = 0;

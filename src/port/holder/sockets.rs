@@ -1,5 +1,5 @@
-//! Owns the list of sockets on a port: from inet_diag, else from `/proc/net`; and which addresses exclude each other. Must not know
-//! whose sockets they are.
+//! Owns the list of sockets on a port, from inet_diag or else `/proc/net`, and which addresses exclude each other. Must
+//! not know the processes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::netlink::{self, Row};
 
-/// The addresses a socket answers on, one per family; unspecified: all of that family.
+/// The addresses that a socket serves, one per family; unspecified: all of that family.
 pub type Reach = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
-/// What a socket bound to `address` answers on.
+/// What a socket bound to `address` serves.
 pub fn reach(address: IpAddr, v6_only: bool) -> Reach {
     match address {
         IpAddr::V4(v4) => (Some(v4), None),
@@ -24,20 +24,20 @@ pub fn reach(address: IpAddr, v6_only: bool) -> Reach {
     }
 }
 
-/// What a spec asks for; no address means everything.
+/// What a spec means to serve; no address means all.
 pub fn reach_of(spec: &Spec) -> Reach {
     reach(spec.addr.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), false)
 }
 
-/// True when the kernel lets only one of the two have a port: a shared address, or a wildcard over the other's.
+/// True if only one of the two can have a port: they share an address, or one is a wildcard over the other's.
 pub fn overlap(one: Reach, other: Reach) -> bool {
     let v4 = matches!((one.0, other.0), (Some(a), Some(b)) if a == b || a.is_unspecified() || b.is_unspecified());
     let v6 = matches!((one.1, other.1), (Some(a), Some(b)) if a == b || a.is_unspecified() || b.is_unspecified());
     v4 || v6
 }
 
-/// The sockets of `protocol` whose own port is `port` (0: any) in `states` (a mask of `1 << state`), and how they were found
-/// when it was not the complete way.
+/// The sockets of `protocol` with the local port `port` (0: any) in `states` (a mask of `1 << state`), and why the list
+/// is incomplete, if it is.
 ///
 /// # Errors
 /// Neither netlink nor `/proc/net` can be read.
@@ -59,13 +59,14 @@ pub fn list(protocol: Protocol, states: u32, port: u16) -> io::Result<(Vec<Row>,
 fn from_proc(protocol: Protocol, states: u32, port: u16) -> io::Result<Vec<Row>> {
     let name = protocol.name();
     let v4 = std::fs::read_to_string(format!("/proc/net/{name}"))?;
-    // The file is missing where IPv6 is switched off.
+    // The file is missing if IPv6 is disabled.
     let v6 = std::fs::read_to_string(format!("/proc/net/{name}6")).unwrap_or_default();
     let rows = v4.lines().chain(v6.lines()).filter_map(parse);
     Ok(rows.filter(|row| states >> row.state.min(31) & 1 == 1 && (port == 0 || row.local_port == port)).collect())
 }
 
-/// A line of `/proc/net/{tcp,tcp6,udp,udp6}` (`tcp4_seq_show` in `net/ipv4/tcp_ipv4.c`). Headings and other surprises: `None`.
+/// A line of `/proc/net/{tcp,tcp6,udp,udp6}` (`tcp4_seq_show` in `net/ipv4/tcp_ipv4.c`). The heading and anything
+/// unexpected: `None`.
 pub(crate) fn parse(line: &str) -> Option<Row> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (local, local_port) = endpoint(fields.next()?)?;
@@ -81,7 +82,7 @@ pub(crate) fn parse(line: &str) -> Option<Row> {
         local_port,
         peer,
         peer_port,
-        // In ticks of USER_HZ, 100 a second on every platform Rust has.
+        // In ticks of USER_HZ, 100 per second on every platform that Rust supports.
         expires: Duration::from_millis(u64::from_str_radix(when, 16).ok()?.saturating_mul(10)),
         receive_queue: u32::from_str_radix(receive_queue, 16).ok()?,
         uid,
@@ -112,7 +113,7 @@ mod tests {
     use super::{IpAddr, overlap, parse, reach};
 
     #[test]
-    fn overlap_is_what_the_kernel_says() {
+    fn overlap_agrees_with_the_kernel() {
         // (holder, holder is IPv6 only, asked, asked is IPv6 only, do they exclude each other)
         let table = [
             ("0.0.0.0", false, "0.0.0.0", false, true),

@@ -1,4 +1,4 @@
-//! Owns how a holder is put into words. Must not know how it was found.
+//! Owns the text that describes a holder. Must not know how it was found.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,10 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::found::{Holder, Look, State};
 use crate::port::spec::Protocol;
 
-/// More than this of a command line helps nobody in a log.
+/// Longest part of a command line in a log line.
 const COMMAND: usize = 160;
 
-/// As much of a command line as a line can bear.
+/// A command line, truncated for a log line.
 pub fn short(command: &str) -> String {
     let mut short: String = command.chars().take(COMMAND).collect();
     if short.len() < command.len() {
@@ -19,7 +19,7 @@ pub fn short(command: &str) -> String {
 }
 
 impl fmt::Display for Holder {
-    /// One line: who, whose, where, in which state.
+    /// One line: process, user, container, state and address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.pid, self.state) {
             (Some(pid), _) => write!(f, "pid {pid}")?,
@@ -74,7 +74,7 @@ impl Holder {
 }
 
 impl fmt::Display for Look {
-    /// The holders after one another, for one line of a log.
+    /// All holders, in one log line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.holders.is_empty() {
             return f.write_str(self.incomplete.unwrap_or("a holder that is not visible from here"));
@@ -89,14 +89,14 @@ impl fmt::Display for Look {
     }
 }
 
-/// RFC 3339 in UTC, of seconds since 1970.
+/// RFC 3339 in UTC, from seconds since 1970.
 pub fn timestamp(seconds: u64) -> String {
-    // Later years have five digits, which RFC 3339 does not know.
+    // Later years have five digits, which RFC 3339 does not allow.
     let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND));
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// Of the year 9999, since 1970.
+/// The last second of the year 9999, since 1970.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Owns the straight line that sleeps until the ports are ours, and hears the caller meanwhile. Must not know the app or HTTP.
+//! Owns the blocking loop that claims ports and lets the caller receive signals meanwhile. Must not know the app or
+//! HTTP.
 
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -11,26 +12,27 @@ use super::claiming::{Claiming, Step};
 use super::spec::Spec;
 use crate::sys::descriptor::wait_readable;
 
-/// The caller's ear: what it needs to hear while a port is waited for.
+/// The caller's event source during a wait.
 pub trait Hear {
-    /// Readable when there is something to hear, such as a signalfd.
+    /// Readable if the caller has something to receive, such as a signalfd.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// Called when `fd` is readable. Must take what made it readable, or the wait spins. `Break` ends the claim at once.
+    /// Called when `fd` is readable. Must consume what made it readable, or the loop spins. `Break` ends the claim
+    /// immediately.
     fn heard(&mut self) -> ControlFlow<Stop>;
-    /// A busy port is to be waited for now. Called once for each, before the wait; `Break` ends the claim at once.
+    /// A wait for a busy port begins. Called once per port, before the wait; `Break` ends the claim immediately.
     fn wait_started(&mut self, _spec: &Spec) -> ControlFlow<Stop> {
         ControlFlow::Continue(())
     }
 }
 
-/// Claims every port of `specs`, or none: waits for busy ones within the budget, falls back if told to.
+/// Claims all ports of `specs` or none: waits for busy ones up to the time limit, then falls back if configured.
 ///
-/// The claims come in the order asked, but are made in ascending order of port, so that two instances never hold one each and wait
-/// for the other.
+/// The claims are returned in the order configured, but made in ascending order of port, so that two instances never
+/// hold one port each and wait for the other.
 ///
 /// # Errors
-/// [`Stop::Error`]: `Cannot` for a port that can never be bound (at once, even if another is merely busy), `PortBusy` when the
-/// time is over. [`Stop::Ended`]: the caller said so.
+/// [`Stop::Error`]: `Cannot` for a port that can never be bound (immediately, even if another one is only busy),
+/// `PortBusy` when the time limit has passed. [`Stop::Ended`]: the caller ended it.
 pub fn claim(specs: &[Spec], policy: &Policy, hear: &mut dyn Hear) -> Result<Vec<Claim>, Stop> {
     drive(Claiming::begin(specs, *policy)?, hear)
 }
@@ -43,7 +45,7 @@ pub fn drive(mut claiming: Claiming, hear: &mut dyn Hear) -> Result<Vec<Claim>, 
     loop {
         let mut stop = None;
         let step = claiming.step(Instant::now(), &mut || {
-            // A walk through /proc goes on after what does not end the claim.
+            // The search of /proc continues after an event that does not end the claim.
             if stop.is_none() && is_readable(hear.fd()) {
                 stop = hear.heard().break_value();
             }
@@ -68,9 +70,9 @@ pub fn drive(mut claiming: Claiming, hear: &mut dyn Hear) -> Result<Vec<Claim>, 
     }
 }
 
-/// Sleeps until the claim has to go on or `ear` is readable; true: it is.
-fn sleep(claiming: &Claiming, ear: BorrowedFd<'_>) -> bool {
-    let sources = std::iter::once(ear).chain(claiming.descriptors());
+/// Sleeps until the next step is due or `source` is readable; true: it is readable.
+fn sleep(claiming: &Claiming, source: BorrowedFd<'_>) -> bool {
+    let sources = std::iter::once(source).chain(claiming.descriptors());
     let mut polled: Vec<PollFd<'_>> = sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     wait_readable(&mut polled, Some(claiming.deadline())).first().is_some_and(|heard| *heard)
 }
