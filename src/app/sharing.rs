@@ -17,9 +17,9 @@ use crate::port::holder::processes;
 use crate::port::spec::{Protocol, Spec};
 use crate::share::Group;
 use crate::share::Share;
-use crate::share::meeting::{Meeting, Met};
 use crate::share::message::{Container, Secret, container_words};
 use crate::share::newcomer::Newcomer;
+use crate::share::provider::{Meeting, Met};
 
 /// A refused instance may ask a thousand times a second; it is logged this often.
 const QUIET: Duration = Duration::from_secs(10);

@@ -1,7 +1,8 @@
-//! Owns the words of the exchange: four messages of fixed size, and the proofs in them. Pure. Must not know sockets.
+//! Owns the messages of the exchange, all of one fixed size, and the proofs in them. Pure. Must not know sockets.
 //!
-//! `hello` (asker) → `challenge` (giver) → `proof` (asker) → `grant` (giver), with the descriptors. Each side proves that it knows the secret by
-//! an HMAC over both sides' random numbers, so what was recorded of one exchange is worth nothing in another; the secret itself is never sent.
+//! `hello` (requester) → `challenge` (provider) → `prove` (requester) → `grant` (provider), with the descriptors. Each
+//! side proves that it knows the secret with an HMAC over both nonces, so that a recorded exchange cannot be replayed.
+//! The secret itself is never sent.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -10,11 +11,11 @@ use crate::port::spec::{Protocol, Spec};
 
 /// Bytes of every message.
 pub const SIZE: usize = 128;
-/// What every message begins with, and the version of all of this.
+/// The start of every message, and the protocol version.
 const MAGIC: [u8; 8] = *b"reberth\0";
 const VERSION: u16 = 1;
 
-/// The content of the file of `--share-secret-file`.
+/// The content of the file that `--share-secret-file` names.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
 
@@ -24,28 +25,28 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A number for one exchange.
+/// A random number for one exchange.
 pub type Nonce = [u8; 32];
 pub type Proof = [u8; 32];
-/// The first 12 digits of a container's id; zeros where there is none. For people only.
+/// The first 12 digits of a container's id; zeros if there is none. For log lines only.
 pub type Container = [u8; 12];
 
-/// In words, for a log.
+/// As text for a log line.
 pub fn container_words(container: &Container) -> String {
     let id: String = container.iter().filter(|byte| byte.is_ascii_hexdigit()).map(|byte| char::from(*byte)).collect();
     if id.is_empty() { String::new() } else { format!(", container {id}") }
 }
 
-/// Why nothing is given.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     Uid,
-    /// The giver has a secret, and the asker shows none, or a wrong one.
+    /// The provider has a secret, and the requester has none, or a wrong one.
     Secret,
-    /// The asker has one, and the giver has not.
+    /// The requester has a secret, and the provider has none.
     NoSecret,
     Version,
-    /// It has nothing to give at the moment.
+    /// The provider has nothing to give at the moment.
     Empty,
     Busy,
 }
@@ -61,7 +62,7 @@ impl Refusal {
         Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
     }
 
-    /// For the asker's log.
+    /// For the requester's log.
     pub fn words(self) -> &'static str {
         match self {
             Self::Uid => "it runs as another user; give all instances one --user, or one --share-secret-file",
@@ -77,7 +78,7 @@ impl Refusal {
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// The asker's number, the port it is about, whether it has a secret, and its container as below.
+    /// The requester's nonce, the port, whether it has a secret, and its container.
     Hello {
         nonce: Nonce,
         port: u16,
@@ -92,26 +93,26 @@ pub enum Message {
     Prove {
         proof: Proof,
     },
-    /// With the socket and the meeting point's, in this order.
+    /// Sent with two descriptors: the port's socket, then the meeting point's.
     Grant {
         proof: Proof,
-        /// When the giver took the port, in seconds since 1970.
+        /// When the provider claimed the port, in seconds since 1970.
         since: u64,
         container: Container,
     },
 }
 
-/// What is wrong with some bytes.
+/// Why bytes are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bad {
-    /// Another version of this.
+    /// Another protocol version.
     Version,
-    /// No message at all.
+    /// Malformed.
     Form,
 }
 
 impl Message {
-    /// As it is sent.
+    /// The encoded message.
     pub fn bytes(&self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         let mut write = Writer { bytes: &mut bytes, at: 0 };
@@ -143,10 +144,10 @@ impl Message {
         bytes
     }
 
-    /// Reads one that was received whole.
+    /// Parses a complete message.
     ///
     /// # Errors
-    /// [`Bad`]. What follows a message of its kind must be zeros, so that a later version can put something there.
+    /// [`Bad`]. The bytes after the last field must be zero, so that a later version can use them.
     pub fn parse(bytes: &[u8]) -> Result<Self, Bad> {
         let mut read = Reader(bytes);
         if read.take::<8>() != Some(MAGIC) {
@@ -212,47 +213,48 @@ impl Reader<'_> {
     }
 }
 
-/// Whose proof it is: one side's is worth nothing as the other's.
+/// Which side made a proof: one side's proof is invalid as the other's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    Asker,
-    Giver,
+    Requester,
+    Provider,
 }
 
-/// What an exchange is about; both sides' proofs are over all of it.
+/// What an exchange is about; both proofs cover all of it.
 #[derive(Debug, Clone, Copy)]
 pub struct About<'a> {
     pub name: &'a str,
     pub spec: &'a Spec,
-    pub asker: &'a Nonce,
-    pub giver: &'a Nonce,
+    pub requester: &'a Nonce,
+    pub provider: &'a Nonce,
 }
 
 impl About<'_> {
     fn mac(&self, secret: Option<&Secret>, side: Side) -> Option<Hmac<Sha256>> {
         let key = secret.map_or(&b""[..], |secret| &secret.0);
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).ok()?;
+        // Protocol version 1 has these labels.
         let side = match side {
-            Side::Asker => b"asker",
-            Side::Giver => b"giver",
+            Side::Requester => b"asker",
+            Side::Provider => b"giver",
         };
         mac.update(&MAGIC);
         mac.update(&VERSION.to_be_bytes());
         mac.update(side);
-        mac.update(self.asker);
-        mac.update(self.giver);
+        mac.update(self.requester);
+        mac.update(self.provider);
         mac.update(&self.spec.port.to_be_bytes());
         mac.update(&[u8::from(self.spec.protocol == Protocol::Udp)]);
         mac.update(self.name.as_bytes());
         Some(mac)
     }
 
-    /// The proof of one side. Without a secret it proves nothing but that the two speak of the same.
+    /// The proof of one side. Without a secret it only proves that both mean the same exchange.
     pub fn proof(&self, secret: Option<&Secret>, side: Side) -> Proof {
         self.mac(secret, side).map_or([0; 32], |mac| mac.finalize().into_bytes().into())
     }
 
-    /// Whether `proof` is that side's; takes the same time whatever is wrong with it.
+    /// Whether `proof` is that side's, in constant time.
     pub fn proves(&self, proof: &Proof, secret: Option<&Secret>, side: Side) -> bool {
         self.mac(secret, side).is_some_and(|mac| mac.verify_slice(proof).is_ok())
     }
@@ -274,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_what_is_heard() {
+    fn messages_round_trip() {
         for message in all() {
             assert_eq!(Message::parse(&message.bytes()), Ok(message));
         }
     }
 
     #[test]
-    fn anything_else_is_no_message() {
+    fn anything_else_is_refused() {
         for message in all() {
             let good = message.bytes();
             for (at, wrong) in [(0, 0), (10, 0), (10, 6), (SIZE - 1, 1)] {
@@ -301,24 +303,24 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_of_one_exchange_and_one_side() {
+    fn a_proof_is_valid_for_one_exchange_and_one_side() {
         let spec: Spec = "8080".parse().unwrap();
         let other: Spec = "8081".parse().unwrap();
         let (one, two) = ([1; 32], [2; 32]);
-        let about = About { name: "api", spec: &spec, asker: &one, giver: &two };
+        let about = About { name: "api", spec: &spec, requester: &one, provider: &two };
         let secret = Secret(b"tea".to_vec());
-        let proof = about.proof(Some(&secret), Side::Asker);
-        assert!(about.proves(&proof, Some(&secret), Side::Asker));
-        assert!(!about.proves(&proof, Some(&secret), Side::Giver), "the other side's");
-        assert!(!about.proves(&proof, Some(&Secret(b"coffee".to_vec())), Side::Asker), "another secret");
-        assert!(!about.proves(&proof, None, Side::Asker), "none");
+        let proof = about.proof(Some(&secret), Side::Requester);
+        assert!(about.proves(&proof, Some(&secret), Side::Requester));
+        assert!(!about.proves(&proof, Some(&secret), Side::Provider), "the other side's");
+        assert!(!about.proves(&proof, Some(&Secret(b"coffee".to_vec())), Side::Requester), "another secret");
+        assert!(!about.proves(&proof, None, Side::Requester), "none");
         for other in [
             About { name: "web", ..about },
             About { spec: &other, ..about },
-            About { asker: &two, ..about },
-            About { giver: &one, ..about },
+            About { requester: &two, ..about },
+            About { provider: &one, ..about },
         ] {
-            assert!(!other.proves(&proof, Some(&secret), Side::Asker), "{other:?}");
+            assert!(!other.proves(&proof, Some(&secret), Side::Requester), "{other:?}");
         }
     }
 }

@@ -1,29 +1,30 @@
-//! Owns how instances of one name come to use one socket: where they meet, what they say, whom they believe. Must not know how a port is
-//! claimed, or what becomes of a socket.
+//! Owns how instances with the same share name come to use one socket: where they connect, the protocol, and which
+//! peers they trust. Must not know how a port is claimed, or what a socket is used for.
 //!
-//! An instance that has the port of a name waits at an abstract unix socket in its network namespace; a newcomer connects there, both prove what
-//! they must, and the newcomer gets the listening socket and the meeting point's own socket too, so that every instance that lives answers.
-//! Nobody leads, and nobody is ended by it. Whoever is on the same network can connect (CVE-2020-15257 is the warning), so both sides check.
+//! An instance that holds the port listens on an abstract unix socket in its network namespace, the meeting point. A
+//! new instance connects there, both authenticate, and the new one receives the listening socket, and the meeting
+//! point's own socket too, so that every live instance accepts requests. There is no leader, and no instance is
+//! stopped. Any process in the network namespace can connect (CVE-2020-15257 is the warning), so both sides check.
 
-pub mod asking;
-pub mod meeting;
 pub mod message;
 pub mod newcomer;
+pub mod provider;
+pub mod request;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use message::Secret;
 
-/// How long one side of an exchange waits for the other, in all.
+/// How long one side of an exchange waits for the other, in total.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whose instances share the ports.
+/// The group of instances that share the ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// `[a-z][a-z0-9-]{0,30}`
     pub name: String,
-    /// Its content proves that somebody belongs to them.
+    /// A peer proves by its content that it belongs to the group.
     pub secret_file: Option<PathBuf>,
 }
 
@@ -37,12 +38,12 @@ pub fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whose instances are one.
+/// The group, with its secret read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
-    /// `None`: the same user is proof enough.
+    /// `None`: running as the same user is sufficient.
     pub secret: Option<Secret>,
-    /// Whether ports of UDP are shared: not where the app binds them by itself, which no socket of ours lets it do.
+    /// Whether UDP ports are shared. Not if the app binds them by itself: our socket would exclude its bind.
     pub datagrams: bool,
 }

@@ -1,35 +1,35 @@
-//! Owns what a newcomer remembers while it asks the others of its group for their socket, again and again. Must not know the words of the
-//! exchange, or when it asks.
+//! Owns what a new instance remembers while it repeatedly requests a port from its group. Must not know the protocol,
+//! or when it requests.
 
 use std::time::{Duration, Instant};
 
 use super::Group;
-use super::asking::{Answer, ask};
 use super::message::{Container, container_words};
+use super::request::{Answer, request};
 use crate::port::advice;
 use crate::port::holder::timestamp;
 use crate::port::peers::{Peers, SharedSocket};
 use crate::port::spec::{Protocol, Spec};
 
-/// After one who did not answer in time, the next question waits this long: each costs a second.
-const PAUSE: Duration = Duration::from_secs(10);
-/// So much time of a question means that nobody answered.
-const SILENT: Duration = Duration::from_millis(900);
+/// Delay after a request that timed out: each costs a second.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+/// A failed request that took longer than this has timed out.
+const TIMED_OUT: Duration = Duration::from_millis(900);
 
-/// Whom the ports may be shared with.
+/// Requests ports from the other instances of a group.
 #[derive(Debug)]
 pub struct Newcomer {
     pub group: Group,
-    /// Our own, for the others' logs.
+    /// Our own container, for the others' logs.
     pub container: Container,
     not_before: Option<Instant>,
-    /// What was said last of a refusal; a wait asks again and again.
-    said: Option<String>,
+    /// The last reason logged for a refusal; a wait repeats its requests.
+    last_refusal: Option<String>,
 }
 
 impl Newcomer {
     pub fn new(group: Group, container: Container) -> Self {
-        Self { group, container, not_before: None, said: None }
+        Self { group, container, not_before: None, last_refusal: None }
     }
 }
 
@@ -42,30 +42,30 @@ impl Peers for Newcomer {
         if self.not_before.is_some_and(|at| begun < at) {
             return None;
         }
-        match ask(&self.group, spec, self.container, interrupted) {
-            Answer::Given(given) => {
+        match request(&self.group, spec, self.container, interrupted) {
+            Answer::Received(received) => {
                 let (what, name) = (advice::label(spec), &self.group.name);
-                let container = container_words(&given.container);
+                let container = container_words(&received.container);
                 tracing::info!(
                     port = spec.port,
                     "{what} is shared with another instance of {name} (--share): uid {}{container}, which has had it since {}",
-                    given.uid,
-                    timestamp(given.since)
+                    received.uid,
+                    timestamp(received.since)
                 );
-                Some(SharedSocket { socket: given.socket, meeting: given.meeting })
+                Some(SharedSocket { socket: received.socket, meeting: received.meeting })
             }
             Answer::Nobody | Answer::Interrupted => None,
             Answer::Refused(why) => {
-                if begun.elapsed() >= SILENT {
-                    self.not_before = Some(Instant::now() + PAUSE);
+                if begun.elapsed() >= TIMED_OUT {
+                    self.not_before = Some(Instant::now() + RETRY_DELAY);
                 }
-                if self.said.as_deref() != Some(&why) {
+                if self.last_refusal.as_deref() != Some(&why) {
                     let (what, name) = (advice::label(spec), &self.group.name);
                     tracing::warn!(
                         port = spec.port,
                         "{what} is not shared by whoever has the name {name} (--share): {why}; waiting for it"
                     );
-                    self.said = Some(why);
+                    self.last_refusal = Some(why);
                 }
                 None
             }

@@ -1,5 +1,5 @@
-//! Owns the asker's side: who has a port of the group is asked for it, and what comes is believed only as far as it was checked. Must not know
-//! what follows from an answer.
+//! Owns the requester's side: it requests a port from an instance of the group, and checks all that it receives. Must
+//! not know what an answer leads to.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,47 +17,48 @@ use crate::port::spec::{Protocol, Spec};
 use crate::sys::descriptor::wait_readable;
 use crate::sys::passing;
 
-/// How often it is asked meanwhile whether there is something more urgent.
-const GLANCE: Duration = Duration::from_millis(5);
+/// How often `interrupted` is called during a request.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What was given, checked.
+/// What was received, checked.
 #[derive(Debug)]
-pub struct Given {
-    /// Bound to the port asked for; TCP: it listens.
+pub struct Received {
+    /// Bound to the requested port; TCP: it listens.
     pub socket: OwnedFd,
-    /// The meeting point's own socket.
+    /// The meeting point's socket.
     pub meeting: OwnedFd,
-    /// When the giver took the port, in seconds since 1970.
+    /// When the provider claimed the port, in seconds since 1970.
     pub since: u64,
     pub container: Container,
     pub uid: u32,
 }
 
-/// What came of a question.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Answer {
-    Given(Box<Given>),
-    /// Nobody of this name has the port.
+    Received(Box<Received>),
+    /// No instance of the group has the port.
     Nobody,
-    /// Somebody has, and does not give it, for this reason.
+    /// An instance has it and refuses, for this reason.
     Refused(String),
-    /// Something more urgent came.
+    /// `interrupted` returned true.
     Interrupted,
 }
 
-/// Asks once. It takes some 0.3 ms, and with one who says nothing [`PATIENCE`] at the most; every few milliseconds of that `interrupted` is asked.
-pub fn ask(group: &Group, spec: &Spec, container: Container, interrupted: &mut dyn FnMut() -> bool) -> Answer {
+/// Makes one request. It takes some 0.3 ms, and at most [`PATIENCE`] if the peer is silent; meanwhile `interrupted` is
+/// called every few milliseconds.
+pub fn request(group: &Group, spec: &Spec, container: Container, interrupted: &mut dyn FnMut() -> bool) -> Answer {
     let name = place(&group.name, spec);
     let socket = match passing::connect_to(&name) {
         Ok(socket) => socket,
         Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => return Answer::Nobody,
         Err(error) => return Answer::Refused(words(&error)),
     };
-    let mut asking = Asking { group, spec, name: &name, socket, until: Instant::now() + PATIENCE, interrupted };
-    asking.exchange(container).unwrap_or_else(|answer| answer)
+    let mut request = Request { group, spec, name: &name, socket, until: Instant::now() + PATIENCE, interrupted };
+    request.exchange(container).unwrap_or_else(|answer| answer)
 }
 
-struct Asking<'a> {
+struct Request<'a> {
     group: &'a Group,
     spec: &'a Spec,
     name: &'a [u8],
@@ -66,7 +67,7 @@ struct Asking<'a> {
     interrupted: &'a mut dyn FnMut() -> bool,
 }
 
-impl Asking<'_> {
+impl Request<'_> {
     fn exchange(&mut self, container: Container) -> Result<Answer, Answer> {
         let refused = |error: io::Error| Answer::Refused(words(&error));
         let uid = passing::peer_uid(self.socket.as_fd()).map_err(refused)?;
@@ -76,27 +77,27 @@ impl Asking<'_> {
                 "uid {uid} has its name and is another user than we; give all instances one --user, or one --share-secret-file"
             )));
         }
-        let asker = passing::random().map_err(refused)?;
+        let requester = passing::random().map_err(refused)?;
         let (port, udp) = (self.spec.port, self.spec.protocol == Protocol::Udp);
-        self.say(&Message::Hello { nonce: asker, port, udp, secret: secret.is_some(), container })?;
-        let (Message::Challenge { nonce: giver }, _) = self.hear()? else { return Err(nonsense()) };
-        let about = About { name: &self.group.name, spec: self.spec, asker: &asker, giver: &giver };
-        self.say(&Message::Prove { proof: about.proof(secret, Side::Asker) })?;
-        let (Message::Grant { proof, since, container }, fds) = self.hear()? else { return Err(nonsense()) };
-        if !about.proves(&proof, secret, Side::Giver) {
+        self.send(&Message::Hello { nonce: requester, port, udp, secret: secret.is_some(), container })?;
+        let (Message::Challenge { nonce: provider }, _) = self.receive()? else { return Err(malformed()) };
+        let about = About { name: &self.group.name, spec: self.spec, requester: &requester, provider: &provider };
+        self.send(&Message::Prove { proof: about.proof(secret, Side::Requester) })?;
+        let (Message::Grant { proof, since, container }, fds) = self.receive()? else { return Err(malformed()) };
+        if !about.proves(&proof, secret, Side::Provider) {
             return Err(Answer::Refused("it does not know the secret of --share-secret-file".to_owned()));
         }
-        // Every descriptor that came is ours to close: a copy of a listener that nobody serves swallows clients.
-        let [socket, meeting]: [OwnedFd; 2] = fds.try_into().map_err(|_| nonsense())?;
+        // Dropping the rest closes it: an extra copy of a listener that no process serves would swallow clients.
+        let [socket, meeting]: [OwnedFd; 2] = fds.try_into().map_err(|_| malformed())?;
         self.check(&socket, &meeting).map_err(|why| Answer::Refused(format!("what it gave is not the port: {why}")))?;
-        Ok(Answer::Given(Box::new(Given { socket, meeting, since, container, uid })))
+        Ok(Answer::Received(Box::new(Received { socket, meeting, since, container, uid })))
     }
 
-    fn say(&self, message: &Message) -> Result<(), Answer> {
+    fn send(&self, message: &Message) -> Result<(), Answer> {
         passing::send(self.socket.as_fd(), &message.bytes(), &[]).map_err(|_| gone())
     }
 
-    fn hear(&mut self) -> Result<(Message, Vec<OwnedFd>), Answer> {
+    fn receive(&mut self) -> Result<(Message, Vec<OwnedFd>), Answer> {
         let mut buffer = [0; SIZE + 1];
         loop {
             match passing::receive(self.socket.as_fd(), &mut buffer) {
@@ -106,7 +107,7 @@ impl Asking<'_> {
                         Ok(Message::Refused(why)) => Err(Answer::Refused(why.words().to_owned())),
                         Ok(message) => Ok((message, fds)),
                         Err(Bad::Version) => Err(Answer::Refused(super::message::Refusal::Version.words().to_owned())),
-                        Err(Bad::Form) => Err(nonsense()),
+                        Err(Bad::Form) => Err(malformed()),
                     };
                 }
                 Ok(None) => {}
@@ -119,11 +120,11 @@ impl Asking<'_> {
                 return Err(Answer::Interrupted);
             }
             let mut one = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            wait_readable(&mut one, Some((now + GLANCE).min(self.until)));
+            wait_readable(&mut one, Some((now + POLL_INTERVAL).min(self.until)));
         }
     }
 
-    /// Nothing is believed of what came but what the kernel says of it.
+    /// Only what the kernel reports about the received sockets is trusted.
     fn check(&self, socket: &OwnedFd, meeting: &OwnedFd) -> Result<(), &'static str> {
         let here = SockRef::from(socket);
         let (kind, transport) = match self.spec.protocol {
@@ -156,14 +157,15 @@ impl Asking<'_> {
         {
             return Err("its meeting point is none");
         }
-        // The mode is one for all who have it, and another instance may be faster to accept: whoever then waits in accept(2) is deaf.
+        // O_NONBLOCK is shared by all instances, and another one may accept first: a blocking accept(2) would then
+        // ignore all signals.
         if !meeting.nonblocking().is_ok_and(|mode| mode) {
             return Err("its meeting point would block");
         }
         Ok(())
     }
 
-    /// Before Linux 5.14 a socket does not tell its network; then the kernel's table of this one has to list it.
+    /// Before Linux 5.14 a socket has no netns cookie; then this network namespace's socket table must contain it.
     fn is_of_this_network(&self, socket: BorrowedFd<'_>) -> bool {
         match (passing::network_of(socket), passing::network_of(self.socket.as_fd())) {
             (Ok(theirs), Ok(ours)) => theirs == ours,
@@ -183,6 +185,6 @@ fn gone() -> Answer {
     Answer::Refused("it went away in the middle of the exchange".to_owned())
 }
 
-fn nonsense() -> Answer {
+fn malformed() -> Answer {
     Answer::Refused("what it says is no word of this exchange".to_owned())
 }
