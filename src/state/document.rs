@@ -1,4 +1,5 @@
-//! Owns the state file's words and its name. Must not know policy: which phase comes when, or what a phase means for a probe.
+//! Owns the state file's format and name. Must not know policy: which phase comes when, or what a phase means for a
+//! probe.
 
 use std::net::IpAddr;
 
@@ -7,36 +8,37 @@ use serde::{Deserialize, Serialize};
 use super::identity::Writer;
 use crate::port::spec::{Protocol, Spec};
 
-/// Where the state file goes when nothing else was asked: the first that works.
+/// Where the state file goes without `--state-dir`: the first that works.
 pub const DEFAULT_DIRS: [&str; 3] = ["/run", "/dev/shm", "/tmp"];
 
-/// The form of the file. A reader believes no other.
+/// The version of the format. A reader accepts no other.
 pub(super) const FORMAT: u32 = 1;
 
-/// More addresses of one port are not told: one is enough to be asked, and a file that grew with them would not be believed.
+/// The most addresses stored per port: a probe needs one, and a file that grew with them would be too large to be
+/// trusted.
 pub const MAX_PLACES: usize = 16;
 
-/// Where `run` stands.
+/// The phase of `run`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// A port is still busy (again, after a relaunch).
+    /// A port is still busy, at the start or at a relaunch.
     Waiting,
-    /// The app is launched, not ready yet.
+    /// The app has been launched and is not ready yet.
     Starting,
     Ready,
-    /// A first TERM, INT or QUIT has come.
+    /// A first TERM, INT or QUIT has arrived.
     Draining,
-    /// The app is gone; leftovers may still be ended.
+    /// The app has exited; leftover processes may still be stopped.
     Exited,
-    /// reberth has replaced itself by the app (`--exec`): nobody reports any phase after this one.
+    /// reberth has replaced itself with the app (`--exec`): no later phase is published.
     Exec,
     /// `keep` holds the ports; there is no app.
     Keeping,
 }
 
 impl Phase {
-    /// The word in the file and in a verdict line.
+    /// The word in the file and in a verdict.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -50,26 +52,27 @@ impl Phase {
     }
 }
 
-/// A port of `run`: what was asked and what was taken.
+/// A port of `run`: as configured and as claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortState {
     pub name: Option<String>,
     /// `None`: the wildcard on both families.
     pub addr: Option<IpAddr>,
-    /// The port of the settings; 0: any free port.
+    /// The configured port; 0: any free port.
     pub asked: u16,
-    /// The port really taken; 0 while it is not known yet.
+    /// The port actually claimed; 0 while it is unknown.
     pub port: u16,
     #[serde(with = "ProtocolWord")]
     pub protocol: Protocol,
-    /// Where the app listens on it, once seen; empty: not seen yet. Each once, at most [`MAX_PLACES`]; see [`State::listens_at`].
+    /// Where the app listens on it; empty: not seen yet. Each address once, at most [`MAX_PLACES`]; see
+    /// [`State::listens_at`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listens: Vec<IpAddr>,
 }
 
 impl PortState {
-    /// What `spec` asked for, taken on `port` (0: not known yet).
+    /// The port of `spec`, claimed as `port` (0: not known yet).
     pub fn new(spec: &Spec, port: u16) -> Self {
         Self {
             name: spec.name.clone(),
@@ -82,7 +85,7 @@ impl PortState {
     }
 }
 
-/// `port::spec` knows no file format, so its words stand here.
+/// `port::spec` knows no file format, so the words are here.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Protocol", rename_all = "lowercase")]
 enum ProtocolWord {
@@ -95,28 +98,28 @@ enum ProtocolWord {
 #[serde(deny_unknown_fields)]
 pub struct State {
     pub phase: Phase,
-    /// In the order asked; the first is the primary.
+    /// In the order configured; the first is the primary.
     pub ports: Vec<PortState>,
-    /// `--health` as typed, if `run` was told one.
+    /// `--health` as typed, if configured.
     pub health: Option<String>,
-    /// `--liveness` as typed, likewise.
+    /// `--liveness` as typed, if configured.
     pub liveness: Option<String>,
     /// The app's pid in the writer's PID namespace, once it is launched.
     pub app_pid: Option<i32>,
-    /// Others may answer on the same ports (`--share`): only an answer of the app's own tree counts.
+    /// Other instances may answer on the same ports (`--share`): only an answer from the app's own process tree counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
 }
 
 impl State {
-    /// These ports were taken, in the order asked.
+    /// Sets the claimed ports, in the order configured.
     pub fn take(&mut self, taken: &[(&Spec, u16)]) {
         self.ports = taken.iter().map(|(spec, port)| PortState::new(spec, *port)).collect();
     }
 
-    /// The app has been seen listening on the port of `spec` at these addresses: in place of what was seen before, and to be published by
-    /// the caller. An IPv4 address of an IPv6 socket (`::ffff:127.0.0.1`) is that IPv4 address. No more than [`MAX_PLACES`] are kept, and
-    /// then those that a probe would ask first: whatever is on loopback, and then in the order seen.
+    /// Sets the addresses at which the app was seen listening on the port of `spec`, for the caller to publish. An
+    /// IPv4-mapped address (`::ffff:127.0.0.1`) becomes the IPv4 address. At most [`MAX_PLACES`] are kept, those first
+    /// that a probe would query first: reachable on loopback, then in the order seen.
     pub fn listens_at(&mut self, spec: &Spec, places: &[IpAddr]) {
         let same = |port: &&mut PortState| {
             (&port.name, port.addr, port.port, port.protocol) == (&spec.name, spec.addr, spec.port, spec.protocol)
@@ -144,20 +147,20 @@ pub(crate) struct Document<S> {
     pub state: S,
 }
 
-/// What `/proc/1/fd` shows of it (`memfd_create(2)`).
-pub(super) const HELD: &str = "reberth-state";
+/// The memfd's name, as `/proc/1/fd` shows it (`memfd_create(2)`).
+pub(super) const MEMFD_NAME: &str = "reberth-state";
 
-/// A state file is some hundred bytes; whatever is larger was not written by `run`. Bytes.
+/// In bytes. A state file has a few hundred; anything larger was not written by `run`.
 pub(super) const MAX_SIZE: usize = 64 * 1024;
 
-/// Reads a state file's text; an error says what is wrong with it.
+/// Parses a state file; an error is the reason.
 pub(crate) fn parse(text: &[u8]) -> Result<Document<State>, String> {
     match serde_json::from_slice::<Document<State>>(text) {
         Ok(document) if document.format == FORMAT => Ok(document),
         Ok(document) => {
             Err(format!("it has format {}, not {FORMAT} (written by reberth {})", document.format, document.version))
         }
-        // serde_json quotes what it found; what stands in a file we do not trust is not repeated.
+        // serde_json quotes what it found, but the content of an untrusted file must not be repeated.
         Err(error) => Err(format!("it is damaged at line {} column {}", error.line(), error.column())),
     }
 }

@@ -1,4 +1,5 @@
-//! Owns who wrote a state file: how a writer names itself, and whether it still lives. Must not know what the file says otherwise.
+//! Owns the identity of a state file's writer, and whether that process is still alive. Must not know the rest of the
+//! file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// A writer, told apart from every other process that ever ran: a pid alone is recycled, and start times begin anew at each boot.
+/// Identifies a writer among all processes that ever ran: a pid is reused, and start times begin again at each boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Writer {
@@ -23,18 +24,18 @@ pub(super) struct Writer {
     pub pid_namespace: u64,
 }
 
-/// Whether a writer still runs.
+/// Whether a writer is still running.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Alive,
     /// Why it cannot be the writer any more.
     Dead(&'static str),
-    /// `/proc` hides it (hidepid) and the pid is in use by somebody.
+    /// `/proc` hides it (hidepid), and some process has the pid.
     Unknown,
 }
 
 impl Writer {
-    /// This very program.
+    /// This process.
     pub fn this() -> io::Result<Self> {
         let pid = Pid::this().as_raw();
         let (_, start_time) = stat(pid)?;
@@ -47,14 +48,14 @@ impl Writer {
         })
     }
 
-    /// Whether the writer lives; to be asked in its own PID namespace only.
+    /// Whether the writer is alive; call it in the writer's PID namespace only.
     pub fn life(&self) -> Life {
         if boot_id().is_ok_and(|now| now != self.boot_id) {
             return Life::Dead("it is of an earlier boot");
         }
         match stat(self.pid) {
             Ok((_, start)) if start != self.start_time => Life::Dead("its pid belongs to another program now"),
-            // A zombie has its pid and start time still, and does nothing any more.
+            // A zombie still has its pid and start time, but runs no more.
             Ok((b'Z' | b'X', _)) => Life::Dead("it has ended"),
             Ok(_) => Life::Alive,
             Err(_) => match nix::sys::signal::kill(Pid::from_raw(self.pid), None) {
@@ -65,12 +66,12 @@ impl Writer {
     }
 }
 
-/// That of the one who asks.
+/// Our own mount namespace.
 pub(super) fn mount_namespace() -> io::Result<u64> {
     namespace("/proc/self/ns/mnt")
 }
 
-/// Likewise.
+/// Our own PID namespace.
 pub(super) fn pid_namespace() -> io::Result<u64> {
     namespace("/proc/self/ns/pid")
 }
@@ -89,9 +90,9 @@ fn boot_id() -> io::Result<String> {
     Ok(String::from_utf8_lossy(text).trim_end().to_owned())
 }
 
-/// The state letter and the start time in the `stat` of a process, that is, of its first thread.
+/// The state letter and the start time of a process, that is, of its first thread.
 ///
-/// Not `/proc/PID/stat`: of its own, qemu-user makes up another one, whose start time is some ticks off what everybody else reads.
+/// Not from `/proc/PID/stat`: qemu-user makes up the content of a process's own one, with a start time some ticks off.
 fn stat(pid: i32) -> io::Result<(u8, u64)> {
     let path = format!("/proc/{pid}/task/{pid}/stat");
     let mut buffer = [0; 1024];
@@ -99,7 +100,7 @@ fn stat(pid: i32) -> io::Result<(u8, u64)> {
     parse_stat(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is unreadable")))
 }
 
-/// The command name may hold blanks and brackets, so the fields are counted from the last `)`.
+/// The command name may contain spaces and parentheses, so fields are counted from the last `)`.
 pub(crate) fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
@@ -110,7 +111,7 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
     Some((state, start))
 }
 
-/// One `read`: files in `/proc` come in one piece, and `fs::read` would ask thrice.
+/// A single `read`: a file in `/proc` comes in one piece, and `fs::read` would make three calls.
 fn read_small<'a>(path: &Path, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let size = File::open(path)?.read(buffer)?;
     Ok(buffer.get(..size).unwrap_or_default())
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn this_program_lives_and_its_forgeries_do_not() {
+    fn this_process_is_alive_and_its_forgeries_are_not() {
         let me = Writer::this().unwrap();
         assert_eq!(me.life(), Life::Alive);
         let recycled = Writer { start_time: me.start_time + 1, ..me.clone() };

@@ -1,4 +1,4 @@
-//! What the state file survives, and whom a reader believes. The writer is this very test program.
+//! What the state file survives, and which files a reader trusts. The writer is this test program.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,7 +19,7 @@ fn shown(dir: Option<&Path>, first: &State) -> Publisher {
     publisher
 }
 
-/// A directory of its own for each test, removed at the end.
+/// A separate directory for each test, removed at the end.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -105,7 +105,7 @@ fn every_phase_is_read_as_it_was_written() {
 }
 
 #[test]
-fn where_the_app_listens_is_told_within_bounds() {
+fn where_the_app_listens_is_published_within_bounds() {
     let parse = |text: &&str| text.parse::<IpAddr>().unwrap();
     for (seen, told) in [
         (&[][..], &[][..]),
@@ -127,7 +127,8 @@ fn where_the_app_listens_is_told_within_bounds() {
         shown(Some(&dir.0), &state);
         assert_eq!(believed(believe(Some(&dir.0), &[])), state);
     }
-    // However many there are, the file stays one that is believed, and the one that is asked first is in it.
+    // However many there are, the file stays small enough to be trusted, and contains the address that is queried
+    // first.
     let mut state = state(Phase::Ready);
     let many = (0..60_000_u32).map(|low| Ipv4Addr::from(0x0a00_0000 | low).into());
     let many: Vec<IpAddr> = many.chain([Ipv4Addr::LOCALHOST.into()]).collect();
@@ -151,7 +152,7 @@ fn an_explicit_directory_that_cannot_be_written_is_an_error_that_names_the_setti
 }
 
 #[test]
-fn a_half_written_file_of_a_killed_writer_is_no_obstacle() {
+fn a_half_written_file_of_a_killed_writer_is_replaced() {
     let dir = Dir::new();
     let left = dir.0.join(format!("{}.new", own_name(std::process::id() as i32)));
     fs::write(&left, "{").unwrap();
@@ -175,7 +176,7 @@ fn a_symbolic_link_in_the_way_is_not_followed() {
 }
 
 #[test]
-fn failures_after_the_start_are_said_once() {
+fn failures_after_the_start_are_logged_once() {
     let dir = Dir::new();
     let mut publisher = shown(Some(&dir.0), &state(Phase::Starting));
     fs::remove_dir_all(&dir.0).unwrap();
@@ -227,7 +228,7 @@ fn dead_writers() {
         let dir = Dir::new();
         forge(&dir, &own_name(77), change);
         assert!(matches!(believe(Some(&dir.0), &[]), Found::Dead { .. }), "{what}");
-        // A live one beats it, whichever is read first.
+        // A live one wins, whichever is read first.
         forge(&dir, &own_name(1), change);
         forge(&dir, &own_name(78), |_| ());
         assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready, "{what}");
@@ -235,7 +236,7 @@ fn dead_writers() {
 }
 
 #[test]
-fn files_that_are_not_believed() {
+fn files_that_are_not_trusted() {
     let damage = |text: &str| {
         let text = text.to_owned();
         move |path: &Path| fs::write(path, &text).unwrap()
@@ -294,7 +295,7 @@ fn files_that_are_not_believed() {
         for (want, spoil) in &cases {
             let dir = Dir::new();
             let path = forge(&dir, &own_name(pid), |_| ());
-            // The negative control: unspoilt it is believed.
+            // The negative control: unmodified, it is trusted.
             assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready);
             spoil(&path);
             match believe(Some(&dir.0), &[]) {
@@ -309,9 +310,9 @@ fn files_that_are_not_believed() {
 }
 
 #[test]
-fn a_file_of_another_owner_is_not_believed() {
-    // As root one gives a file away; anybody else looks at one of root's that bears our name only if root made it, so root is needed
-    // for a true stranger. A user namespace would do, but maps nobody else either.
+fn a_file_of_another_owner_is_not_trusted() {
+    // Root can give a file away. Another user could only see a file of root's under our name if root had created it, so
+    // this test needs root; a user namespace maps no other user either.
     if !nix::unistd::geteuid().is_root() {
         eprintln!("not root: covered by tests/health.rs in a user namespace");
         return;
@@ -326,7 +327,7 @@ fn a_file_of_another_owner_is_not_believed() {
 }
 
 #[test]
-fn a_file_of_another_container_is_named_but_not_believed() {
+fn a_file_of_another_container_is_named_but_not_trusted() {
     let dir = Dir::new();
     let path = forge(&dir, "reberth-12-1.json", |document| document.writer.mount_namespace = 12);
     match believe(Some(&dir.0), &[]) {
@@ -336,19 +337,19 @@ fn a_file_of_another_container_is_named_but_not_believed() {
         }
         other => panic!("{other:?}"),
     }
-    // Beside a live writer of ours it is of no interest.
+    // It is irrelevant beside a live writer of ours.
     forge(&dir, &own_name(5), |_| ());
     assert_eq!(believed(believe(Some(&dir.0), &[])).phase, Phase::Ready);
 }
 
-/// This machine's own PID 1 is no `run`, so a file under its name may bear any writer; the name is what counts.
+/// This machine's own PID 1 is not a `run`, so a file under its name may have any writer; only the name counts.
 #[test]
 fn of_several_live_writers() {
     let dir = Dir::new();
     let port = |asked: u16| {
         move |document: &mut Document<State>| document.state.ports = vec![PortState::new(&spec(asked), asked + 1)]
     };
-    // The test's parent lives too, and started before it.
+    // The test's parent is alive too, and started earlier.
     let parent = nix::unistd::getppid().as_raw();
     let elder = Writer { pid: parent, ..Writer::this().unwrap() };
     let text = fs::read_to_string(format!("/proc/{parent}/stat")).unwrap();

@@ -1,36 +1,37 @@
-//! Owns whom a reader of state files believes. Must not know what follows from a phase, nor how a file is written.
+//! Owns reading state files, and which writers to trust. Must not know what a phase leads to, or how a file is written.
 //!
-//! The file decides about healthy or not, and stands in directories that others may write, so nothing in it is taken on trust.
+//! The file decides between healthy and unhealthy, and is in a directory that other users may write to, so everything
+//! about it is verified.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::document::{DEFAULT_DIRS, Document, HELD, MAX_SIZE, State, file_name, parse};
+use super::document::{DEFAULT_DIRS, Document, MAX_SIZE, MEMFD_NAME, State, file_name, parse};
 use super::identity::{self, Life, Writer};
-use super::pulse;
+use super::lock;
 use crate::error::words;
 use crate::port::spec::Spec;
 
-/// How many names are looked at in one directory: somebody may fill `/tmp` with our names to keep us busy.
+/// How many names are read in one directory: another user may fill `/tmp` with names like ours.
 const MAX_NAMES: usize = 4096;
 
-/// What the state files of this container say.
+/// What the state files of this container contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// A live `run` of this container, pid `pid`.
+    /// Written by a live `run` of this container with pid `pid`.
     Believed { state: State, pid: i32, path: PathBuf },
-    /// A `run` of this container that ended without taking its leave: fail.
+    /// A `run` of this container has died without removing its file: fail.
     Dead { path: PathBuf, pid: i32, why: &'static str },
-    /// There is a file, but nobody to believe: settings decide, and the verdict names it.
+    /// There is a file but no trusted writer: the settings decide, and the verdict names the file.
     NotBelieved { path: PathBuf, why: String },
-    /// No file at all.
+    /// There is no file.
     Nothing,
 }
 
 impl Found {
-    /// How much a finding counts against another: a live writer beats dead ones, and those beat what cannot be believed.
+    /// Which of two findings wins: a live writer, then a dead one, then an untrusted file.
     fn rank(&self) -> u8 {
         match self {
             Self::Nothing => 0,
@@ -41,18 +42,18 @@ impl Found {
     }
 }
 
-/// What is known about one file.
-struct Look {
+/// The finding for one file.
+struct Finding {
     found: Found,
     start_time: u64,
 }
 
-/// Reads the state of the `run` beside us: from `dir` (`--state-dir`), else from the default directories.
+/// Reads the state of the `run` in this container: from `dir` (`--state-dir`), else from the default directories.
 ///
-/// PID 1 is asked first and alone where it is a `run`. Of several live writers the one whose ports as asked are `asked` is taken,
-/// else the youngest.
+/// If PID 1 is a `run`, its state wins. Of several live writers, the one configured with the ports `asked` wins, else
+/// the youngest.
 pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
-    // A name with a slip in it must not be taken for a place where nobody has written yet.
+    // A mistyped directory must not look like one without a state file.
     if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
         let why =
             "--state-dir (REBERTH_STATE_DIR) names no directory; left out, it is looked for in /run, /dev/shm and /tmp";
@@ -62,11 +63,11 @@ pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
     let mine = match identity::mount_namespace() {
         Ok(mine) => mine,
         Err(error) => {
-            let why = untold(&error);
+            let why = unreadable(&error);
             return Found::NotBelieved { path: PathBuf::from("/proc/self/ns"), why };
         }
     };
-    let mut best = Look { found: Found::Nothing, start_time: 0 };
+    let mut best = Finding { found: Found::Nothing, start_time: 0 };
     for dir in &dirs {
         best = better(best, look(&dir.join(file_name(mine, 1)), mine), asked);
         if matches!(best.found, Found::Believed { .. }) {
@@ -79,23 +80,24 @@ pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
         }
     }
     if dir.is_none() && !matches!(best.found, Found::Believed { .. }) {
-        for path in held() {
+        for path in in_memory() {
             best = better(best, look_at(&path, mine, 0), asked);
         }
     }
     best.found
 }
 
-/// What PID 1 holds in memory, where it had nowhere to write; the links of its descriptors say so. It may be hidden from us.
-fn held() -> Vec<PathBuf> {
+/// The state that PID 1 holds in memory because it cannot write a file; found by the links of its descriptors, if we
+/// may read them.
+fn in_memory() -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/proc/1/fd") else { return Vec::new() };
-    let named = format!("/memfd:{HELD} (deleted)");
+    let named = format!("/memfd:{MEMFD_NAME} (deleted)");
     let is_it = |path: &PathBuf| fs::read_link(path).is_ok_and(|link| link == Path::new(&named));
     entries.flatten().map(|entry| entry.path()).filter(is_it).take(1).collect()
 }
 
-fn better(one: Look, other: Look, asked: &[Spec]) -> Look {
-    let weight = |look: &Look| {
+fn better(one: Finding, other: Finding, asked: &[Spec]) -> Finding {
+    let weight = |look: &Finding| {
         let fits = match &look.found {
             Found::Believed { state, .. } => !asked.is_empty() && fits(state, asked),
             _ => false,
@@ -105,7 +107,7 @@ fn better(one: Look, other: Look, asked: &[Spec]) -> Look {
     if weight(&other) > weight(&one) { other } else { one }
 }
 
-/// Whether `state` is of a `run` that was asked for these ports.
+/// Whether `state` belongs to a `run` that was configured with these ports.
 fn fits(state: &State, asked: &[Spec]) -> bool {
     state.ports.len() == asked.len()
         && state
@@ -115,7 +117,8 @@ fn fits(state: &State, asked: &[Spec]) -> bool {
             .all(|(port, spec)| port.asked == spec.port && port.addr == spec.addr && port.protocol == spec.protocol)
 }
 
-/// The state files in `dir` but PID 1's. Those that bear another mount namespace are of another container: one of them is enough, to be named.
+/// The state files in `dir` except PID 1's. Those with another mount namespace belong to other containers: one is
+/// enough, for the verdict to name.
 fn others(dir: &Path, mine: u64) -> Vec<PathBuf> {
     let own = format!("reberth-{mine}-");
     let first = file_name(mine, 1);
@@ -138,15 +141,15 @@ fn others(dir: &Path, mine: u64) -> Vec<PathBuf> {
     found
 }
 
-fn look(path: &Path, mine: u64) -> Look {
+fn look(path: &Path, mine: u64) -> Finding {
     look_at(path, mine, libc::O_NOFOLLOW)
 }
 
-fn look_at(path: &Path, mine: u64, flags: i32) -> Look {
-    let not = |why: String| Look { found: Found::NotBelieved { path: path.to_owned(), why }, start_time: 0 };
+fn look_at(path: &Path, mine: u64, flags: i32) -> Finding {
+    let not = |why: String| Finding { found: Found::NotBelieved { path: path.to_owned(), why }, start_time: 0 };
     let (document, alive) = match read(path, flags) {
         Ok(Some(read)) => read,
-        Ok(None) => return Look { found: Found::Nothing, start_time: 0 },
+        Ok(None) => return Finding { found: Found::Nothing, start_time: 0 },
         Err(why) => return not(why),
     };
     let Document { writer, state, .. } = document;
@@ -154,14 +157,14 @@ fn look_at(path: &Path, mine: u64, flags: i32) -> Look {
     if writer.mount_namespace != mine {
         return another();
     }
-    // PID 1 of our own PID namespace wrote it, and lives.
+    // PID 1 of our own PID namespace wrote it, and is alive.
     let judged = if alive && writer.pid == 1 {
         Ok(None)
     } else {
         match identity::pid_namespace() {
             Ok(own) if own == writer.pid_namespace => judge(&writer),
             Ok(_) => return another(),
-            Err(error) => return not(untold(&error)),
+            Err(error) => return not(unreadable(&error)),
         }
     };
     let found = match judged {
@@ -169,10 +172,10 @@ fn look_at(path: &Path, mine: u64, flags: i32) -> Look {
         Ok(Some(why)) => Found::Dead { path: path.to_owned(), pid: writer.pid, why },
         Err(why) => return not(why),
     };
-    Look { found, start_time: writer.start_time }
+    Finding { found, start_time: writer.start_time }
 }
 
-fn untold(error: &io::Error) -> String {
+fn unreadable(error: &io::Error) -> String {
     format!("one's own namespaces cannot be told: {}", words(error))
 }
 
@@ -187,9 +190,10 @@ fn judge(writer: &Writer) -> Result<Option<&'static str>, String> {
     }
 }
 
-/// The text of a state file that only root or oneself could have written, and whether PID 1 holds it; `None`: no such file.
+/// The content of a state file that only root or we ourselves can have written, and whether PID 1 has it locked;
+/// `None`: no such file.
 fn read(path: &Path, flags: i32) -> Result<Option<(Document<State>, bool)>, String> {
-    // O_NONBLOCK, because opening a FIFO would wait for its writer for ever.
+    // O_NONBLOCK, because opening a FIFO would wait for a writer for ever.
     let opened = OpenOptions::new().read(true).custom_flags(flags | libc::O_NONBLOCK).open(path);
     let file = match opened {
         Ok(file) => file,
@@ -216,8 +220,8 @@ fn read(path: &Path, flags: i32) -> Result<Option<(Document<State>, bool)>, Stri
         return Err(format!("it has {} bytes, more than {MAX_SIZE}", meta.len()));
     }
     let mut text = Vec::with_capacity(1024);
-    // The size may change under us, the limit may not.
+    // The file may grow meanwhile; the limit stays.
     let size: io::Result<usize> = (&file).take(MAX_SIZE as u64 + 1).read_to_end(&mut text);
     size.map_err(|error| words(&error))?;
-    Ok(Some((parse(&text)?, pulse::is_of_pid_1(&file))))
+    Ok(Some((parse(&text)?, lock::is_held_by_pid_1(&file))))
 }
