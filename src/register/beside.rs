@@ -1,5 +1,5 @@
-//! Owns PID 1's side of `--register`: a process for each registry, what it was told last, and its end. Never waits for one, but for a
-//! bounded time at the very end. Must not know how a registry is asked.
+//! Owns PID 1's side of `--register`: one process per registry, what each was last told, and stopping them. Never waits
+//! for one, except for a limited time at exit. Must not know how a registry is queried.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,144 +15,144 @@ use crate::sys::fork;
 use crate::sys::signal::Signals;
 use crate::sys::{descriptor, process};
 
-/// So long the end waits for the last entry to be gone: a registry that has not answered by then does not keep a container from ending, and
-/// the lease does the rest.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the exit waits for the last entry to be removed: a registry that does not answer must not keep a container
+/// from stopping, and the lease expires anyway.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The processes beside PID 1.
 pub struct Beside {
     register: Register,
-    ones: Vec<One>,
+    workers: Vec<Worker>,
 }
 
-/// The one for one registry.
+/// The process for one registry.
 #[derive(Default)]
-struct One {
-    out: Option<Out>,
-    /// When it was started last: one that dies is not started again within a TTL of that.
+struct Worker {
+    child: Option<Child>,
+    /// When it was last started: one that dies is not restarted within a TTL of that.
     began: Option<Instant>,
 }
 
-struct Out {
+struct Child {
     pid: i32,
     wishes: OwnedFd,
-    /// The ports it tells of.
+    /// The ports in its entry.
     ports: Vec<u16>,
     announced: bool,
-    /// It was told to end.
-    parting: bool,
+    /// It was told to exit.
+    stopping: bool,
 }
 
 impl Beside {
-    /// Nothing is started before there is something to announce.
+    /// Starts no process before there is something to announce.
     pub fn new(register: &Register) -> Self {
-        Self { register: register.clone(), ones: register.registries.iter().map(|_| One::default()).collect() }
+        Self { register: register.clone(), workers: register.registries.iter().map(|_| Worker::default()).collect() }
     }
 
-    /// Makes it so that an app in this state is announced, or not. The pids of the processes that were started for that.
+    /// Announces or withdraws the app according to `state`. Returns the pids of processes started for that.
     pub fn step(&mut self, now: Instant, state: &State) -> Vec<i32> {
-        // There is none without the feature: nothing of it is in the binary then.
+        // The feature is a constant here, so without it the rest is not in the binary.
         if cfg!(not(feature = "register")) {
             return Vec::new();
         }
         let announce = state.phase == Phase::Ready;
-        // Where /proc does not say who is whose, it would be waited for as one that the app has left behind.
+        // Without /proc, a running worker would be taken for a leftover of the app and waited for.
         let over = state.phase == Phase::Exited;
         let ports: Vec<u16> = state.ports.iter().map(|port| port.port).collect();
         let mut started = Vec::new();
-        for (at, one) in self.ones.iter_mut().enumerate() {
-            if let Some(out) = one.out.take_if(|out| is_gone(&out.wishes))
-                && !out.parting
+        for (at, worker) in self.workers.iter_mut().enumerate() {
+            if let Some(child) = worker.child.take_if(|child| is_gone(&child.wishes))
+                && !child.stopping
             {
                 warn!(
                     "the process that registers the app (pid {}) has ended: started again within {:?}",
-                    out.pid, self.register.ttl
+                    child.pid, self.register.ttl
                 );
             }
-            // Other ports are another entry; the old one's process takes it back and ends.
-            if let Some(mut out) = one.out.take_if(|out| announce && out.ports != ports) {
-                out.part();
-                one.began = None;
+            // Different ports make a different entry; the old worker withdraws it and exits.
+            if let Some(mut child) = worker.child.take_if(|child| announce && child.ports != ports) {
+                child.stop();
+                worker.began = None;
             }
-            if announce && one.out.is_none() && one.began.is_none_or(|began| began + self.register.ttl <= now) {
-                one.began = Some(now);
-                one.out = start(&self.register, at, state, ports.clone());
-                started.extend(one.out.as_ref().map(|out| out.pid));
+            if announce && worker.child.is_none() && worker.began.is_none_or(|began| began + self.register.ttl <= now) {
+                worker.began = Some(now);
+                worker.child = start(&self.register, at, state, ports.clone());
+                started.extend(worker.child.as_ref().map(|child| child.pid));
             }
-            match &mut one.out {
-                Some(out) if over => out.part(),
-                Some(out) => out.wish(announce),
+            match &mut worker.child {
+                Some(child) if over => child.stop(),
+                Some(child) => child.wish(announce),
                 None => {}
             }
         }
         started
     }
 
-    /// When one that has died is started again.
+    /// When a process that died is restarted.
     pub fn deadline(&self, state: &State) -> Option<Instant> {
-        let dead = self.ones.iter().filter(|one| state.phase == Phase::Ready && one.out.is_none());
-        dead.filter_map(|one| Some(one.began? + self.register.ttl)).min()
+        let dead = self.workers.iter().filter(|worker| state.phase == Phase::Ready && worker.child.is_none());
+        dead.filter_map(|worker| Some(worker.began? + self.register.ttl)).min()
     }
 
-    /// The app is gone, perhaps to be launched again.
+    /// The app has exited, and may be relaunched.
     pub fn withdraw(&mut self) {
-        self.ones.iter_mut().filter_map(|one| one.out.as_mut()).for_each(|out| out.wish(false));
+        self.workers.iter_mut().filter_map(|worker| worker.child.as_mut()).for_each(|child| child.wish(false));
     }
 
-    /// Those that run: none of the app's.
+    /// The running processes, which are not the app's.
     pub fn pids(&self) -> impl Iterator<Item = i32> {
-        self.ones.iter().filter_map(|one| one.out.as_ref()).map(|out| out.pid)
+        self.workers.iter().filter_map(|worker| worker.child.as_ref()).map(|child| child.pid)
     }
 
-    /// The descriptors it keeps.
+    /// The descriptors that must stay open.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.ones.iter().filter_map(|one| one.out.as_ref()).map(|out| out.wishes.as_fd())
+        self.workers.iter().filter_map(|worker| worker.child.as_ref()).map(|child| child.wishes.as_fd())
     }
 
-    /// Has the entries taken back, and waits for that for a bounded time; who asks us to stop meanwhile ends the wait.
+    /// Withdraws all entries, and waits for that for a limited time; a signal to stop ends the wait.
     pub fn farewell(self, signals: &Signals) {
         if cfg!(not(feature = "register")) {
             return;
         }
-        let end = Instant::now() + FAREWELL;
-        let mut outs: Vec<Out> = self.ones.into_iter().filter_map(|one| one.out).collect();
-        outs.iter_mut().for_each(Out::part);
-        while !outs.is_empty() && Instant::now() < end {
+        let end = Instant::now() + FAREWELL_LIMIT;
+        let mut children: Vec<Child> = self.workers.into_iter().filter_map(|worker| worker.child).collect();
+        children.iter_mut().for_each(Child::stop);
+        while !children.is_empty() && Instant::now() < end {
             let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            fds.extend(outs.iter().map(|out| PollFd::new(out.wishes.as_fd(), PollFlags::POLLIN)));
+            fds.extend(children.iter().map(|child| PollFd::new(child.wishes.as_fd(), PollFlags::POLLIN)));
             descriptor::wait_readable(&mut fds, Some(end));
             drop(fds);
-            outs.retain(|out| !is_gone(&out.wishes));
+            children.retain(|child| !is_gone(&child.wishes));
             while let Some(received) = signals.next() {
                 if matches!(received.signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) {
                     debug!("not waiting for the registry any longer");
-                    return end_all(&outs);
+                    return kill_all(&children);
                 }
             }
         }
-        end_all(&outs);
+        kill_all(&children);
     }
 }
 
-/// They would die with us, but only when our own parent has reaped us.
-fn end_all(outs: &[Out]) {
-    for out in outs {
+/// They would die with us, but only once our own parent has reaped us.
+fn kill_all(children: &[Child]) {
+    for child in children {
         warn!(
-            "the registry has not answered within {FAREWELL:?} at the end: an entry that is still there ends with its lease (--register-ttl)"
+            "the registry has not answered within {FAREWELL_LIMIT:?} at the end: an entry that is still there ends with its lease (--register-ttl)"
         );
-        let _ = process::send(out.pid, libc::SIGKILL);
+        let _ = process::send(child.pid, libc::SIGKILL);
     }
 }
 
-impl Out {
-    /// Has it take the entry back and end.
-    fn part(&mut self) {
+impl Child {
+    /// Makes the process withdraw the entry and exit.
+    fn stop(&mut self) {
         let _ = shutdown(self.wishes.as_raw_fd(), Shutdown::Write);
-        self.parting = true;
+        self.stopping = true;
     }
 
     fn wish(&mut self, announce: bool) {
-        if self.parting || self.announced == announce {
+        if self.stopping || self.announced == announce {
             return;
         }
         #[cfg(feature = "register")]
@@ -161,20 +161,20 @@ impl Out {
         let word = 0;
         match send(self.wishes.as_raw_fd(), &[word], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Ok(_) => self.announced = announce,
-            // Frozen for hundreds of changes, or dead: a new one is told better, after a TTL.
+            // Frozen for hundreds of changes, or dead: a new process replaces it after a TTL.
             Err(_) => drop(process::send(self.pid, libc::SIGKILL)),
         }
     }
 }
 
-/// Whether the process at the other end has ended: nobody else has that end, and it says nothing.
+/// Whether the process at the other end has exited: no other process has that end, and nothing is ever sent from there.
 fn is_gone(wishes: &OwnedFd) -> bool {
     let mut byte = [0];
     !matches!(recv(wishes.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT), Err(nix::Error::EAGAIN | nix::Error::EINTR))
 }
 
 #[cfg(feature = "register")]
-fn start(register: &Register, at: usize, state: &State, ports: Vec<u16>) -> Option<Out> {
+fn start(register: &Register, at: usize, state: &State, ports: Vec<u16>) -> Option<Child> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     use super::entry::Entry;
@@ -183,15 +183,15 @@ fn start(register: &Register, at: usize, state: &State, ports: Vec<u16>) -> Opti
     let hostname = nix::unistd::gethostname().unwrap_or_default();
     let entry = Entry::new(register, state, &hostname.to_string_lossy())?;
     let flags = SockFlag::SOCK_CLOEXEC;
-    let out = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(std::io::Error::from).and_then(
-        |(wishes, theirs)| {
+    let child = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+        .map_err(std::io::Error::from)
+        .and_then(|(wishes, theirs)| {
             let pid = fork::fork_beside(&theirs, &crate::log::descriptors(), || {
-                super::work::live(&theirs, registry, register, &entry)
+                super::work::run(&theirs, registry, register, &entry)
             })?;
-            Ok(Out { pid, wishes, ports, announced: false, parting: false })
-        },
-    );
-    out.inspect_err(|error| {
+            Ok(Child { pid, wishes, ports, announced: false, stopping: false })
+        });
+    child.inspect_err(|error| {
         warn!(
             "the app cannot be registered now (--register): {}; raise the limit of processes (pids limit of the container, ulimit -u) or of open files",
             words(error)
@@ -201,6 +201,6 @@ fn start(register: &Register, at: usize, state: &State, ports: Vec<u16>) -> Opti
 }
 
 #[cfg(not(feature = "register"))]
-fn start(_: &Register, _: usize, _: &State, _: Vec<u16>) -> Option<Out> {
+fn start(_: &Register, _: usize, _: &State, _: Vec<u16>) -> Option<Child> {
     None
 }

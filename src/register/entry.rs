@@ -1,26 +1,27 @@
-//! Owns the entry: its key and its text, by the convention that etcd's own naming client reads (clientv3/naming/endpoints: a JSON
-//! object with `Op`, `Addr` and `Metadata`). Pure. Must not know how it gets into a registry.
+//! Owns the entry: its key and its text, in the format that etcd's own naming client reads (clientv3/naming/endpoints:
+//! a JSON object with `Op`, `Addr` and `Metadata`). Pure. Must not know how it gets into a registry.
 //!
-//! `Metadata` may be any JSON by that convention, and an object ends the client: grpc-go compares addresses with `==` or puts them into a
-//! map, and Go panics where an interface holds a map. So ours is an object written as a string, which compares.
+//! In that format `Metadata` may be any JSON, but an object crashes the client: grpc-go compares addresses with `==` or
+//! uses them as map keys, and Go panics if an interface value holds a map. So ours is an object encoded as a string,
+//! which is comparable.
 
 use serde_json::{Map, Value};
 
 use super::place::{Register, authority};
 use crate::state::State;
 
-/// What is told of one instance.
+/// The entry of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub instance: String,
-    /// `None`: the address that leads to the registry.
+    /// `None`: the local address of the route to the registry.
     pub host: Option<String>,
     pub port: u16,
     metadata: Map<String, Value>,
 }
 
 impl Entry {
-    /// The entry of an app in this state on this host; `None`: it has no port, or which it is, is not known.
+    /// The entry of an app in this state on this host; `None`: it has no port, or the port is not known.
     pub fn new(register: &Register, state: &State, hostname: &str) -> Option<Self> {
         let primary = state.ports.first().filter(|primary| primary.port != 0)?;
         let instance = format!("{}-{}", segment(hostname), primary.port);
@@ -47,7 +48,7 @@ impl Entry {
         format!("{prefix}/{}", self.instance)
     }
 
-    /// Where it says the app is, on this host.
+    /// The address in the entry, with this host.
     pub fn address(&self, host: &str) -> String {
         authority(host, self.port)
     }
@@ -61,7 +62,7 @@ impl Entry {
     }
 }
 
-/// A host's name as one segment of a path.
+/// A host name as one segment of a path.
 fn segment(hostname: &str) -> String {
     let plain = |c: char| if c.is_ascii_graphic() && c != '/' { c } else { '-' };
     let name: String = hostname.chars().map(plain).collect();
@@ -102,17 +103,17 @@ mod tests {
         let entry = entry("http=8080,9090", 8081, None).unwrap();
         assert_eq!(entry.key("services/api"), "services/api/no-de-8081");
         let value: Value = serde_json::from_str(&entry.text("fd00::7")).unwrap();
-        // endpoints.go: Op 0 is Add; Addr is what a client dials.
+        // endpoints.go: Op 0 is Add; Addr is the address that a client dials.
         assert_eq!((&value["Op"], &value["Addr"]), (&0.into(), &"[fd00::7]:8081".into()));
         let wanted =
             serde_json::json!({"instance": "no-de-8081", "ports": {"http": 8081, "9090": 9090}, "zone": "b\"c"});
-        // No client panics over a string.
+        // A string makes no client panic.
         let metadata: Value = serde_json::from_str(value["Metadata"].as_str().unwrap()).unwrap();
         assert_eq!(metadata, wanted);
     }
 
     #[test]
-    fn whose_address_is_told() {
+    fn which_address_is_announced() {
         let told = |host: &str, port| Some(Advertise { host: host.into(), port });
         for (specs, advertise, host, port) in [
             ("80", None, None, 81),

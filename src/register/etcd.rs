@@ -1,7 +1,8 @@
-//! Owns the asking of one etcd cluster by its JSON gateway (`/v3/lease/grant` and its like). Must not know when one is asked, or why.
+//! Owns the requests to one etcd cluster through its JSON gateway (`/v3/lease/grant` and so on). Must not know when a
+//! request is made, or why.
 //!
-//! Blocking, and so for the process beside PID 1 alone. No thread is started here: ureq would start one to look up a name within a time,
-//! so that is done by `sys::lookup`.
+//! Blocking, and therefore only for the process beside PID 1. It starts no thread: ureq would start one to resolve a
+//! name with a timeout, so `sys::lookup` does that.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -23,10 +24,10 @@ use crate::error::words;
 use crate::setting::value::shown;
 use crate::sys::lookup;
 
-/// More than any of the answers has.
-const MOST: u64 = 64 * 1024;
+/// More than any answer has.
+const MAX_ANSWER: u64 = 64 * 1024;
 
-/// Codes of gRPC, as the gateway tells them.
+/// gRPC status codes, as the gateway returns them.
 const NOT_FOUND: i64 = 5;
 const UNAVAILABLE: i64 = 14;
 const UNAUTHENTICATED: i64 = 16;
@@ -36,7 +37,7 @@ pub struct Cluster<'a> {
     registry: &'a Registry,
     credentials: &'a Credentials,
     ttl: Duration,
-    /// For one question to one member.
+    /// Timeout of one request to one member.
     limit: Duration,
     agent: Option<Agent>,
     /// The member that answered last.
@@ -44,11 +45,11 @@ pub struct Cluster<'a> {
     token: Option<String>,
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug)]
 enum Broken {
-    /// This member cannot be asked; another one may.
-    Silent(String),
+    /// This member did not answer; another one may.
+    Unavailable(String),
     Refused {
         code: i64,
         why: String,
@@ -58,12 +59,12 @@ enum Broken {
 impl<'a> Cluster<'a> {
     pub fn new(registry: &'a Registry, credentials: &'a Credentials, ttl: Duration) -> Self {
         let members = u32::try_from(registry.endpoints.len()).unwrap_or(u32::MAX).max(1);
-        // All of them are asked before a lease that is renewed every third of its time has ended.
+        // A lease is renewed every third of its TTL: all members must be tried before it expires.
         let limit = (ttl / 3 / members).clamp(Duration::from_millis(500), Duration::from_secs(5));
         Self { registry, credentials, ttl, limit, agent: None, first: 0, token: None }
     }
 
-    /// Asks for this.
+    /// Makes the request for `act`.
     pub fn perform(&mut self, act: Act, entry: &Entry) -> Answer {
         let asked = match act {
             Act::Grant => self.ask("lease/grant", &json!({"TTL": self.ttl.as_secs().to_string(), "ID": "0"})),
@@ -73,43 +74,43 @@ impl<'a> Cluster<'a> {
         };
         match (act, asked) {
             (_, Err(Broken::Refused { code: NOT_FOUND, .. })) => Answer::Unknown,
-            (_, Err(Broken::Refused { why, .. } | Broken::Silent(why))) => Answer::Failed(why),
+            (_, Err(Broken::Refused { why, .. } | Broken::Unavailable(why))) => Answer::Failed(why),
             (Act::Grant, Ok(answer)) => number(answer.get("ID"))
                 .filter(|id| *id != 0)
-                .map_or_else(|| Answer::Failed(self.strange()), Answer::Granted),
-            // A lease that is not known has no time left. The answer is one message of a stream.
+                .map_or_else(|| Answer::Failed(self.unexpected()), Answer::Granted),
+            // An unknown lease has no time left. The answer is one message of a stream.
             (Act::Renew(_), Ok(answer)) => match answer.get("result").map(|result| number(result.get("TTL"))) {
                 Some(Some(1..)) => Answer::Done,
                 Some(_) => Answer::Unknown,
-                None => Answer::Failed(self.strange()),
+                None => Answer::Failed(self.unexpected()),
             },
             (_, Ok(_)) => Answer::Done,
         }
     }
 
-    /// Of the member that answered last.
-    fn strange(&self) -> String {
+    /// An error that names the member that answered last.
+    fn unexpected(&self) -> String {
         let member = self.registry.endpoints.get(self.first).map(|(host, port)| authority(host, *port));
         format!("{}: answers, but not as an etcd does", member.unwrap_or_default())
     }
 
-    /// Where the entry says that the app is.
+    /// The app's host in the entry.
     pub fn address(&self, entry: &Entry) -> Result<String, String> {
         match &entry.host {
             Some(host) => Ok(host.clone()),
-            None => self.leads_here(),
+            None => self.local_address(),
         }
     }
 
     fn put(&mut self, lease: u64, entry: &Entry) -> Result<Value, Broken> {
-        let host = self.address(entry).map_err(Broken::Silent)?;
+        let host = self.address(entry).map_err(Broken::Unavailable)?;
         let encoded = |text: String| STANDARD.encode(text);
         let (key, text) = (encoded(entry.key(&self.registry.prefix)), encoded(entry.text(&host)));
         self.ask("kv/put", &json!({"key": key, "value": text, "lease": lease.to_string()}))
     }
 
-    /// The address of this host on the way to the member that answered last. Connecting a UDP socket sends nothing.
-    fn leads_here(&self) -> Result<String, String> {
+    /// The local address of the route to the member that answered last. Connecting a UDP socket sends nothing.
+    fn local_address(&self) -> Result<String, String> {
         let (host, port) = self.registry.endpoints.get(self.first).ok_or("no member")?;
         let mut why = format!("{host}: no address");
         for there in addresses(host, *port, Instant::now() + self.limit)? {
@@ -126,20 +127,21 @@ impl<'a> Cluster<'a> {
         Err(why)
     }
 
-    /// Asks the members in turn, the one that answered last first. Asking twice does no harm: a lease too many ends by itself.
+    /// Tries the members in turn, starting with the one that answered last. A repeated request is harmless: an extra
+    /// lease expires.
     fn ask(&mut self, path: &str, body: &Value) -> Result<Value, Broken> {
         let (count, first) = (self.registry.endpoints.len(), self.first);
-        let mut last = Broken::Silent("no member".into());
+        let mut last = Broken::Unavailable("no member".into());
         for at in (0..count).map(|step| (first + step) % count) {
             match self.ask_member(at, path, body) {
-                Err(Broken::Silent(why)) => last = Broken::Silent(why),
+                Err(Broken::Unavailable(why)) => last = Broken::Unavailable(why),
                 answer => {
                     self.first = at;
                     return answer;
                 }
             }
         }
-        // Connections, certificates and tokens may be old.
+        // Connections, certificates and tokens may be outdated.
         (self.agent, self.token) = (None, None);
         Err(last)
     }
@@ -148,7 +150,7 @@ impl<'a> Cluster<'a> {
         let answer = self.ask_with_token(at, path, body);
         let refused = |code: i64| matches!(&answer, Err(Broken::Refused { code: told, .. }) if *told == code);
         if self.token.is_some() && refused(UNAUTHENTICATED) {
-            // Tokens end after five minutes, and with their member.
+            // Tokens expire after five minutes, and are lost with their member.
             self.token = None;
             return self.ask_with_token(at, path, body);
         }
@@ -159,7 +161,7 @@ impl<'a> Cluster<'a> {
         if let (None, Some((name, password))) = (&self.token, &self.credentials.user) {
             match self.post(at, "auth/authenticate", &json!({"name": name, "password": password})) {
                 Ok(answer) => self.token = answer.get("token").and_then(Value::as_str).map(Into::into),
-                // As etcdctl does.
+                // Ignored, as etcdctl does.
                 Err(Broken::Refused { why, .. }) if why.contains("authentication is not enabled") => {}
                 Err(Broken::Refused { code, why }) => {
                     return Err(Broken::Refused { code, why: format!("{why}; check ETCDCTL_USER") });
@@ -172,15 +174,15 @@ impl<'a> Cluster<'a> {
 
     fn post(&mut self, at: usize, path: &str, body: &Value) -> Result<Value, Broken> {
         let Some((host, port)) = self.registry.endpoints.get(at) else {
-            return Err(Broken::Silent("no member".into()));
+            return Err(Broken::Unavailable("no member".into()));
         };
         let member = authority(host, *port);
-        let silent = |why: String| Broken::Silent(format!("{member}: {why}"));
+        let silent = |why: String| Broken::Unavailable(format!("{member}: {why}"));
         let scheme = if self.registry.tls { "https" } else { "http" };
         let agent = match &self.agent {
             Some(agent) => agent.clone(),
             None => {
-                let made = agent(self.registry.tls, self.credentials, self.limit).map_err(Broken::Silent)?;
+                let made = agent(self.registry.tls, self.credentials, self.limit).map_err(Broken::Unavailable)?;
                 self.agent.insert(made).clone()
             }
         };
@@ -192,11 +194,11 @@ impl<'a> Cluster<'a> {
                 None => request,
             };
             let mut response = request.send(body.to_string())?;
-            let text = response.body_mut().with_config().limit(MOST).read_to_string()?;
+            let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string()?;
             Ok((response.status().as_u16(), text))
         };
         let answer = match ask() {
-            // A connection kept from the last time, which its member has closed since.
+            // A connection kept from the last request, which the member has closed since.
             Err(error) if !matches!(error, ureq::Error::Timeout(_)) => ask(),
             answer => answer,
         };
@@ -206,7 +208,7 @@ impl<'a> Cluster<'a> {
         if status == 200 && refused.is_none() {
             return Ok(answer);
         }
-        // The gateway's words: {"error": …, "code": …}, in a stream one level deeper.
+        // The gateway's format: {"error": …, "code": …}, one level deeper in a stream.
         let told = answer.get("error").filter(|error| error.is_object()).unwrap_or(&answer);
         let code = told.get("code").or_else(|| told.get("grpc_code")).and_then(Value::as_i64).unwrap_or(0);
         let why = told.get("message").or_else(|| told.get("error")).and_then(Value::as_str);
@@ -227,12 +229,12 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// The words of a server, cut short, without what would break a line.
+/// A server's error message, truncated, without characters that would break a log line.
 fn shown_words(text: &str) -> String {
     shown(text).trim_matches('"').to_owned()
 }
 
-/// etcd writes its numbers of 64 bits as text.
+/// etcd encodes 64-bit numbers as strings.
 fn number(value: Option<&Value>) -> Option<u64> {
     let value = value?;
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
@@ -245,7 +247,7 @@ fn reason(error: &ureq::Error, limit: Duration) -> String {
             "the connection was closed before the whole answer".into()
         }
         ureq::Error::Io(error) => words(error),
-        // Ours, from the look-up of its name.
+        // Our own error, from resolving the name.
         ureq::Error::Other(why) => shown_words(&why.to_string()),
         ureq::Error::HostNotFound => "no such host".into(),
         other => shown_words(&other.to_string()),
@@ -266,7 +268,7 @@ fn agent(tls: bool, credentials: &Credentials, limit: Duration) -> Result<Agent,
     Ok(Agent::with_parts(config.build(), DefaultConnector::default(), Names { limit }))
 }
 
-/// Looks names up.
+/// Resolves host names.
 #[derive(Debug)]
 struct Names {
     limit: Duration,
@@ -278,7 +280,7 @@ impl Resolver for Names {
         let port = uri.port_u16().unwrap_or_default();
         let found = addresses(host, port, Instant::now() + self.limit).map_err(|why| ureq::Error::Other(why.into()))?;
         let mut all = self.empty();
-        // It takes no more than these.
+        // The array holds no more than these.
         found.into_iter().take(8).for_each(|address| all.push(address));
         if all.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(all) }
     }
@@ -297,7 +299,8 @@ fn addresses(host: &str, port: u16, end: Instant) -> Result<Vec<SocketAddr>, Str
 
 #[cfg(feature = "tls")]
 mod tls {
-    //! Owns whom the connection trusts, and who it says we are. The files are read anew for new connections: certificates are renewed.
+    //! Owns which certificates a connection trusts and presents. The files are read for each new agent, because
+    //! certificates are renewed.
 
     use std::path::Path;
     use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! Owns `--register`: the entry that tells where an app is found, put into a registry while it is ready. Must not know supervision.
+//! Owns `--register`: the entry that shows where an app is reachable, stored in a registry while the app is ready. Must
+//! not know supervision.
 //!
-//! A registry may be away, slow or frozen, and PID 1 waits for none: a process beside it does the asking (`work`), and is told by a
-//! socket what is wished (`beside`).
+//! A registry may be unreachable, slow or frozen, and PID 1 waits for none: a process beside it makes the requests
+//! (`work`), and PID 1 controls it through a socket (`beside`).
 
 pub mod beside;
 #[cfg(feature = "register")]

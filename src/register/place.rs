@@ -1,4 +1,5 @@
-//! Owns the text form of what `--register` and its companions say. Pure. Must not know how a registry is asked.
+//! Owns the settings of `--register` and its companions, and their text form. Pure. Must not know how a registry is
+//! queried.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,7 +11,7 @@ use crate::setting::value::{duration, pairs};
 /// etcd's own client port.
 const DEFAULT_PORT: u16 = 2379;
 
-/// What `--register` and its companions came to.
+/// The values of `--register` and its companions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
     /// Never empty.
@@ -28,20 +29,20 @@ pub struct Registry {
     /// Members of one cluster, tried in turn; IPv6 without brackets. Never empty.
     pub endpoints: Vec<(String, u16)>,
     pub tls: bool,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     pub prefix: String,
 }
 
-/// Where the app is said to be.
+/// The address that is announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertise {
     /// IPv6 without brackets.
     pub host: String,
-    /// `None`: the primary port, as taken.
+    /// `None`: the primary port, as claimed.
     pub port: Option<u16>,
 }
 
-/// etcdctl's variables.
+/// The settings of etcdctl's variables.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     pub user: Option<(String, String)>,
@@ -50,14 +51,14 @@ pub struct Credentials {
     pub key: Option<PathBuf>,
 }
 
-/// A password has no place in any log.
+/// A password must not appear in any log.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials {{ user: {}, … }}", if self.user.is_some() { "***" } else { "none" })
     }
 }
 
-/// As typed, the default port left out.
+/// As typed, without the default port.
 impl fmt::Display for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.tls { "etcd+tls://" } else { "etcd://" })?;
@@ -77,7 +78,7 @@ pub fn authority(host: &str, port: u16) -> String {
 const FORM: &str =
     "a registry is etcd://HOST[:2379][,HOST...]/PREFIX or etcd+tls://..., such as etcd://etcd:2379/services/api";
 
-/// One URL of `--register`. Whoever calls has looked for a login already.
+/// One URL of `--register`. The caller has rejected a URL with credentials already.
 pub fn registry(text: &str) -> Result<Registry, String> {
     if cfg!(not(feature = "register")) {
         return Err("this reberth was built without the feature register: take the full build, or leave it out".into());
@@ -118,7 +119,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
         let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
         (host, port)
     } else if text.parse::<Ipv6Addr>().is_ok() {
-        // Without brackets there is no telling the port.
+        // Without brackets, an address cannot be separated from a port.
         (text, None)
     } else {
         let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
@@ -148,7 +149,7 @@ pub fn advertise(text: &str) -> Result<Advertise, String> {
     Ok(Advertise { host, port })
 }
 
-/// `--register-metadata`. What the entry says by itself cannot be said otherwise.
+/// `--register-metadata`. What reberth puts into every entry cannot be overridden.
 pub fn metadata(text: &str) -> Result<Vec<(String, String)>, String> {
     let form = "metadata is KEY=VALUE,... such as version=1.4,zone=b";
     let key = |key: &str| match key {

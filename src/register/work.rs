@@ -1,5 +1,5 @@
-//! Owns the life of the process beside PID 1: it hears what is wished, asks the registry, and says what came of it. It may block, and
-//! must not know the app.
+//! Owns the process beside PID 1: it receives wishes, makes requests to the registry, and logs the results. It may
+//! block. Must not know the app.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
@@ -10,21 +10,21 @@ use tracing::{info, warn};
 
 use super::entry::Entry;
 use super::etcd::Cluster;
-use super::machine::{Machine, Say, Step, Wish};
+use super::machine::{Machine, Report, Step, Wish};
 use super::place::{Register, Registry};
 use crate::sys::descriptor;
 
-/// PID 1's two words. The end of the socket is the third.
+/// PID 1's two commands. Closing the socket is the third.
 pub const ANNOUNCE: u8 = b'+';
 pub const WITHDRAW: u8 = b'-';
 
-/// Lives until PID 1 wishes no more.
-pub fn live(wishes: &OwnedFd, registry: &Registry, register: &Register, entry: &Entry) -> u8 {
+/// Runs until PID 1 closes the socket and the entry is withdrawn.
+pub fn run(wishes: &OwnedFd, registry: &Registry, register: &Register, entry: &Entry) -> u8 {
     let mut machine = Machine::new(register.ttl);
     let mut cluster = Cluster::new(registry, &register.credentials, register.ttl);
     loop {
-        // The newest counts: what was wished before it is of no interest any more.
-        while let Some(wish) = hear(wishes) {
+        // Only the newest wish counts.
+        while let Some(wish) = receive(wishes) {
             machine.wish(wish);
             if wish == Wish::Gone {
                 break;
@@ -33,8 +33,8 @@ pub fn live(wishes: &OwnedFd, registry: &Registry, register: &Register, entry: &
         match machine.step(Instant::now()) {
             Step::Do(act) => {
                 let answer = cluster.perform(act, entry);
-                if let Some(say) = machine.on(Instant::now(), act, answer) {
-                    tell(say, registry, entry, &cluster);
+                if let Some(report) = machine.on(Instant::now(), act, answer) {
+                    log(report, registry, entry, &cluster);
                 }
             }
             Step::Wait(until) => {
@@ -45,7 +45,7 @@ pub fn live(wishes: &OwnedFd, registry: &Registry, register: &Register, entry: &
     }
 }
 
-fn hear(wishes: &OwnedFd) -> Option<Wish> {
+fn receive(wishes: &OwnedFd) -> Option<Wish> {
     let mut word = [0];
     match recv(wishes.as_raw_fd(), &mut word, MsgFlags::MSG_DONTWAIT) {
         Ok(1) if word == [ANNOUNCE] => Some(Wish::Announced),
@@ -56,16 +56,16 @@ fn hear(wishes: &OwnedFd) -> Option<Wish> {
     }
 }
 
-fn tell(say: Say, registry: &Registry, entry: &Entry, cluster: &Cluster<'_>) {
+fn log(report: Report, registry: &Registry, entry: &Entry, cluster: &Cluster<'_>) {
     let (instance, place) =
         (&entry.instance, || cluster.address(entry).map_or_else(|why| why, |host| entry.address(&host)));
-    match say {
-        Say::Announced => info!("announced in {registry} as {instance}, at {}", place()),
-        Say::Withdrawn => info!("withdrawn from {registry}: {instance}"),
-        Say::Lost => info!("{registry} has lost the entry {instance}: it is put again"),
-        Say::Away(why) => warn!(
+    match report {
+        Report::Announced => info!("announced in {registry} as {instance}, at {}", place()),
+        Report::Withdrawn => info!("withdrawn from {registry}: {instance}"),
+        Report::Lost => info!("{registry} has lost the entry {instance}: it is put again"),
+        Report::Unreachable(why) => warn!(
             "the registry {registry} is of no use now: {why}; the app does not notice, and its entry is put as soon as it can be (--register)"
         ),
-        Say::Back => warn!("the registry {registry} is back: announced as {instance}, at {}", place()),
+        Report::Restored => warn!("the registry {registry} is back: announced as {instance}, at {}", place()),
     }
 }
