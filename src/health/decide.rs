@@ -1,5 +1,5 @@
-//! Owns what a healthcheck asks: the state of `run`, where one is believed, else the settings. Pure: it is handed what was found.
-//! Must not know how a question is asked.
+//! Owns what a healthcheck probes: the target from a trusted state file of `run`, else the one from the settings. Pure.
+//! Must not know how a target is probed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -13,30 +13,30 @@ use super::url::Url;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Found, State};
 
-/// What is to be done.
+/// What a healthcheck does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     Ask {
         question: Question,
-        /// To be added to the reason: a state file that was not believed.
+        /// Added to the reason: the state file is not trusted.
         note: Option<String>,
-        /// The `run` whose own tree has to answer, where others share its port.
+        /// The pid of the `run` whose app must answer, if instances share its port.
         own: Option<i32>,
     },
-    /// The verdict stands without asking.
+    /// The verdict is known without a probe.
     Told { healthy: bool, about: String, reason: String },
-    /// Settings decide, and those that are needed are bad: unhealthy, and the settings errors are to be told.
+    /// The target comes from the settings, and those are bad: unhealthy, with their errors on stderr.
     NeedsSettings { reason: String },
 }
 
-/// Where the primary port is.
+/// The primary port.
 struct Place {
     addr: Option<IpAddr>,
-    /// 0: not known.
+    /// 0: unknown.
     port: u16,
 }
 
-/// Decides. `found` is called only where the state matters: an explicit URL, `tcp://…`, `grpc://…` or `unix:` is simply asked.
+/// Chooses the plan. Calls `found`, which reads the state file, only if the target is on the primary port: a full one needs no state.
 pub fn decide(subject: &Subject, found: impl FnOnce() -> Found) -> Plan {
     match &subject.target {
         Some(target) if !target.needs_port() => return plan(Some(target), None, None, |_| String::new()),
@@ -69,7 +69,7 @@ fn by_state(subject: &Subject, state: &State, pid: i32) -> Plan {
     let target = subject.target.as_ref().or(told_run.as_ref()).or(told_us);
     let place = state.ports.iter().find(|port| port.protocol == Protocol::Tcp);
     let place = place.map(|port| Place { addr: asked_at(port.addr, &port.listens), port: port.port });
-    // The app runs: `run` or, with --exec, the app itself is alive and in a phase that says so.
+    // `run` is alive (with --exec, the app itself), and the phase says that the app runs.
     if place.is_none() && target.is_none() {
         return told(
             true,
@@ -86,8 +86,8 @@ fn by_state(subject: &Subject, state: &State, pid: i32) -> Plan {
     }
 }
 
-/// Where a port is asked: on the address of its spec; a wildcard on loopback, unless the app has been seen to listen on other addresses
-/// alone. Next.js and others bind the one that HOSTNAME stands for. `None`: on 127.0.0.1, then `::1`.
+/// The address to probe on. The spec's address, if it has one. A wildcard means loopback, unless the app listens only on other addresses:
+/// Next.js and others bind the address that HOSTNAME resolves to. `None`: 127.0.0.1, then `::1`.
 fn asked_at(told: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
     let explicit = told.filter(|addr| !addr.is_unspecified());
     let on_loopback =
@@ -95,7 +95,7 @@ fn asked_at(told: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
     if explicit.is_some() || listens.iter().any(on_loopback) {
         return explicit;
     }
-    // A link-local address (fe80::) means nothing without its interface, so it is asked only where there is no other.
+    // A link-local address (fe80::) is useless without its interface, so it comes last.
     let rank = |addr: &&IpAddr| (!addr.is_loopback(), matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local()));
     listens.iter().min_by_key(rank).copied()
 }
@@ -115,7 +115,7 @@ fn by_settings(subject: &Subject, note: Option<String>) -> Plan {
     }
     let mut reason = "port 0 is any free port, and only the state file of a live run knows which";
     let mut place = place;
-    // Somebody else may sit on the port asked for, which is why there is a fallback.
+    // With a fallback the app may be on another port, and another program on this one.
     if subject.port_may_move {
         reason = "with a fallback (REBERTH_FALLBACK, REBERTH_PROFILE) only the state file knows the port";
         place = place.map(|place| Place { port: 0, ..place });
@@ -123,7 +123,7 @@ fn by_settings(subject: &Subject, note: Option<String>) -> Plan {
     plan(target, place, note, |note| with(reason.to_owned(), note))
 }
 
-/// The plan for a target on a place. `unknown` says why a port is 0.
+/// The plan for `target`, with the primary port at `place`. `unknown` gives the reason if that port is 0.
 fn plan(
     target: Option<&Target>,
     place: Option<Place>,
@@ -167,7 +167,7 @@ fn plan(
     Plan::Ask { question, note, own: None }
 }
 
-/// What this probe asks: readiness' target also where liveness has none of its own.
+/// The target of this probe. Liveness without a target uses readiness' target.
 fn pick<T>(probe: Probe, health: Option<T>, liveness: Option<T>) -> Option<T> {
     match probe {
         Probe::Liveness => liveness.or(health),
@@ -190,7 +190,7 @@ fn not_believed(path: &Path, why: &str) -> String {
     format!("state file {} is not believed: {why}", path.display())
 }
 
-/// The reason, and what else is to be known.
+/// The reason, followed by the note.
 pub fn with(reason: String, note: Option<String>) -> String {
     match note {
         Some(note) => format!("{reason}; {note}"),

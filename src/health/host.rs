@@ -1,8 +1,8 @@
-//! Owns how a host is written: brackets and zones of IPv6 addresses, and the names of this machine. Must not know what is asked there.
+//! Owns how a host is written: brackets and zones of IPv6 addresses, and the names for this host. Must not know what runs there.
 
 use std::net::IpAddr;
 
-/// `[…]` around an IPv6 address. A zone that would be read as an encoded one is encoded.
+/// Adds `[…]` around an IPv6 address. A zone that starts with `25` gets an encoded `%`, or it would be read back as an encoded zone.
 pub fn bracketed(host: &str) -> String {
     match host.split_once('%') {
         _ if !host.contains(':') => host.to_owned(),
@@ -11,7 +11,7 @@ pub fn bracketed(host: &str) -> String {
     }
 }
 
-/// An IPv6 address without its zone, any other host as it is.
+/// An IPv6 address without its zone. Any other host is returned unchanged.
 pub fn without_zone(host: &str) -> &str {
     match host.split_once('%') {
         Some((address, _)) if host.contains(':') => address,
@@ -19,12 +19,12 @@ pub fn without_zone(host: &str) -> &str {
     }
 }
 
-/// What stands behind the `%` of an address, read as browsers and curl do: `25` is the rest of an encoded `%`, unless nothing follows it.
+/// The zone after an address' `%`, read as browsers and curl do: `25` completes an encoded `%`, unless nothing follows it.
 pub fn plain_zone(text: &str) -> &str {
     text.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(text)
 }
 
-/// Whether a host means this machine, on whichever family: `localhost`, `0.0.0.0`, `::`.
+/// Whether a host means this host, in any address family: `localhost`, `0.0.0.0`, `::`.
 pub fn is_here(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }

@@ -1,4 +1,4 @@
-//! Owns the health probe: what is asked, how, and what the phase of `run` allows. Must not know supervision.
+//! Owns `healthcheck`: one verdict from the state file, the settings and the server's answer. Must not know supervision.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,29 +28,29 @@ use settings::{Healthcheck, Subject};
 use terms::Terms;
 use verdict::Verdict;
 
-/// A last try with less time than this left would tell nothing.
+/// With less time than this left, another attempt would only time out.
 const SHORTEST_TRY: Duration = Duration::from_millis(10);
 
-/// How many addresses a reason names.
+/// How many listening addresses a reason lists.
 const MAX_PLACES: usize = 4;
 
-/// What a healthcheck has to say.
+/// What `healthcheck` prints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// For stdout: the verdict with its line's end; empty where nothing is to be said.
+    /// For stdout: the verdict with its newline. Empty with `--quiet` and a healthy verdict.
     pub line: String,
-    /// For stderr: settings that turned out to be needed and are bad, one line each, without the line's end.
+    /// For stderr: bad settings that this verdict needed, one per line, without the newline.
     pub errors: Vec<String>,
 }
 
-/// `healthcheck`: one verdict, told by `tell` as soon as it is known. Leave of the servers is taken after that.
+/// Runs `healthcheck`. Passes the verdict to `report` as soon as it is known and closes connections gracefully only afterwards.
 pub fn run(told: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
     let begun = Instant::now();
     let (mut verdict, mut parting) = attempt(told, told.terms.timeout);
     if !told.wait.is_zero() {
         let whole = Clock::start(told.wait.saturating_sub(begun.elapsed()));
         while !verdict.healthy && pause(told, whole, &mut parting) {
-            // No later try outlives the whole. One that was cut short and used up its time tells less than the one before it.
+            // No attempt outlives `--wait`. If that left it too little time to finish, the previous verdict says more than its timeout.
             let (timeout, tried) = (told.terms.timeout.min(whole.left()), Instant::now());
             let (last, left) = attempt(told, timeout);
             parting = left;
@@ -68,8 +68,8 @@ pub fn run(told: &Healthcheck, tell: impl FnOnce(&Said)) -> Code {
     code
 }
 
-/// Pauses until the next try, which leaves time to take leave of the last one's servers. An interval that does not fit any more is cut so
-/// that one last try has its time before the end; false when there is no time for any.
+/// Closes the last attempt's connections and sleeps until the next attempt. If less than an interval is left, sleeps just long enough
+/// for one last attempt to fit. False: no time for another attempt.
 fn pause(told: &Healthcheck, whole: Clock, parting: &mut Parting) -> bool {
     let left = whole.left();
     if left < SHORTEST_TRY {
@@ -82,7 +82,7 @@ fn pause(told: &Healthcheck, whole: Clock, parting: &mut Parting) -> bool {
     whole.left() >= SHORTEST_TRY / 2
 }
 
-/// One try. The state is read anew each time: `run` may come, change its phase, or go.
+/// One attempt. Reads the state file each time, because `run` may start, change its phase or exit in between.
 fn attempt(told: &Healthcheck, timeout: Duration) -> (Verdict, Parting) {
     let verdict = match decide(&told.subject, || look(told)) {
         Plan::Told { healthy, about, reason } => Verdict { healthy, about, reason, ..Verdict::default() },
@@ -107,12 +107,12 @@ fn attempt(told: &Healthcheck, timeout: Duration) -> (Verdict, Parting) {
     (verdict, Parting::default())
 }
 
-/// Where somebody does listen on the port that loopback refused. Asked only then: it is one question to the kernel more.
+/// Where the port is listened on if loopback refused the connection. Costs a kernel query, so it runs only after a refusal.
 fn elsewhere(question: &Question) -> Option<String> {
     let port = question.local_port()?;
     let mut places: Vec<String> = Vec::new();
     for found in holder::listening(port).ok()? {
-        // Whoever listens on all addresses has come after we were refused, or something between refuses: not where to ask instead.
+        // A wildcard listener includes loopback: it appeared after the refusal, or a firewall refuses. No other address would help.
         if found.addr.is_unspecified() {
             return None;
         }
@@ -132,12 +132,12 @@ fn look(told: &Healthcheck) -> Found {
     state::believe(told.state_dir.as_deref(), &told.subject.ports)
 }
 
-/// Asks once, for `run` itself: `state` is its own, so there is none to be believed.
+/// One attempt for `run` itself, from a child process of it. `state` comes from `run` in memory, so no state file is read.
 ///
 /// # Errors
 /// Why the app is not healthy, on one line.
 pub fn ask_once(subject: &Subject, terms: &Terms, state: State) -> Result<(), String> {
-    // It is asked by a child of `run`.
+    // `own` needs the pid of `run`, and this process is its child.
     let pid = nix::unistd::getppid().as_raw();
     let found = || Found::Believed { state, path: PathBuf::new(), pid };
     match decide(subject, found) {
@@ -145,9 +145,9 @@ pub fn ask_once(subject: &Subject, terms: &Terms, state: State) -> Result<(), St
         Plan::Told { reason, .. } | Plan::NeedsSettings { reason } => Err(reason),
         Plan::Ask { question, own, .. } => {
             let answer = probe::ask(&question, terms, own, terms.timeout);
-            // Here the answer is told by the end of the child that asked, so leaving comes first.
+            // The child reports by exiting, so it closes the connections first.
             answer.parting.take_leave();
-            // There is no verdict's line around it that has the status.
+            // No verdict line surrounds this reason, so it has to carry the status.
             answer.outcome.map(drop).map_err(|reason| match answer.status {
                 Some(status) => format!("status {status}: {reason}"),
                 None => reason,

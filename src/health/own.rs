@@ -1,5 +1,5 @@
-//! Owns whose answer an answer is, where instances share a port (`--share`): the kernel's table tells which socket the server's end of a
-//! connection is, and /proc whether the app's tree has it. Must not know what is asked.
+//! Owns which instance accepted a connection if several share a port (`--share`): netlink gives the server socket's inode, /proc tells
+//! whether a process of the app holds it. Must not know what is sent over the connection.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -8,21 +8,21 @@ use crate::port::holder::processes;
 use crate::sys::netlink::{self, Transport};
 use crate::sys::process;
 
-/// The states of a connection that a server may still have open: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
+/// TCP states in which a server may still hold the socket: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
 const OPEN: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
-/// Whose the server's end is.
+/// Who accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// Nobody has accepted it yet.
+    /// It is still in the backlog.
     Nobodys,
     Own,
     Anothers,
-    /// It cannot be told: the app runs as another user, or there is no /proc or no netlink.
+    /// Unknown: the app runs as another user, or /proc or netlink is not available.
     Unseen,
 }
 
-/// Whose the other end of a connection from `here` to `there` is. `root`: the `run` whose tree is the own one.
+/// Who accepted the connection from `here` to `there`. `root`: the pid of `run`, whose descendants count as own.
 pub fn whose(here: SocketAddr, there: SocketAddr, root: i32) -> Whose {
     let Ok(rows) = netlink::dump(Transport::Tcp, OPEN, there.port()) else { return Whose::Unseen };
     let is_it = |row: &&netlink::Row| row.peer_port == here.port() && plain(row.peer) == plain(here.ip());
@@ -42,7 +42,7 @@ pub fn whose(here: SocketAddr, there: SocketAddr, root: i32) -> Whose {
     if hidden || !process::can_list() { Whose::Unseen } else { Whose::Anothers }
 }
 
-/// An IPv4 client of a socket for both families is `::ffff:a.b.c.d` in the table.
+/// Netlink lists an IPv4 client of a dual-stack socket as `::ffff:a.b.c.d`.
 fn plain(addr: std::net::IpAddr) -> std::net::IpAddr {
     addr.to_canonical()
 }

@@ -1,9 +1,9 @@
-//! Owns what the phase of `run` allows a probe: one pure table. Must not know where the phase was read or how a probe asks.
+//! Owns which verdicts a probe may give in each phase of `run`: one pure table. Must not know where the phase comes from, or how to probe.
 
 use crate::setting::value::word;
 use crate::state::Phase;
 
-/// Which of kubelet's three questions is asked.
+/// The three probes of the kubelet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Probe {
     #[default]
@@ -17,22 +17,22 @@ pub fn probe(text: &str) -> Result<Probe, String> {
     word(text, &[("readiness", Probe::Readiness), ("liveness", Probe::Liveness), ("startup", Probe::Startup)])
 }
 
-/// What is to be done with a probe in a phase.
+/// What a phase decides about a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ruling {
     /// The target decides.
     Ask,
-    /// Healthy without asking, and why.
+    /// Healthy without a probe, and why.
     Pass(&'static str),
-    /// Unhealthy without asking, and why.
+    /// Unhealthy without a probe, and why.
     Fail(&'static str),
 }
 
-/// The phase is one for both waits: which it is, the log says.
+/// Both waits share one phase; the log says which one it is.
 const WAITS: &str = "run waits for a busy port, or for what --after names";
 
-/// The table. Liveness passes while nothing may be asked yet or any more, because its failure kills the container: a waiting `run`
-/// would never get its port, a draining one never end in peace.
+/// The table. Liveness passes before the app listens and while it drains, because a failure kills the container: a waiting `run` would
+/// never get its port, and a draining app would not finish its pending requests.
 pub fn rule(phase: Phase, probe: Probe) -> Ruling {
     match (phase, probe) {
         (Phase::Waiting, Probe::Liveness) => Ruling::Pass(WAITS),

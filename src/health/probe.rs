@@ -1,4 +1,4 @@
-//! Owns the asking: one question to a server, one answer, within one clock. Must not know whom `run` told what: `health::decide` does.
+//! Owns a probe: one target, one answer, one deadline. Must not know how the target was chosen: `health::decide` does.
 
 use std::time::Duration;
 
@@ -26,9 +26,10 @@ use clock::{Clock, shown_duration};
 use parting::Parting;
 use wire::Wire;
 
-/// Asks once. It ends within `timeout`, whatever the server does. `own`: the `run` whose own tree has to answer, where others share its port.
+/// Probes once and returns within `timeout`, whatever the server does. `own`: the pid of the `run` whose app must answer, if instances
+/// share its port.
 ///
-/// What most probes do not ask is not in line: its room would be on their stack.
+/// The rarer protocols are `inline(never)`, so that their buffers take no stack in an HTTP or TCP probe.
 pub fn ask(question: &Question, terms: &Terms, own: Option<i32>, timeout: Duration) -> Answer {
     let clock = Clock::start(timeout);
     let shown = question.shown();

@@ -1,5 +1,4 @@
-//! Owns what a probe asks, with everything known that it needs: which protocol, where, and for what. Must not know who decided it, or how
-//! it is asked.
+//! Owns a resolved target: protocol, address and path, with the primary port filled in. Must not know how it was chosen or is probed.
 
 use std::path::PathBuf;
 
@@ -8,31 +7,31 @@ use super::target::place::Peer;
 use super::target::{Database, shown_grpc};
 use super::url::Url;
 
-/// What is asked, all of it known.
+/// A target with nothing left to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// A connection to a host and port; `localhost` and the wildcards mean 127.0.0.1, then `::1`.
+    /// Connect to a host and port. `localhost` and the wildcards mean 127.0.0.1, then `::1`.
     Tcp(String, u16),
-    /// An answer to a request; the same holds for its host.
+    /// An HTTP request; the same holds for its host.
     Http(Url),
-    /// A connection to a Unix socket.
+    /// Connect to a Unix socket.
     Unix(PathBuf),
-    /// An answer to a request for this path over a Unix socket.
+    /// An HTTP request for this path over a Unix socket.
     HttpOverUnix(PathBuf, String),
-    /// A service's health, of gRPC's health checking protocol, over TLS or not; the empty service is the server as a whole.
+    /// The gRPC health checking protocol, with TLS (true) or without. The empty service is the server as a whole.
     Grpc(bool, Peer, String),
-    /// A FastCGI responder's answer to a request for this path.
+    /// A request for this path to a FastCGI responder.
     Fcgi(Peer, String),
-    /// Whether a server takes clients, in its own protocol.
+    /// Whether a server accepts clients, in its own protocol.
     Database(Database, Peer),
-    /// Whether a file exists.
+    /// The file exists.
     File(PathBuf),
-    /// Whether a name resolves.
+    /// The name resolves.
     Dns(String),
 }
 
 impl Question {
-    /// For the verdict, with the query: the user wrote it.
+    /// For the verdict. Includes the URL's query, because the user wrote it.
     pub fn shown(&self) -> String {
         match self {
             Self::Tcp(host, port) => format!("tcp://{}:{port}", bracketed(host)),
@@ -47,7 +46,7 @@ impl Question {
         }
     }
 
-    /// The port it asks on this machine's loopback; `None`: it asks elsewhere.
+    /// The port, if the target is on loopback; `None` if it is elsewhere.
     pub fn local_port(&self) -> Option<u16> {
         let (host, port) = match self {
             Self::Tcp(host, port)

@@ -1,4 +1,4 @@
-//! Owns everything that `healthcheck` was told. Must not know what a setting is called, its default, or where its text came from.
+//! Owns the settings of `healthcheck`. Must not know what a setting is called, its default, or where its text came from.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,33 +8,33 @@ use super::target::Target;
 use super::terms::Terms;
 use crate::port::spec::Spec;
 
-/// What `healthcheck` was told, before the state file is read.
+/// The settings of `healthcheck`, before the state file is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healthcheck {
     pub subject: Subject,
     pub terms: Terms,
-    /// Zero: one try.
+    /// Zero: one attempt.
     pub wait: Duration,
     pub interval: Duration,
     pub quiet: bool,
     pub state_dir: Option<PathBuf>,
 }
 
-/// Which probe it is, and what decides where it goes.
+/// Which probe to run, and what its target is chosen from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     pub probe: Probe,
-    /// The positional TARGET, if one was typed.
+    /// The positional TARGET, if there is one.
     pub target: Option<Target>,
-    /// `--health` of the environment: it decides where no state file is believed.
+    /// `--health` from the environment: used if no state file is trusted.
     pub health: Option<Target>,
-    /// `--liveness` of the environment, likewise.
+    /// `--liveness` from the environment: used in the same case.
     pub liveness: Option<Target>,
-    /// The ports of the environment (`REBERTH_PORT`, else `PORT`), likewise.
+    /// The ports from the environment (`REBERTH_PORT`, else `PORT`): used in the same case.
     pub ports: Vec<Spec>,
-    /// A fallback of the environment may have taken `run` to another port than these.
+    /// The environment sets a fallback, so `run` may be on another port than these.
     pub port_may_move: bool,
-    /// What is wrong with `health`, `liveness` and `ports`, a line each. Reported as settings errors only when these are needed, that is
-    /// when no state file is believed: `run`'s flags may have beaten the bad value.
+    /// What is wrong with `health`, `liveness` and `ports`, one per line. An error only if these are used, that is without a trusted state
+    /// file: a flag of `run` may have overridden the bad value.
     pub unreadable: Vec<String>,
 }

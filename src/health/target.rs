@@ -1,4 +1,4 @@
-//! Owns the health TARGET: its type and its text form. Must not know how it is asked.
+//! Owns the health TARGET: its type and its text form. Must not know how it is probed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,31 +11,31 @@ pub mod place;
 
 use place::{HERE, Peer, authority, is_place, place, socket};
 
-/// The accepted form, for messages.
+/// The accepted form, for error messages.
 pub const FORM: &str = "a target is /path, :port/path, http://host[:port]/path, https://…, tcp, tcp://host:port, grpc[:SERVICE], \
      grpc://host:port[/SERVICE], grpcs://…, fcgi://host:port/path, redis://host, postgres://host, mysql://host, unix:/socket[:/path], file:/path or dns:name; \
      tcp, grpc, grpcs, fcgi, redis, postgres and mysql take a port of this host too (tcp:8080), all but tcp and grpcs a socket (redis:unix:/socket)";
 
-/// What a probe asks.
+/// What a probe checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// `/path?query` on the primary port, plain HTTP.
     Path(String),
-    /// `http://…` or `https://…`, as typed; checked to have a host and a valid port. `:port/path` is one of this host.
+    /// `http://…` or `https://…`, as typed; it has a host and a valid port. `:port/path` becomes one on localhost.
     Url(String),
     /// `tcp`: connect to the primary port.
     Tcp,
-    /// `tcp://host:port`; IPv6 without its brackets.
+    /// `tcp://host:port`. IPv6 has no brackets.
     TcpAt(String, u16),
-    /// `grpc` or `grpc:SERVICE`: gRPC's health checking protocol on the primary port; the empty service is the server as a whole.
+    /// `grpc` or `grpc:SERVICE`: the gRPC health checking protocol on the primary port. The empty service is the server as a whole.
     Grpc(String),
-    /// `grpc://host:port[/SERVICE]`, `grpcs://…` (true) or `grpc:unix:/sock[:/SERVICE]`, likewise.
+    /// `grpc://host:port[/SERVICE]`, `grpcs://…` (true) or `grpc:unix:/sock[:/SERVICE]`: the same elsewhere.
     GrpcAt(bool, Peer, String),
     /// `unix:/sock`: connect. `unix:/sock:/path`: HTTP over it.
     Unix(PathBuf, Option<String>),
     /// `fcgi://host:port/path` or `fcgi:unix:/sock:/path`: a request to a FastCGI responder.
     Fcgi(Peer, String),
-    /// `redis://host`, `postgres://host`, `mysql://host`, or a socket of one.
+    /// `redis://host`, `postgres://host`, `mysql://host`, or one of them over a Unix socket.
     Database(Database, Peer),
     /// `file:/path`: it exists.
     File(PathBuf),
@@ -43,7 +43,7 @@ pub enum Target {
     Dns(String),
 }
 
-/// A server that is asked in its own protocol whether it takes clients.
+/// A server whose own protocol tells whether it accepts clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Database {
     Redis,
@@ -79,7 +79,7 @@ impl Database {
 }
 
 impl Target {
-    /// Whether it asks the primary port, and so means nothing where no port is known.
+    /// Whether the target is on the primary port, and so needs one to be known.
     pub fn needs_port(&self) -> bool {
         matches!(self, Self::Path(_) | Self::Tcp | Self::Grpc(_))
     }
@@ -105,7 +105,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// `grpc://host:port/SERVICE` and its kin.
+/// `grpc://host:port/SERVICE`, `grpcs://…` or `grpc:unix:…`.
 pub fn shown_grpc(tls: bool, peer: &Peer, service: &str) -> String {
     let slash = if service.is_empty() { "" } else { "/" };
     peer.shown(if tls { "grpcs" } else { "grpc" }, &format!("{slash}{service}"))
@@ -114,7 +114,7 @@ pub fn shown_grpc(tls: bool, peer: &Peer, service: &str) -> String {
 impl FromStr for Target {
     type Err = String;
 
-    /// The error is the reason with the accepted form.
+    /// The error is the reason, followed by the accepted form.
     fn from_str(text: &str) -> Result<Self, String> {
         parse(text).map_err(|reason| format!("{reason}; {FORM}"))
     }
@@ -176,7 +176,7 @@ fn parse(text: &str) -> Result<Target, String> {
     }
 }
 
-/// A hint for what people type instead: `8080`, `localhost:8080`, `example.org/health`, `redis`.
+/// A hint for near misses: `8080`, `localhost:8080`, `example.org/health`, `redis`.
 fn guess(text: &str) -> String {
     let scheme = text.split(':').next().unwrap_or_default().to_ascii_lowercase();
     if Database::of(&scheme).is_some() || matches!(&*scheme, "fcgi" | "grpcs" | "tcp" | "http" | "https") {
@@ -191,7 +191,7 @@ fn guess(text: &str) -> String {
     }
 }
 
-/// Characters a request line can carry as they are; a fragment is the client's own business and is cut off.
+/// Accepts what a request line can carry unencoded. Cuts off the fragment, which is never sent.
 fn path(text: &str) -> Result<String, String> {
     let sent = text.split('#').next().unwrap_or(text);
     if sent.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -212,7 +212,7 @@ fn url(text: &str, rest: &str) -> Result<Target, String> {
     Ok(Target::Url(text.into()))
 }
 
-/// `file:/path`, or `file:///path` as a browser has it.
+/// `file:/path`, or `file:///path` as browsers write it.
 fn file(rest: &str) -> Result<PathBuf, String> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
     if path.starts_with('/') && !path.contains('\0') {
@@ -222,7 +222,7 @@ fn file(rest: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// A name as the resolver takes it, or an address.
+/// A host name, or an address.
 fn name(rest: &str) -> Result<String, String> {
     let name = rest.strip_prefix("//").unwrap_or(rest);
     let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'[' | b']');
@@ -234,10 +234,10 @@ fn name(rest: &str) -> Result<String, String> {
     }
 }
 
-/// With a final dot (RFC 1035, 2.3.4). Bytes.
+/// With the final dot (RFC 1035, 2.3.4). Bytes.
 const LONGEST_NAME: usize = 254;
 
-/// What follows `grpc:` and is no place.
+/// `grpc:SERVICE`.
 fn grpc(rest: &str) -> Result<Target, String> {
     match rest {
         "" => Err("after grpc: comes a service or a port (grpc alone asks for the server as a whole)".into()),
@@ -246,7 +246,7 @@ fn grpc(rest: &str) -> Result<Target, String> {
     }
 }
 
-/// The name of a service, as the server knows it: sent as typed.
+/// A service name, sent as typed.
 fn service(name: &str) -> Result<String, String> {
     if name.len() <= LONGEST_SERVICE && name.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(name.into())
@@ -255,11 +255,11 @@ fn service(name: &str) -> Result<String, String> {
     }
 }
 
-/// Far more than any name, and far less than fits into one HTTP/2 frame. Bytes.
+/// Far longer than any service name, and far shorter than an HTTP/2 frame. Bytes.
 const LONGEST_SERVICE: usize = 1024;
 
-/// `fcgi:`. Over a socket the `:` before the path may be left out: then a segment that ends in `.sock` or `.socket` is the socket's last
-/// one, and where there is none the path is the last segment.
+/// `fcgi:`. With a socket, the `:` before the path is optional: without it the socket ends at the segment that ends in `.sock` or
+/// `.socket`, else before the last segment.
 fn fcgi(rest: &str) -> Result<Target, String> {
     let (peer, asked) = place("fcgi", rest, None)?;
     let (peer, asked) = match peer {

@@ -1,24 +1,24 @@
-//! Owns how a target is asked: the time, and what is sent and accepted. With the text forms of the HTTP parts: status lists, headers,
-//! methods. Must not know what is asked, or how it is sent.
+//! Owns how a target is probed: the timeout, what is sent and what is accepted, and the text form of status lists, headers and methods.
+//! Must not know which target, or how bytes are sent.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How to ask, whatever is asked.
+/// The options of a probe, whatever its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// For one try, all of it.
+    /// For one whole attempt: resolve, connect, request and answer.
     pub timeout: Duration,
     /// Accepted status codes, inclusive ranges.
     pub status: Vec<(u16, u16)>,
-    /// True when `--status` was given (a 3xx it names is then not followed).
+    /// `--status` was given: a 3xx that it names is accepted, not followed.
     pub status_explicit: bool,
     /// In the order given; the same name may occur more than once.
     pub headers: Vec<(String, String)>,
     pub method: String,
     pub body_contains: Option<String>,
     pub ca: Option<PathBuf>,
-    /// The client certificate and its key; both or neither.
+    /// The client certificate and its key: both or neither.
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub insecure: bool,
@@ -40,7 +40,7 @@ pub fn status(text: &str) -> Result<Vec<(u16, u16)>, String> {
         .ok_or_else(|| "a status list is codes and ranges from 100 to 599, such as 200-399,418".into())
 }
 
-/// One header line `Name: value`; the value may be empty.
+/// One header line `Name: value`. The value may be empty.
 pub fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').map(|(name, value)| (name, value.trim())).unwrap_or_default();
     if token(name) && printable(value) {
@@ -50,13 +50,13 @@ pub fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Several headers, a line each; empty lines do not count.
+/// Several headers, one per line. Empty lines are ignored.
 pub fn headers(text: &str) -> Result<Vec<(String, String)>, String> {
     let lines = text.split('\n').map(|line| line.trim_end_matches('\r'));
     lines.filter(|line| !line.trim().is_empty()).map(header).collect()
 }
 
-/// A request method: a token, sent as it is typed (methods are case-sensitive, RFC 9110 section 9.1).
+/// A request method: a token, sent as typed (methods are case-sensitive, RFC 9110 section 9.1).
 pub fn method(text: &str) -> Result<String, String> {
     if token(text) { Ok(text.into()) } else { Err("a method is one word such as GET or HEAD".into()) }
 }
@@ -70,7 +70,7 @@ pub fn agent(text: &str) -> Result<String, String> {
     }
 }
 
-/// RFC 9110 section 5.6.2.
+/// A token as in RFC 9110 section 5.6.2.
 fn token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

@@ -1,22 +1,22 @@
-//! Owns the address of an HTTP question: taken apart, put together, and led on by a redirect. Must not know sockets.
+//! Owns the URL of an HTTP target: parsing, printing, and resolving a redirect. Must not know sockets.
 
 use std::fmt::Write as _;
 
 use crate::health::host::{bracketed, plain_zone, without_zone};
 
-/// `http://…` or `https://…`, taken apart.
+/// A parsed `http://…` or `https://…` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     pub tls: bool,
-    /// As typed; an IPv6 address without its brackets, its zone behind a plain `%`.
+    /// As typed. An IPv6 address has no brackets, and its zone follows a plain `%`.
     pub host: String,
     pub port: u16,
-    /// Path and query as typed, from its `/`; a fragment is never sent.
+    /// Path and query as typed, from the first `/`. Without the fragment, which is never sent.
     pub path: String,
 }
 
 impl Url {
-    /// Reads `http://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY]`, the scheme in any case (RFC 3986, 3.2).
+    /// Parses `http://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY]`, the scheme in any case (RFC 3986, 3.2).
     ///
     /// # Errors
     /// What is wrong, without the text itself.
@@ -29,11 +29,11 @@ impl Url {
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
-        // A login is refused in the settings; in a `Location` it is the server's idea, and neither sent nor shown.
+        // Settings refuse a login. One in a `Location` comes from the server, and is neither sent nor shown.
         let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         let (host, port) = match authority.strip_prefix('[') {
             Some(bracketed) => match bracketed.split_once(']').ok_or("its [ has no ]")? {
-                // Whatever else stands there could not be put together again.
+                // A host with other characters would not survive being printed and parsed again.
                 (host, _) if !host.contains(':') || host.contains('[') => return Err("its [] hold no IPv6 address"),
                 parts => parts,
             },
@@ -57,8 +57,8 @@ impl Url {
         Ok(Self { tls, host, port, path })
     }
 
-    /// The hostname that a `Location` leads to, as text; empty where it has none (`mailto:`), ours where it is a path. Nothing else of it
-    /// needs to be right for that: kubelet compares hostnames before it looks at scheme and port.
+    /// The hostname of a `Location`, as text: empty if it has none (`mailto:`), this URL's if it is relative. The rest of it may be
+    /// invalid, because the kubelet compares hostnames before it looks at scheme and port.
     pub fn host_of<'l>(&'l self, location: &'l str) -> &'l str {
         let rest = match location.split_once(':') {
             Some((_, rest)) if has_scheme(location) => rest,
@@ -74,10 +74,10 @@ impl Url {
         }
     }
 
-    /// Where a `Location` leads to (RFC 3986, 5.2).
+    /// Resolves a `Location` against this URL (RFC 3986, 5.2).
     ///
     /// # Errors
-    /// What is wrong with it, without the text itself: it comes from a stranger.
+    /// What is wrong, without the text itself: the server is not trusted.
     pub fn join(&self, location: &str) -> Result<Self, &'static str> {
         let location = location.split('#').next().unwrap_or_default();
         let (path, query) = match location.find('?') {
@@ -99,12 +99,13 @@ impl Url {
             let folder = own.rsplit_once('/').map_or("", |(folder, _)| folder);
             without_dots(&format!("{folder}/{path}"))
         };
-        // An empty reference keeps the query too, one with a path does not.
+        // An empty reference keeps the query; one with a path does not.
         let query = if location.is_empty() { self.path.get(own.len()..).unwrap_or_default() } else { query };
         Ok(Self { path: path + query, ..self.clone() })
     }
 
-    /// The value of the Host line: the port only where it is not the scheme's own. A zone means nothing to others (RFC 6874, 4).
+    /// The value of the Host header: with the port only if it is not the scheme's default, and without the zone, which has no meaning on
+    /// another host (RFC 6874, 4).
     pub fn authority(&self) -> String {
         self.with_port(bracketed(without_zone(&self.host)))
     }
@@ -113,7 +114,7 @@ impl Url {
         if self.port == default_port(self.tls) { host } else { format!("{host}:{}", self.port) }
     }
 
-    /// The request target: what may not stand in a request line is percent-encoded, all else is as typed.
+    /// The request target. Bytes that a request line cannot carry are percent-encoded; the rest is as typed.
     pub fn request_target(&self) -> String {
         let mut target = String::with_capacity(self.path.len());
         for byte in self.path.bytes() {
@@ -131,7 +132,7 @@ impl Url {
         format!("http{}://{}{}", if self.tls { "s" } else { "" }, self.with_port(bracketed(&self.host)), self.path)
     }
 
-    /// For the verdict, of a stranger's `Location`: its query may hold a session, so it stays out.
+    /// For the verdict, if the URL comes from a server's `Location`: without the query, which may hold a session.
     pub fn shown_without_query(&self) -> String {
         let shown = self.shown();
         shown.split('?').next().unwrap_or_default().to_owned()
@@ -142,7 +143,7 @@ fn default_port(tls: bool) -> u16 {
     if tls { 443 } else { 80 }
 }
 
-/// True for a reference that stands by itself: `https://…`, `mailto:…`.
+/// Whether a reference is absolute: `https://…`, `mailto:…`.
 pub fn has_scheme(location: &str) -> bool {
     location.split_once(':').is_some_and(|(scheme, _)| {
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())

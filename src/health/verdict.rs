@@ -1,31 +1,31 @@
-//! Owns the one line a healthcheck says. Must not know how the verdict came about.
+//! Owns the line that a healthcheck prints. Must not know how the verdict was reached.
 
 use std::time::Duration;
 
 use super::probe::answer::Status;
 use super::probe::clock::shown_duration;
 
-/// Docker keeps 4096 bytes of a check's output (moby, daemon/health.go), the line's end included.
+/// Docker keeps 4096 bytes of a check's output, newline included (moby, daemon/health.go).
 const MAX_LINE: usize = 4096;
 
-/// A target longer than this is cut, so that the reason stands in the line whatever was asked. Bytes.
+/// A longer target is cut, so that the reason always fits into the line. Bytes.
 const MAX_TARGET: usize = 1024;
 
-/// The verdict on one try.
+/// The verdict of one attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub healthy: bool,
-    /// What was asked, or `run` where its phase decided.
+    /// The target, or `run` if its phase decided.
     pub about: String,
     pub status: Option<Status>,
     pub reason: String,
-    /// Settings decide, and they are bad.
+    /// The verdict depends on settings that are bad.
     pub needs_settings: bool,
 }
 
 impl Verdict {
-    /// `healthy http://127.0.0.1:8080/ready, status 200, 1.3ms: the status is in 200-399`, with its line's end: at most 4096 bytes of
-    /// text without control characters, whatever a server or a file has put into the reason.
+    /// `healthy http://127.0.0.1:8080/ready, status 200, 1.3ms: the status is in 200-399`, with a newline. At most 4096 bytes without control
+    /// characters, whatever a server or a file contributed to the reason.
     pub fn line(&self, time: Duration) -> String {
         let verdict = if self.healthy { "healthy" } else { "unhealthy" };
         let status = self.status.map_or_else(|| "no status".to_owned(), |status| format!("status {status}"));
@@ -35,7 +35,7 @@ impl Verdict {
     }
 }
 
-/// Control characters would colour a terminal or fake a second line; the directional ones turn the text around.
+/// Replaces control characters, which could colour a terminal or fake a second line, and bidirectional ones, which reorder text.
 fn clean(text: &str) -> String {
     let bad = |letter: char| {
         letter.is_control()

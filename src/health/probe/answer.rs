@@ -1,4 +1,4 @@
-//! Owns what came of a question: the status, the outcome, and the servers that are still to be left. Must not know what was asked.
+//! Owns a probe's result: status, outcome, and connections still to be closed. Must not know what was probed.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,10 +8,10 @@ use super::parting::{Left, Parting};
 use super::wire::Wire;
 use crate::health::target::place::Peer;
 
-/// The peer as it answered: `localhost` is two addresses, and a name may have many.
+/// The peer with the address that answered: `localhost` has two, and a name may have many.
 pub fn answered_at(peer: &Peer, address: Option<SocketAddr>) -> Peer {
     match (peer, address) {
-        // Of a zone the user knows the name.
+        // A zone's interface name tells the user more than the number in the address.
         (Peer::Host(host, _), Some(address)) if !host.contains('%') => {
             Peer::Host(address.ip().to_string(), address.port())
         }
@@ -19,7 +19,7 @@ pub fn answered_at(peer: &Peer, address: Option<SocketAddr>) -> Peer {
     }
 }
 
-/// What a server said of itself, in the words of its protocol.
+/// The status that a server reported, in its protocol's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Http(u16),
@@ -36,16 +36,16 @@ impl fmt::Display for Status {
     }
 }
 
-/// What came of it.
+/// The result of a probe.
 #[derive(Debug)]
 pub struct Answer {
-    /// The question with the address that answered.
+    /// The target with the address that answered.
     pub shown: String,
-    /// The status, if there was an answer.
+    /// The status, if the server answered.
     pub status: Option<Status>,
     /// Healthy or not, each with its reason.
     pub outcome: Result<String, String>,
-    /// The servers that are still to be taken leave of, once the verdict is told.
+    /// Connections to close gracefully after the verdict has been printed.
     pub parting: Parting,
 }
 
@@ -54,7 +54,7 @@ impl Answer {
         Self { shown, status: None, outcome: Err(reason), parting: Parting::default() }
     }
 
-    /// Of a server that takes connections, which is all that was asked.
+    /// The server accepts connections, and nothing else was to be checked.
     pub(super) fn connected(shown: String, wire: Wire, clock: Clock) -> Self {
         let parting = Parting::new(vec![Left::silent(wire)], clock);
         Self { shown, status: None, outcome: Ok("it accepts connections".to_owned()), parting }

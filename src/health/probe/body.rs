@@ -1,41 +1,41 @@
-//! Owns the framing of a body: where it ends, how far `--body-contains` looks into it, and how much of it is dropped when nobody looks.
+//! Owns the framing of a body: where it ends, how far `--body-contains` searches it, and how much of an unneeded body is drained.
 //! Must not know what a match means.
 
 use super::carrier::Carrier;
 use super::clock::Clock;
 use super::wire::Broken;
 
-/// No more of a body is looked at. Bytes.
+/// How much of a body is searched. Bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
-/// No more of a body that nobody looks at is read: what the kubelet reads of one (pkg/probe/http/http.go, `maxRespBodyLength`). Bytes.
+/// How much of an unneeded body is drained: as much as the kubelet reads (pkg/probe/http/http.go, `maxRespBodyLength`). Bytes.
 const MAX_DROPPED: usize = 10 * 1024;
 
-/// How long one line of chunked framing may be. Bytes.
+/// The longest line of chunked framing. Bytes.
 const MAX_CHUNK_LINE: usize = 1024;
 
 /// Where a body ends (RFC 9112, 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
     Length(u64),
     Chunked,
     UntilClose,
 }
 
-/// Whether the text was found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Search {
     Found,
     /// Not in the whole body.
     Missing,
-    /// Not in the part that may be read.
+    /// Not in the first [`MAX_BODY`] bytes, and there are more.
     TooLong,
 }
 
-/// Looks for `wanted` in `body`, which has been fed what came with the head, and stops reading as soon as it knows.
-// In line, its buffer would be in the frame of every probe, asked for a body or not: a fresh page of stack.
+/// Searches for `wanted` and stops reading as soon as the result is known. `body` already holds what arrived with the head.
+// Inlined, the buffer would be in every probe's stack frame, searching or not, and cost a fresh page.
 #[inline(never)]
 pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], clock: Clock) -> Result<Search, Broken> {
     let mut buffer = [0; 4096];
@@ -61,9 +61,8 @@ pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], cl
     }
 }
 
-/// Reads the rest of `body` and drops it: to its end, within the clock, [`MAX_DROPPED`] bytes at most. What goes wrong meanwhile is of no
-/// interest any more.
-// Not in line, for the same reason.
+/// Drains the rest of `body`: to its end, the deadline or [`MAX_DROPPED`] bytes. Errors no longer matter.
+// Not inlined, for the same reason.
 #[inline(never)]
 pub(super) fn drop_rest(carrier: &mut Carrier, body: &mut Body, clock: Clock) {
     let mut buffer = [0; 4096];
@@ -77,21 +76,21 @@ pub(super) fn drop_rest(carrier: &mut Carrier, body: &mut Body, clock: Clock) {
     }
 }
 
-/// A body that comes in pieces.
+/// A body, parsed as it arrives.
 #[derive(Debug)]
 pub(crate) struct Body {
     framing: Framing,
     chunk: Chunk,
-    /// The line of chunked framing that is being read.
+    /// The incomplete line of chunked framing.
     line: Vec<u8>,
     pub text: Vec<u8>,
-    /// The text is whole.
+    /// `text` is complete.
     pub ended: bool,
-    /// Nothing more of it comes, trailers included.
+    /// Nothing more follows, not even trailers.
     pub over: bool,
-    /// Nobody looks at it.
+    /// Discard the text.
     dropping: bool,
-    /// How much was fed since then, framing included. Bytes.
+    /// Bytes fed while discarding, framing included.
     dropped: usize,
 }
 
@@ -102,12 +101,12 @@ enum Chunk {
     Data(u64),
     /// The line break after the data.
     End,
-    /// What may follow the last chunk: lines to an empty one.
+    /// Optional lines after the last chunk, up to an empty one.
     Trailers,
 }
 
 impl Body {
-    /// One whose text is kept, [`MAX_BODY`] bytes of it.
+    /// A body whose first [`MAX_BODY`] bytes are kept.
     pub fn new(framing: Framing) -> Self {
         Self {
             framing,
@@ -121,21 +120,21 @@ impl Body {
         }
     }
 
-    /// From here on nobody looks at it.
+    /// Discards the text from here on.
     pub fn dropping(self) -> Self {
         Self { text: Vec::new(), dropping: true, ..self }
     }
 
-    /// Whether there is a point in reading on to its end: it is not over, and may end before [`MAX_DROPPED`] bytes.
+    /// Whether draining can reach the end: the body is incomplete and may end within [`MAX_DROPPED`] bytes.
     pub(super) fn is_worth_dropping(&self) -> bool {
         let room = MAX_DROPPED.saturating_sub(self.dropped);
         !self.over && room > 0 && !matches!(self.framing, Framing::Length(left) if left > room as u64)
     }
 
-    /// Takes in what came, cut anywhere.
+    /// Parses the next bytes, which may be cut anywhere.
     ///
     /// # Errors
-    /// It is malformed: nothing more is to be fed.
+    /// The body is malformed. Do not call `feed` again.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         if self.dropping {
             self.dropped += bytes.len();
@@ -149,7 +148,7 @@ impl Body {
                 self.framing = Framing::Length(left);
                 self.over = left == 0;
             }
-            // Nobody minds what comes after all that is looked at.
+            // A malformed tail does not matter once all that is searched has arrived.
             Framing::Chunked => match self.feed_chunks(bytes) {
                 Err(_) if self.ended || self.text.len() >= MAX_BODY => self.over = true,
                 outcome => return outcome,
@@ -175,7 +174,7 @@ impl Body {
                 return if self.line.len() > MAX_CHUNK_LINE { Err(bad_chunk()) } else { Ok(()) };
             };
             self.line.extend_from_slice(bytes.get(..end).unwrap_or_default());
-            // Here too, or it would depend on the packets whether a long line passes.
+            // Checked here too: otherwise it would depend on packet boundaries whether a long line is accepted.
             if self.line.len() > MAX_CHUNK_LINE {
                 return Err(bad_chunk());
             }
@@ -186,13 +185,13 @@ impl Body {
         Ok(())
     }
 
-    /// Takes in one line of chunked framing, without its line feed.
+    /// Parses one line of chunked framing, without its line feed.
     fn take_line(&mut self, line: &[u8]) -> Result<(), Broken> {
         let line = line.trim_ascii_end();
         self.chunk = match self.chunk {
             Chunk::End if line.is_empty() => Chunk::Size,
             Chunk::End => return Err(bad_chunk()),
-            // Nobody reads them; a search has its answer without them.
+            // Trailers are ignored; the text is complete without them.
             Chunk::Trailers => {
                 self.over = line.is_empty();
                 Chunk::Trailers
@@ -223,7 +222,7 @@ impl Body {
     }
 }
 
-/// At most `length` of `bytes`, and how much of `length` is still to come.
+/// At most `length` bytes, and how many of `length` are still missing.
 fn split(bytes: &[u8], length: u64) -> (&[u8], u64) {
     let mine = usize::try_from(length).map_or(bytes.len(), |length| length.min(bytes.len()));
     (bytes.get(..mine).unwrap_or_default(), length - mine as u64)
@@ -293,7 +292,7 @@ mod tests {
             (Framing::Length(2), b"o", true),
             (Framing::Length(limit), b"", true),
             (Framing::Length(limit + 1), b"", false),
-            // What came with the head counts.
+            // Bytes that arrived with the head count.
             (Framing::Length(limit + 1), b"x", false),
             (Framing::Length(u64::MAX), b"x", false),
             (Framing::UntilClose, b"", true),

@@ -1,11 +1,11 @@
-//! Owns the connection that carries a protocol, with or without TLS. Must not know which protocol.
+//! Owns a connection, with or without TLS. Must not know which protocol it carries.
 
 use super::clock::Clock;
 #[cfg(feature = "tls")]
 use super::tls;
 use super::wire::{Broken, Wire};
 
-/// A connection that carries a protocol.
+/// A connection, with or without TLS.
 #[derive(Debug)]
 pub enum Carrier {
     Plain(Wire),
@@ -30,7 +30,7 @@ impl Carrier {
         }
     }
 
-    /// Says that nothing more will come from here, and waits for the other side to say so too.
+    /// Closes the sending side and waits for the peer to close too.
     pub fn close(&mut self, clock: Clock) {
         match self {
             Self::Plain(wire) => wire.close(clock),

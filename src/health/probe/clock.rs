@@ -1,5 +1,4 @@
-//! Owns the one clock of a probe: every wait of it, from the first connect to the last byte, ends by the same moment.
-//! Must not know what is waited for.
+//! Owns the deadline of a probe: one for all its waits, from the first connect to the last byte. Must not know what is waited for.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -8,33 +7,33 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-/// Far enough for "no end", near enough that no sum of it overflows.
+/// Practically never, yet near enough that adding it to an `Instant` cannot overflow.
 const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// A deadline and the time it was made of.
+/// A deadline, and the timeout that it was made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     total: Duration,
     end: Instant,
 }
 
-/// Why a wait brought nothing.
+/// Why a wait failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// The time is over.
+    /// The deadline has passed.
     Timeout,
-    /// The kernel would not wait.
+    /// The system call failed.
     Failed(Errno),
 }
 
 impl Clock {
-    /// A clock that starts now.
+    /// `total` from now.
     pub fn start(total: Duration) -> Self {
         let total = total.min(FAR);
         Self { total, end: Instant::now() + total }
     }
 
-    /// The time it had at the start.
+    /// The timeout, for messages.
     pub fn total(self) -> Duration {
         self.total
     }
@@ -43,23 +42,23 @@ impl Clock {
         self.end
     }
 
-    /// What is left of it.
+    /// The time left, zero once it has passed.
     pub fn left(self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// A clock that ends after `share` of the whole time, but never later than this one.
+    /// A deadline `share` from now, but no later than this one.
     pub fn part(self, share: Duration) -> Self {
         let end = (Instant::now() + share.min(FAR)).min(self.end);
         Self { total: self.total.min(share), end }
     }
 
-    /// Waits until `fd` can do what `flags` says, or has an error to tell.
+    /// Waits until `fd` is ready for `flags` or has an error.
     pub fn wait(self, fd: BorrowedFd<'_>, flags: PollFlags) -> Result<(), Stopped> {
         self.poll(&mut [PollFd::new(fd, flags)])
     }
 
-    /// Waits until the end. Signals end the program as they always do: `healthcheck` blocks none.
+    /// Sleeps until the deadline. Signals keep their default actions, because `healthcheck` blocks none.
     pub fn sleep(self) {
         while self.poll(&mut []).is_ok() {}
     }
@@ -67,11 +66,11 @@ impl Clock {
     fn poll(self, fds: &mut [PollFd<'_>]) -> Result<(), Stopped> {
         loop {
             let left = self.left();
-            // Asked before the kernel is: a peer that always has one more byte for us never lets a poll run out.
+            // Checked before every poll: a peer that always has one more byte ready would never let poll time out.
             if left.is_zero() {
                 return Err(Stopped::Timeout);
             }
-            // Not `poll`: its milliseconds round a last half of one down to a busy loop.
+            // Not poll(2): it takes whole milliseconds, so the last fraction of one would become a busy loop.
             match ppoll(fds, Some(TimeSpec::from_duration(left)), None) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return Ok(()),

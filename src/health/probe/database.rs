@@ -1,7 +1,7 @@
-//! Owns the asking of a server in its own protocol: one short conversation, read from what has come so far by a pure function for each
-//! protocol. Must not know what a protocol's bytes mean.
+//! Owns the exchange with a database server: sends the opening bytes and reads until the protocol's pure `read` decides.
+//! Must not know what a protocol's bytes mean.
 //!
-//! No client libraries: each question is some twenty bytes, and a library would ask for logins, which a probe has no business with.
+//! No client libraries: an exchange sends some twenty bytes, and a library would require a login, which a probe must not need.
 
 pub(crate) mod dialect;
 pub(crate) mod mysql;
@@ -17,10 +17,10 @@ use crate::health::target::Database;
 use crate::health::target::place::Peer;
 use dialect::{Healthy, Leave, Read};
 
-/// No more of an answer is kept. Bytes.
+/// How much of an answer is kept. Bytes.
 pub(crate) const MAX_ANSWER: usize = 64 * 1024;
 
-/// Asks whether the server takes clients.
+/// Probes whether the server accepts clients.
 #[inline(never)]
 pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
     let scheme = database.scheme();
@@ -48,7 +48,7 @@ pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
     }
 }
 
-/// Says `words`, and reads until `read` has decided.
+/// Sends `words`, and reads until `read` decides.
 pub(super) fn converse<T>(
     carrier: &mut Carrier,
     words: &[u8],
@@ -57,7 +57,7 @@ pub(super) fn converse<T>(
 ) -> Result<T, String> {
     let unsent = match carrier.send(words, clock) {
         Ok(()) => None,
-        // A server that refuses us may be gone already. What it said before it went is still to be read, and tells more.
+        // A server that refuses the client may have closed already. What it sent before explains more than the broken pipe.
         Err(broken @ Broken::Error(_)) => Some(broken),
         Err(broken) => return Err(broken.words("sending the question", clock)),
     };
@@ -67,7 +67,7 @@ pub(super) fn converse<T>(
         let doing = if text.is_empty() { "waiting for the answer" } else { "reading the answer" };
         let size = carrier.receive(&mut buffer, clock).map_err(|broken| broken.words(doing, clock))?;
         if size == 0 {
-            // The kernel tells a reset once, and it was told to the sending.
+            // The kernel reports a reset once, and the send has consumed it.
             if let Some(broken) = unsent.filter(|_| text.is_empty()) {
                 return Err(broken.words("sending the question", clock));
             }

@@ -1,4 +1,4 @@
-//! Owns one question to a FastCGI responder, such as php-fpm: the records, the CGI head in them, the judgement. Must not know addresses.
+//! Owns one request to a FastCGI responder such as php-fpm: records, CGI head, judgement. Must not know addresses.
 //! (fastcgi-archives.github.io/FastCGI_Specification.html; RFC 3875 for the head.)
 
 use super::answer::{Answer, Status, answered_at};
@@ -19,22 +19,22 @@ const STDIN: u8 = 5;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 
-/// The one request. 0 is the server's own business.
+/// The id of the one request. Id 0 is for management records.
 const REQUEST: u16 = 1;
 
-/// What one record carries at most. Bytes.
+/// The longest content of a record. Bytes.
 const LONGEST: usize = 0xffff;
 
-/// What was heard, enough of it to be judged.
+/// The part of a response that the verdict depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub status: u16,
-    /// The text that was looked for is in the body; `None`: none was.
+    /// Whether the body contains the text; `None` if there was none to search for.
     pub found: Option<bool>,
     pub stderr: Vec<u8>,
 }
 
-/// Asks for `path`.
+/// Requests `path`.
 #[inline(never)]
 pub fn ask(peer: &Peer, path: &str, terms: &Terms, clock: Clock) -> Answer {
     let (wire, address) = match Wire::to(peer, clock, None) {
@@ -69,7 +69,7 @@ fn judge(heard: &Heard, terms: &Terms) -> Result<String, String> {
     }
 }
 
-/// All that is ever said: the request, its parameters and that it has no body. The server is to close the connection.
+/// The whole request: begin, parameters, empty body. It asks the server to close the connection.
 fn request(path: &str, terms: &Terms) -> Vec<u8> {
     let (script, query) = path.split_once('?').unwrap_or((path, ""));
     let mut params = Vec::new();
@@ -78,7 +78,7 @@ fn request(path: &str, terms: &Terms) -> Vec<u8> {
         ("SERVER_PROTOCOL", "HTTP/1.1"),
         ("REQUEST_METHOD", terms.method.as_str()),
         ("SCRIPT_NAME", script),
-        // What php-fpm knows its own pages and scripts by.
+        // php-fpm finds its own pages and scripts by this one.
         ("SCRIPT_FILENAME", script),
         ("REQUEST_URI", path),
         ("QUERY_STRING", query),
@@ -94,7 +94,7 @@ fn request(path: &str, terms: &Terms) -> Vec<u8> {
         param(&mut params, &format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_")), value);
     }
     let mut text = Vec::new();
-    // FCGI_RESPONDER, and no FCGI_KEEP_CONN.
+    // FCGI_RESPONDER, without FCGI_KEEP_CONN.
     record(&mut text, BEGIN_REQUEST, &[0, 1, 0, 0, 0, 0, 0, 0]);
     params.chunks(LONGEST).for_each(|part| record(&mut text, PARAMS, part));
     record(&mut text, PARAMS, &[]);
@@ -120,7 +120,7 @@ fn record(out: &mut Vec<u8>, kind: u8, content: &[u8]) {
     out.extend_from_slice(content);
 }
 
-/// Reads what has come so far: decided once the head is whole, or, with a text `wanted`, once that is found or the answer over.
+/// Parses what has arrived so far. Decides once the head is complete; with `wanted`, once that is found or the response is complete.
 pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, String> {
     let (mut out, mut stderr) = (Vec::new(), Vec::new());
     let mut head = None;
@@ -159,7 +159,7 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, 
                 let (status, _) = head.ok_or("the request ended without an answer")?;
                 return heard(status, Some(false), &stderr);
             }
-            // Of the server itself, or of a request that is not ours.
+            // Management records, or records of a request that is not ours.
             0..=11 => {}
             _ => return Err(stranger()),
         }
@@ -167,13 +167,13 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, 
         rest = next;
     }
     match head {
-        // What is not in what may be read is not found, as in a body over HTTP.
+        // Not found in the part that is read counts as not found, as in an HTTP body.
         Some((status, _)) if text.len() >= MAX_ANSWER => heard(status, Some(false), &stderr),
         _ => Ok(None),
     }
 }
 
-/// Fails unless the end of a request says that it was taken.
+/// An error, unless the end of the request says that it was completed.
 fn refusal(content: &[u8]) -> Result<(), String> {
     let why = match content.get(4) {
         Some(0) => return Ok(()),
@@ -185,7 +185,7 @@ fn refusal(content: &[u8]) -> Result<(), String> {
     Err(format!("the server refuses the request: {why}"))
 }
 
-/// The status of a CGI head: its `Status` line, 200 without one.
+/// The status of a CGI head: its `Status` line, or 200 without one.
 fn status(head: &[u8]) -> Result<u16, String> {
     let mut status = 200;
     for line in head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {

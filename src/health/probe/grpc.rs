@@ -1,7 +1,7 @@
-//! Owns one question to `grpc.health.v1.Health/Check`: the request, the conversation, the judgement. Must not know addresses.
+//! Owns one call of `grpc.health.v1.Health/Check`: request, exchange, judgement. Must not know addresses.
 //!
-//! HTTP/2 with prior knowledge, in plaintext or over TLS, as in the kubelet's prober (pkg/probe/grpc/grpc.go) and in grpc_health_probe. Own code and not
-//! a client library: a gRPC stack is larger than all of reberth, and one call needs five kinds of frames.
+//! HTTP/2 with prior knowledge, in plaintext or over TLS, as in the kubelet's prober (pkg/probe/grpc/grpc.go) and grpc_health_probe.
+//! Not a client library: a gRPC stack is larger than all of reberth, and one call needs five kinds of frames.
 
 pub(crate) mod exchange;
 mod hpack;
@@ -31,10 +31,10 @@ const PATH: Name<'_> = Name::Static(4);
 const CONTENT_TYPE: Name<'_> = Name::Static(31);
 const USER_AGENT: Name<'_> = Name::Static(58);
 
-/// HEADER_TABLE_SIZE and ENABLE_PUSH, both 0: headers are never remembered, and nothing comes unasked (RFC 9113, 6.5.2).
+/// HEADER_TABLE_SIZE and ENABLE_PUSH, both 0: no dynamic table and no pushed streams (RFC 9113, 6.5.2).
 const OUR_SETTINGS: [u8; 12] = [0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0];
 
-/// Headers that are the protocol's own business, or that HTTP/2 forbids (RFC 9113, 8.2.2): they are not taken from the user.
+/// Headers that the protocol sets itself, or that HTTP/2 forbids (RFC 9113, 8.2.2). The user's values for them are not sent.
 const NOT_THE_USERS: [&str; 9] = [
     "host",
     "connection",
@@ -70,7 +70,7 @@ const CODES: [&str; 17] = [
 const NOT_FOUND: u32 = 5;
 const UNIMPLEMENTED: u32 = 12;
 
-/// Asks whether `service` serves; the empty one is the server as a whole.
+/// Checks whether `service` is serving. The empty service is the server as a whole.
 #[inline(never)]
 pub fn ask((tls, peer): (bool, &Peer), service: &str, terms: &Terms, clock: Clock, own: Option<i32>) -> Answer {
     let (wire, address) = match Wire::to(peer, clock, own) {
@@ -127,7 +127,7 @@ fn converse(
         };
         let replies = std::mem::take(&mut exchange.replies);
         match carrier.send(&replies, clock) {
-            // A server that is gone takes no reply any more. What it said before it went is still to be read, and tells more.
+            // A server that has closed takes no replies. What it sent before explains more than the broken pipe.
             Ok(()) | Err(Broken::Error(_)) => {}
             Err(broken) => return Err(failed(broken, doing)),
         }
@@ -136,7 +136,7 @@ fn converse(
             return Err(format!("the server closed the connection while {doing}"));
         }
         if let Some(answered) = exchange.feed(buffer.get(..size).unwrap_or_default())? {
-            // What the server still waits for, and that nothing more is asked: NO_ERROR, no stream of its own was looked at.
+            // The pending replies, then GOAWAY with NO_ERROR; the last stream is 0, because the server opened none.
             let mut farewell = exchange.replies;
             exchange::frame(&mut farewell, exchange::GOAWAY, 0, &[0; 8]);
             return Ok((answered, Left::saying(carrier, farewell)));
@@ -144,19 +144,19 @@ fn converse(
     }
 }
 
-/// All that is ever said unasked, in one piece: no need to wait for the server's preface (RFC 9113, 3.4).
+/// Everything the client sends unprompted, in one piece: it need not wait for the server's preface (RFC 9113, 3.4).
 fn request(scheme: u8, authority: &str, service: &str, terms: &Terms) -> Result<Vec<u8>, String> {
     let mut block = vec![POST, scheme];
     literal(&mut block, &PATH, b"/grpc.health.v1.Health/Check");
     literal(&mut block, &AUTHORITY, authority.as_bytes());
-    // What comes before the user's metadata, and in which order, is the protocol's (grpc, doc/PROTOCOL-HTTP2.md).
+    // The protocol fixes what comes before the user's metadata, and its order (grpc, doc/PROTOCOL-HTTP2.md).
     literal(&mut block, &Name::Text("te"), b"trailers");
     literal(&mut block, &CONTENT_TYPE, b"application/grpc");
     if header(terms, "user-agent").is_none() {
         literal(&mut block, &USER_AGENT, terms.user_agent.as_bytes());
     }
     for (name, value) in &terms.headers {
-        // HTTP/2 knows no capitals in a name.
+        // HTTP/2 header names are lower case.
         let name = name.to_ascii_lowercase();
         let dropped = value.is_empty() && matches!(&*name, "accept" | "user-agent");
         if !dropped && !NOT_THE_USERS.contains(&&*name) {
@@ -173,7 +173,7 @@ fn request(scheme: u8, authority: &str, service: &str, terms: &Terms) -> Result<
     Ok(text)
 }
 
-/// `HealthCheckRequest {service}` in protobuf, behind gRPC's five bytes: not compressed, the length.
+/// `HealthCheckRequest {service}` in protobuf, after gRPC's five-byte prefix: uncompressed, length.
 fn message(service: &str) -> Vec<u8> {
     let mut fields = Vec::new();
     if !service.is_empty() {
@@ -190,14 +190,14 @@ fn message(service: &str) -> Vec<u8> {
     [&[0][..], &length.to_be_bytes(), &fields].concat()
 }
 
-/// `HealthCheckResponse.status`; `None` where the data is not one such message.
+/// `HealthCheckResponse.status`, or `None` if the data is not exactly one such message.
 fn serving_status(data: &[u8]) -> Option<u64> {
     let (head, mut fields) = data.split_first_chunk::<5>()?;
     let [compressed, length @ ..] = *head;
     if compressed != 0 || u32::from_be_bytes(length) as usize != fields.len() {
         return None;
     }
-    // A field that is 0 is not sent.
+    // proto3 omits a field that is 0.
     let mut status = 0;
     while !fields.is_empty() {
         let key = varint(&mut fields)?;
@@ -233,7 +233,7 @@ fn varint(fields: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The verdict: SERVING in a call that went well, and nothing else, is healthy.
+/// The verdict. Only SERVING in a call that succeeded is healthy.
 pub(crate) fn judge(answered: &Answered, service: &str) -> (Option<Status>, Result<String, String>) {
     let asked =
         if service.is_empty() { "the server as a whole".to_owned() } else { format!("the service '{service}'") };
@@ -268,7 +268,7 @@ pub(crate) fn judge(answered: &Answered, service: &str) -> (Option<Status>, Resu
     (Some(Status::Grpc(status)), outcome)
 }
 
-/// `grpc-message` without its percent encoding (grpc, doc/PROTOCOL-HTTP2.md).
+/// Percent-decodes `grpc-message` (grpc, doc/PROTOCOL-HTTP2.md).
 fn unescaped(message: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(message.len());
     let mut rest = message;
@@ -311,7 +311,7 @@ mod tests {
             (b"\x08\x01", Some(1)),
             (b"\x08\x81\x00", Some(1)),
             (b"\x08\x01\x08\x02", Some(2)),
-            // Fields of another time, one of each wire type.
+            // Unknown fields, one of each wire type.
             (b"\x10\x05\x19abcdefgh\x22\x02\x08\x02\x2dabcd\x08\x01", Some(1)),
             (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", Some(u64::MAX)),
             (b"\x08", None),

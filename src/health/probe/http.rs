@@ -1,7 +1,7 @@
-//! Owns one HTTP/1.1 question: the request, the head of the answer, redirects, the judgement. Must not know addresses or TLS.
+//! Owns one HTTP/1.1 probe: request, response head, redirects, judgement. Must not know addresses or TLS.
 //!
-//! Own code and not a client library: the clock, the redirect rule, the header rules and the limits are the probe, and a general
-//! client has to be talked out of its own at each of these points. The grammar of the head is `httparse`'s.
+//! Not a client library: the deadline, the redirect rule, the header rules and the limits are what a probe is, and a general client
+//! would have to be configured against its own at each of these points. `httparse` owns the grammar of the head.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::health::host::is_here;
 use crate::health::terms::Terms;
 use crate::health::url::{Url, has_scheme};
 
-/// No more of a head is read, interim answers included. Bytes.
+/// How much of a head is read, interim responses included. Bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// No more header lines are looked at.
+/// How many header lines are parsed.
 const MAX_HEADERS: usize = 256;
 
-/// kubelet's and Go's limit (net/http/client.go, `defaultCheckRedirect`; pkg/probe/http/http.go, `RedirectChecker`).
+/// The limit of the kubelet and of Go (net/http/client.go, `defaultCheckRedirect`; pkg/probe/http/http.go, `RedirectChecker`).
 const MAX_REDIRECTS: usize = 10;
 
-/// The head of an answer, as far as a probe cares.
+/// The parts of a response head that a probe needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     pub status: u16,
@@ -33,7 +33,7 @@ pub(crate) struct Head {
     pub framing: body::Framing,
 }
 
-/// Asks `url`, over the Unix socket `socket` if there is one, and judges the last answer.
+/// Requests `url`, over the Unix socket `socket` if there is one, follows redirects and judges the last response.
 pub fn ask(
     url: &Url,
     (socket, own): (Option<&Path>, Option<i32>),
@@ -53,15 +53,15 @@ pub fn ask(
 struct Asking<'a> {
     url: Url,
     method: String,
-    /// The Host line the user wants instead of the URL's own.
+    /// The user's Host header, if it replaces the URL's own.
     host: Option<String>,
     shown: String,
     status: Option<u16>,
-    /// The connections whose answers are not read to their end.
+    /// Connections whose responses are not read to the end.
     left: Vec<Left>,
     terms: &'a Terms,
     clock: Clock,
-    /// The shared port, and the `run` whose own tree has to answer there.
+    /// The shared port, and the pid of the `run` whose app must answer on it.
     own: Option<(u16, i32)>,
 }
 
@@ -75,14 +75,14 @@ impl Asking<'_> {
             let Some(location) = self.redirect(&head) else {
                 return self.judge(carrier, &head, &rest, redirects, "");
             };
-            // Hostnames as text, as kubelet does it, before anything else of it is looked at.
+            // Compare the hostnames as text before anything else of the `Location`, as the kubelet does.
             let elsewhere = self.url.host_of(location) != first;
             let next = match self.url.join(location) {
                 Ok(next) => Some(next),
                 Err(_) if elsewhere => None,
                 Err(why) => return Err(format!("the redirect of status {} leads nowhere: {why}", head.status)),
             };
-            // A Unix socket is a place of its own and knows no TLS.
+            // A Unix socket has no host and no TLS, so a redirect to https:// leaves it.
             let next = match next {
                 Some(next) if !(elsewhere || socket.is_some() && next.tls) => next,
                 next => {
@@ -94,7 +94,7 @@ impl Asking<'_> {
                     return self.judge(carrier, &head, &rest, redirects, &note);
                 }
             };
-            // Only a relative reference keeps the user's Host line (net/http/client.go).
+            // Only a relative reference keeps the user's Host header (net/http/client.go).
             if has_scheme(location) {
                 self.host = None;
             }
@@ -107,7 +107,7 @@ impl Asking<'_> {
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
     }
 
-    /// One request, and the head of its answer with what came after it.
+    /// Sends one request. Returns the response head and the bytes after it.
     fn exchange(&mut self, socket: Option<&Path>, first: bool) -> Result<(Carrier, Head, Vec<u8>), String> {
         let mut carrier = self.connect(socket, first)?;
         let request = request(&self.url, &self.method, self.host.as_deref(), self.terms)?;
@@ -116,7 +116,7 @@ impl Asking<'_> {
         Ok((carrier, head, rest))
     }
 
-    /// How the question came to be about another place than the one asked.
+    /// Names the redirects that led to the current URL, for messages.
     fn followed(&self, redirects: usize) -> String {
         match redirects {
             0 => String::new(),
@@ -131,7 +131,7 @@ impl Asking<'_> {
             None => {
                 let own = self.own.filter(|(port, _)| *port == self.url.port).map(|(_, root)| root);
                 let (wire, address) = Wire::tcp_to(&self.url.host, self.url.port, self.clock, own)?;
-                // `localhost` is two addresses: the verdict tells which one answered.
+                // `localhost` has two addresses: the verdict shows the one that answered.
                 if first && is_here(&self.url.host) {
                     self.shown = Url { host: address.ip().to_string(), ..self.url.clone() }.shown();
                 }
@@ -150,7 +150,7 @@ impl Asking<'_> {
         carrier
     }
 
-    /// Where the answer sends us, if that is to be followed at all.
+    /// The `Location` to follow, if any.
     fn redirect<'h>(&self, head: &'h Head) -> Option<&'h str> {
         let wanted = self.terms.status_explicit && accepted(self.terms, head.status);
         match head.status {
@@ -201,8 +201,8 @@ impl Asking<'_> {
         if self.method == "HEAD" { body::Framing::None } else { head.framing }
     }
 
-    /// Nobody looks at the body, of which `rest` came with the head: what is still to come of it is dropped after the verdict, that of a
-    /// redirect too. One that is whole is closed before the next question: a server may take one client at a time.
+    /// Keeps the connection for draining after the verdict: its body is not needed, and `rest` of it came with the head. A connection with
+    /// a complete body is closed before the next request, because a server may take only one client at a time.
     fn leave(&mut self, carrier: Carrier, head: &Head, rest: &[u8], last: bool) {
         let mut body = Body::new(self.framing(head)).dropping();
         if body.feed(rest).is_ok() && (last || body.is_worth_dropping()) {
@@ -210,7 +210,7 @@ impl Asking<'_> {
         }
     }
 
-    /// Reads a whole head, and returns what came after it.
+    /// Reads a complete head. Returns it with the bytes after it.
     fn head(&self, carrier: &mut Carrier) -> Result<(Head, Vec<u8>), String> {
         let mut text = Vec::new();
         let mut buffer = [0; 4096];
@@ -229,7 +229,7 @@ impl Asking<'_> {
             while let Some(end) = end_of_head(&text, scanned) {
                 let head = parse(text.get(..end).unwrap_or_default())?;
                 text.drain(..end);
-                // 100 and 103 come before the answer proper; after 101 there is none.
+                // 100 and 103 precede the final response; nothing follows a 101.
                 if head.status == 101 || !(100..200).contains(&head.status) {
                     return Ok((head, text));
                 }
@@ -247,14 +247,14 @@ impl Asking<'_> {
     }
 }
 
-/// The first header of this name that the user gave.
+/// The user's first header with this name.
 pub fn header<'a>(terms: &'a Terms, name: &str) -> Option<&'a str> {
     terms.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
-/// kubelet's request (pkg/probe/http/request.go): the defaults only where the user set none, and gone where the user set them empty.
+/// The kubelet's request (pkg/probe/http/request.go): a default header is sent unless the user sets it, and dropped if set to empty.
 ///
-/// `Connection: close`, as the kubelet and as one who asks once: the server closes first, and keeps the TIME_WAIT.
+/// `Connection: close`, as the kubelet sends: the server closes first, so TIME_WAIT stays on its side.
 fn request(url: &Url, method: &str, host: Option<&str>, terms: &Terms) -> Result<String, String> {
     // A line break in a value would end the head early, or smuggle in a second request.
     let given = terms.headers.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
@@ -296,7 +296,7 @@ pub(super) fn status_list(terms: &Terms) -> String {
     terms.status.iter().map(range).collect::<Vec<_>>().join(",")
 }
 
-/// Fails at the first byte that no HTTP answer has there: a server of another protocol may never send a line's end.
+/// Fails at the first byte that cannot start an HTTP response: a server of another protocol may never send a newline.
 pub(crate) fn begins_like_http(text: &[u8]) -> Result<(), String> {
     let known = b"HTTP/1.";
     if text.iter().zip(known).all(|(got, want)| got == want) {
@@ -308,7 +308,7 @@ pub(crate) fn begins_like_http(text: &[u8]) -> Result<(), String> {
     })
 }
 
-/// Where the empty line ends, looked for from a little before `scanned`.
+/// The end of the empty line. Starts searching shortly before `scanned`.
 pub(crate) fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
     let from = scanned.saturating_sub(3);
     let tail = text.get(from..)?;
@@ -321,7 +321,7 @@ pub(crate) fn end_of_head(text: &[u8], scanned: usize) -> Option<usize> {
 }
 
 pub(crate) fn parse(text: &[u8]) -> Result<Head, String> {
-    // Most answers have few headers; room for many is two fresh pages of stack.
+    // Most responses have few headers, and room for many costs two fresh stack pages.
     let parsed = match parse_with::<32>(text) {
         Err(httparse::Error::TooManyHeaders) => parse_with::<MAX_HEADERS>(text),
         parsed => parsed,
@@ -332,12 +332,12 @@ pub(crate) fn parse(text: &[u8]) -> Result<Head, String> {
     })
 }
 
-// In line, both would have their room in one frame.
+// Inlined, both sizes would share one stack frame.
 #[inline(never)]
 fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    // As forgiving as clients are: the question is whether the app works, not whether its headers are pretty.
+    // As lenient as clients are: a probe tests whether the app works, not whether its headers are well formed.
     let parsed = httparse::ParserConfig::default()
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
@@ -363,7 +363,7 @@ fn parse_with<const HEADERS: usize>(text: &[u8]) -> Result<Head, httparse::Error
     Ok(Head { status, location, framing })
 }
 
-/// A `Location` as the text it means: a path may be in any encoding, so its bytes are sent as they came, percent-encoded as browsers do.
+/// A `Location` as text. Its path may be in any encoding, so its bytes are percent-encoded unchanged, as browsers do.
 fn escaped(location: &[u8]) -> String {
     let mut text = String::with_capacity(location.len());
     for byte in location {
@@ -388,7 +388,7 @@ mod tests {
             ("HTTP/1.1 200\r\na: b\r\n\r", None),
             ("", None),
         ] {
-            // Wherever the packets were cut, the end is the same.
+            // Wherever the packets are cut, the end is the same.
             for scanned in 0..want.unwrap_or(text.len()) {
                 assert_eq!(end_of_head(text.as_bytes(), scanned), want, "{text:?} from {scanned}");
             }

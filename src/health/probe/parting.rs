@@ -1,5 +1,5 @@
-//! Owns the leave that is taken of servers once the verdict is told: a connection closed in the middle of an answer is, to the app, a
-//! client that aborts, with a broken pipe or a count of errors for each probe. Nothing of it changes a verdict. Must not know what was asked.
+//! Owns the graceful close of connections after the verdict is printed (what nginx calls a lingering close). Closed in mid-response, the
+//! app would log an aborted client or a broken pipe for every probe. Changes no verdict. Must not know what was probed.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::clock::Clock;
 use super::database::mysql;
 use super::wire::Wire;
 
-/// How long leaving may take, of whatever is left of the clock.
+/// How long closing may take, within the deadline.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long the other side's close is waited for where nothing else is to come. A server closes at once when it reads our end, and what it
-/// sends to a socket that is gone would reset it.
+/// How long to wait for the peer's close if nothing else is pending. A server closes as soon as it reads our FIN, and anything that it
+/// sends to a socket that no longer exists is answered with a reset.
 const MOMENT: Duration = Duration::from_millis(10);
 
-/// The connections that are still open when the verdict stands; none in most cases.
+/// Connections that are still open once the verdict is known; usually none.
 #[derive(Debug, Default)]
 #[must_use = "dropped, it resets what is still being sent"]
 pub struct Parting {
@@ -24,7 +24,7 @@ pub struct Parting {
     clock: Option<Clock>,
 }
 
-/// One of them, and what is still to be done with it.
+/// An open connection, and what is left to do with it.
 #[derive(Debug)]
 pub(super) struct Left {
     carrier: Carrier,
@@ -33,41 +33,41 @@ pub(super) struct Left {
 
 #[derive(Debug)]
 enum Rest {
-    /// The rest of an answer is to be read and dropped.
+    /// Drain the rest of a response.
     Body(Body),
-    /// These bytes are to be said, and the other side's close is worth this time.
+    /// Send these bytes, then wait this long for the peer's close.
     Farewell(Vec<u8>, Duration),
-    /// The rest of a login, of which these bytes are the next to be said.
+    /// Complete a login. These bytes are sent next.
     Login(Vec<u8>),
 }
 
 impl Left {
-    /// What is left of a connection that has been asked for nothing.
+    /// A connection on which nothing was sent.
     pub fn silent(wire: Wire) -> Self {
         Self::saying(Carrier::Plain(wire), Vec::new())
     }
 
-    /// What is left of a conversation that ends with these words of ours.
+    /// Sends `farewell`, then closes.
     pub fn saying(carrier: Carrier, farewell: Vec<u8>) -> Self {
         Self { carrier, rest: Rest::Farewell(farewell, MOMENT) }
     }
 
-    /// The same where the server still has something to do before it closes, and minds if we do not wait for it.
+    /// The same with a longer wait, for a server that works before it closes and treats a lost client as an error.
     pub fn waiting(carrier: Carrier, farewell: Vec<u8>) -> Self {
         Self { carrier, rest: Rest::Farewell(farewell, PATIENCE) }
     }
 
-    /// What is left of a MySQL server's greeting: a login, which begins with these bytes.
+    /// Logs in to a MySQL server that has sent its greeting. `words` are the first bytes to send.
     pub fn login(carrier: Carrier, words: Vec<u8>) -> Self {
         Self { carrier, rest: Rest::Login(words) }
     }
 
-    /// What is left of an answer whose `body` nobody looks at any more; nothing if it came with the head, or is not worth its end. The
-    /// connection is closed then: it is the server's turn, or it would be cut off anyway.
+    /// Drains an unneeded `body`. `None` if it is complete or cannot be drained: dropping the connection then is right, because it is the
+    /// server's turn to close, or the response is cut off in any case.
     pub fn of_answer(carrier: Carrier, body: Body) -> Option<Self> {
         let open = match carrier {
             Carrier::Plain(_) => body.is_worth_dropping(),
-            // TLS has words of its own for the end.
+            // TLS has to send its close_notify.
             #[cfg(feature = "tls")]
             Carrier::Tls(_) => true,
         };
@@ -80,7 +80,7 @@ impl Left {
                 if body.is_worth_dropping() {
                     body::drop_rest(&mut self.carrier, &mut body, clock);
                 }
-                // Read to its end, a plain connection has nothing more to say; with more of it to come, nothing is to be waited for.
+                // A plain connection with a complete body has nothing left to send. With an incomplete one, waiting is pointless.
                 #[cfg(feature = "tls")]
                 if body.over && matches!(self.carrier, Carrier::Tls(_)) {
                     self.carrier.close(clock.part(MOMENT));
@@ -100,23 +100,23 @@ impl Left {
 }
 
 impl Parting {
-    /// Takes leave of these within what is left of `clock`, once it is told to.
+    /// Closes these connections within `clock`, once `take_leave` is called.
     pub(super) fn new(left: Vec<Left>, clock: Clock) -> Self {
         Self { left, clock: Some(clock) }
     }
 
-    /// Takes leave of all of them, in 100 ms at most and within the clock of the question.
+    /// Closes all connections within the probe's deadline and 100 ms.
     pub fn take_leave(self) {
         self.take_leave_in(PATIENCE);
     }
 
-    /// The same in less `time`, if that is less.
+    /// The same, within `time` if that is shorter.
     pub fn take_leave_in(self, time: Duration) {
         let Some(clock) = self.clock else { return };
         let clock = clock.part(PATIENCE.min(time));
         let mut others = self.left.len();
         for left in self.left {
-            // One that is slow leaves their share to the others.
+            // Each gets a share, so that a slow one leaves time for the others.
             let share = clock.left() / u32::try_from(others).unwrap_or(u32::MAX).max(1);
             left.take_leave(clock.part(share));
             others -= 1;
@@ -134,7 +134,7 @@ mod tests {
     use super::super::body::Framing;
     use super::*;
 
-    /// A connection of ours, and the server's end of it. A Unix socket tells its peer of unread bytes at the close, as TCP does.
+    /// A client connection and its server end. A Unix socket reports unread bytes at close, as TCP does.
     fn connection() -> (Carrier, UnixStream) {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -145,14 +145,14 @@ mod tests {
         (Carrier::Plain(wire), listener.accept().unwrap().0)
     }
 
-    /// What the server still hears, and how it ends.
+    /// What the server still receives, and how the stream ends.
     fn heard(mut server: UnixStream) -> (Vec<u8>, Option<ErrorKind>) {
         let mut text = Vec::new();
         let end = server.read_to_end(&mut text).err().map(|error| error.kind());
         (text, end)
     }
 
-    /// Leaves after `answer` has come with the head and `rest` of it behind, on a clock of `time`.
+    /// Closes a connection of which `answer` came with the head and `rest` is still unread.
     fn leave(framing: Framing, answer: &[u8], rest: &[u8], closed: bool, time: Duration) -> Option<ErrorKind> {
         let (carrier, mut server) = connection();
         let mut body = Body::new(framing).dropping();
@@ -175,7 +175,7 @@ mod tests {
             (Framing::Length(8002), b"ok", &body, false),
             (Framing::Chunked, b"2\r", b"\nok\r\n0\r\n\r\n", false),
             (Framing::UntilClose, b"ok", &body, true),
-            // Nothing to read, and nothing waited for.
+            // Nothing to drain and nothing to wait for.
             (Framing::Length(2), b"ok", b"", false),
             (Framing::None, b"", b"", false),
         ] {
@@ -183,19 +183,19 @@ mod tests {
             assert_eq!(leave(framing, answer, rest, closed, long), None, "{framing:?} {answer:?}");
             assert!(begun.elapsed() < long, "{framing:?} {answer:?}");
         }
-        // The control: a server hears of what was not read.
+        // The control: unread bytes do reset the connection.
         assert_eq!(leave(Framing::None, b"", b"x", false, long), Some(ErrorKind::ConnectionReset));
     }
 
     #[test]
     fn an_endless_one_is_not() {
-        // More than is dropped; less than the socket takes from a writer whom nobody reads.
+        // More than is drained, and less than a socket buffers without a reader.
         let flood = [b'x'; 64 * 1024];
         for framing in [Framing::UntilClose, Framing::Length(flood.len() as u64)] {
             let reset = leave(framing, b"", &flood, true, Duration::from_secs(10));
             assert_eq!(reset, Some(ErrorKind::ConnectionReset), "{framing:?}");
         }
-        // One that never goes on is left after 100 ms, or when the clock is over.
+        // A body that never continues is given up after 100 ms, or at the deadline.
         for (clock, least) in [(10_000, 100), (30, 30), (0, 0)] {
             let begun = Instant::now();
             let end = leave(Framing::UntilClose, b"", b"x", false, Duration::from_millis(clock));

@@ -1,4 +1,4 @@
-//! Owns TLS over a wire, and whom it trusts. Must not know HTTP; nothing of it runs for a plain probe.
+//! Owns TLS over a wire, and which certificates it trusts. Must not know HTTP. None of it runs in a plain probe.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -34,15 +34,15 @@ use words::{Context, words};
 pub struct Session {
     wire: Wire,
     tls: ClientConnection,
-    /// The server has said something.
+    /// The server has sent something.
     heard: bool,
-    /// An address was asked, so no name was sent.
+    /// The host is an address, so no server name (SNI) was sent.
     by_address: bool,
     client: Arc<Client>,
     speaks: Speaks,
 }
 
-/// What is to be spoken inside, told to the server by its name (ALPN).
+/// The protocol inside TLS, announced by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     Http,
@@ -50,10 +50,10 @@ pub enum Speaks {
 }
 
 impl Session {
-    /// Shakes hands with `host` over `wire`.
+    /// Performs the handshake with `host` over `wire`.
     ///
     /// # Errors
-    /// Why there is no trust or no TLS, in words, with the option that helps.
+    /// Why the handshake failed or the certificate is not trusted, with the option that helps.
     pub fn start(wire: Wire, host: &str, speaks: Speaks, terms: &Terms, clock: Clock) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if terms.insecure {
@@ -102,14 +102,14 @@ impl Session {
             match self.tls.reader().read(buffer) {
                 Ok(size) => return Ok(size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.turn(clock)?,
-                // An end without close_notify; whether the answer was whole is HTTP's to say.
+                // EOF without close_notify. HTTP decides whether the response is complete.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Says goodbye and waits for the other side's, within the clock.
+    /// Sends close_notify and waits for the peer to close, within the deadline.
     pub fn close(&mut self, clock: Clock) {
         self.tls.send_close_notify();
         if self.flush(clock).is_ok() {
@@ -117,13 +117,13 @@ impl Session {
         }
     }
 
-    /// Sends what TLS has to say and takes in what the server says, once.
+    /// Writes what TLS has pending, then reads once.
     fn turn(&mut self, clock: Clock) -> Result<(), Broken> {
         self.speak(clock)?;
         if self.tls.wants_read() { self.hear(clock) } else { Ok(()) }
     }
 
-    /// Sends what TLS has to say. A server that has refused us takes nothing more, and its alert tells more than the broken pipe.
+    /// Writes what TLS has pending. If the server has closed, its alert explains more than the broken pipe.
     fn speak(&mut self, clock: Clock) -> Result<(), Broken> {
         match self.flush(clock) {
             Err(Broken::Error(why)) => match self.hear(clock) {
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Takes in what the server says, once.
+    /// Reads once.
     fn hear(&mut self, clock: Clock) -> Result<(), Broken> {
         self.wire.wait(PollFlags::POLLIN, clock)?;
         match self.tls.read_tls(self.wire.socket()) {
@@ -146,7 +146,7 @@ impl Session {
             Err(error) => return Err(error.into()),
         }
         if let Err(error) = self.tls.process_new_packets() {
-            // The alert tells the server why; whether it gets through is all the same.
+            // Tell the server why. It does not matter whether this arrives.
             let _ = self.tls.write_tls(self.wire.socket());
             let context = Context {
                 version_known: self.tls.protocol_version().is_some(),
@@ -174,7 +174,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // A close that TLS servers do not log as an attack; it goes out at once or not at all.
+        // Without close_notify, servers may log a truncation attack. One attempt, no waiting.
         self.tls.send_close_notify();
         let _ = self.tls.write_tls(self.wire.socket());
     }
@@ -184,7 +184,7 @@ fn retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Who we are: `--cert` and `--key`, or nobody. It also knows whether the server asked, for its alerts do not say so before TLS 1.3.
+/// The client's identity: `--cert` and `--key`, or none. Records whether the server requested one, because alerts before TLS 1.3 do not say so.
 #[derive(Debug)]
 struct Client {
     identity: Option<Arc<CertifiedKey>>,
@@ -207,7 +207,7 @@ impl Client {
                     format!("--key {key:?} is of a kind that reberth does not know: take RSA, P-256, P-384 or Ed25519")
                 })?;
                 let identity = CertifiedKey::new(chain, known);
-                // A library that cannot tell leaves it to the server.
+                // If the library cannot compare them, the server will.
                 if let Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
                     return Err(format!("--key {key:?} is not the key of the first certificate in --cert {cert:?}"));
                 }
@@ -229,11 +229,11 @@ impl ResolvesClientCert for Client {
     }
 }
 
-/// A bundle or the system's store: its authorities, and its certificates as they are.
+/// The CAs of a bundle or of the system's store, and the certificates of the bundle themselves.
 #[derive(Debug)]
 struct Trusted {
     authorities: Arc<WebPkiServerVerifier>,
-    /// Those of `--ca`: a self-signed server certificate is no authority, and the user named it all the same.
+    /// The certificates of `--ca`: a self-signed server certificate is no CA, yet the user trusts it.
     named: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
@@ -248,7 +248,7 @@ impl Trusted {
         if ca.is_some() {
             roots.add_parsable_certificates(named.iter().cloned());
         } else {
-            // It reads whatever this variable names, to its end.
+            // The library reads whatever this variable names, to EOF.
             if std::env::var_os("SSL_CERT_FILE")
                 .is_some_and(|path| Path::new(&path).exists() && !Path::new(&path).is_file())
             {
@@ -274,7 +274,7 @@ impl Trusted {
     }
 }
 
-/// Some twenty times what a distribution's whole store has. Bytes.
+/// Some twenty times the size of a distribution's whole store. Bytes.
 const LARGEST_BUNDLE: u64 = 4 * 1024 * 1024;
 
 fn read_bundle(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -285,7 +285,7 @@ fn read_bundle(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 fn read_pem(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("{flag} {path:?}: {}", crate::error::words(&error));
-    // Opening a pipe would wait for its writer, and a device may have no end.
+    // Opening a FIFO would wait for its writer, and a device may have no end.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(format!("{flag} {path:?} is not a regular file"));
@@ -342,7 +342,7 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// `--insecure`: whoever answers.
+/// `--insecure`: accepts any certificate.
 #[derive(Debug)]
 struct Anyone;
 
@@ -358,7 +358,7 @@ impl ServerCertVerifier for Anyone {
         Ok(ServerCertVerified::assertion())
     }
 
-    /// kubelet checks nothing, signatures included; a certificate of an old form is no reason to call an app unhealthy here.
+    /// The kubelet verifies nothing, not even signatures. An outdated certificate does not make an app unhealthy here.
     fn verify_tls12_signature(
         &self,
         _message: &[u8],
@@ -377,7 +377,7 @@ impl ServerCertVerifier for Anyone {
         Ok(HandshakeSignatureValid::assertion())
     }
 
-    /// Every kind of key that a server may have: what is not verified need not be known.
+    /// Every key type that a server may have: nothing is verified, so none has to be supported.
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         use SignatureScheme as Scheme;
         vec![
@@ -389,7 +389,7 @@ impl ServerCertVerifier for Anyone {
             Scheme::RSA_PSS_SHA256,
             Scheme::RSA_PSS_SHA384,
             Scheme::RSA_PSS_SHA512,
-            // The same with keys that are for PSS alone (RFC 8446, 4.2.3).
+            // The same for keys that are restricted to PSS (RFC 8446, 4.2.3).
             Scheme::Unknown(0x0809),
             Scheme::Unknown(0x080a),
             Scheme::Unknown(0x080b),

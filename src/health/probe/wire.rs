@@ -1,4 +1,4 @@
-//! Owns the way to a server: addresses, connect, bytes in and out, all within the clock. Must not know HTTP or TLS.
+//! Owns the way to a server: resolve, connect, send and receive, all within the deadline. Must not know HTTP or TLS.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -19,44 +19,43 @@ use crate::health::own::{self, Whose};
 use crate::health::target::place::Peer;
 use crate::sys::lookup;
 
-/// What the reason begins with where nobody listens.
+/// A reason starts with this if nothing listens.
 pub const REFUSED: &str = "connection refused";
 
-/// A connection, never blocking.
+/// A non-blocking connection.
 ///
-/// kubelet's dialer sets SO_LINGER to a second (pkg/probe/dialer_others.go). On Linux that shortens no TIME_WAIT: it only makes the
-/// close wait for the peer's last acknowledgement, even on a socket that never blocks, and no clock would count that. A plain close
-/// sends the same clean FIN.
+/// The kubelet's dialer sets SO_LINGER to one second (pkg/probe/dialer_others.go). On Linux that does not shorten TIME_WAIT: it makes
+/// close(2) wait for the peer's last ACK, even on a non-blocking socket, and no deadline covers that. A plain close sends the same FIN.
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
 }
 
-/// Between two connections of which another instance has accepted the first.
+/// Delay before reconnecting, if another instance accepted the connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(25);
 
-/// Between two looks whether a connection has been accepted.
+/// Delay between checks whether the connection was accepted.
 const FIRST_LOOK: Duration = Duration::from_micros(200);
 const LAST_LOOK: Duration = Duration::from_millis(5);
 
-/// Why bytes did not come or go.
+/// Why a transfer failed.
 #[derive(Debug)]
 pub enum Broken {
-    /// The time is over.
+    /// The deadline has passed.
     Timeout,
-    /// In words that say what happened, to be followed by when.
+    /// What happened; the step at which it happened is appended.
     Error(String),
-    /// In words that stand for themselves, with what helps.
+    /// A complete reason, with what helps.
     #[cfg(feature = "tls")]
     Told(String),
 }
 
-/// What a server may have to say to one who only connects, or leaves. Bytes.
+/// How much is read of what a server sends unprompted. Bytes.
 const MAX_GREETING: usize = 10 * 1024;
 
 impl Broken {
-    /// In words for the user, `doing` being what was waited for.
+    /// The reason for the user. `doing` names the step that failed.
     pub fn words(self, doing: &str, clock: Clock) -> String {
         match self {
             Self::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
@@ -83,13 +82,13 @@ impl From<io::Error> for Broken {
 }
 
 impl Wire {
-    /// Connects to the first address of `host` that takes the connection, and says which one that was.
+    /// Connects to the first address of `host` that accepts. Returns that address too.
     ///
     /// # Errors
-    /// The reason of the first address that refused: with two of them the second is only a second chance.
+    /// The first address' reason: the others are only alternatives.
     pub fn tcp(host: &str, port: u16, clock: Clock) -> Result<(Self, SocketAddr), String> {
         let addresses = addresses(host, port, clock)?;
-        // Each has its share of the clock, so that a first one that says nothing leaves time for the second.
+        // Each address gets a share of the time, so that a silent first one leaves time for the second.
         let share = clock.total() / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut first = None;
         for address in addresses {
@@ -104,8 +103,8 @@ impl Wire {
         Err(first.unwrap_or_else(|| format!("{host} has no address")))
     }
 
-    /// The same; with `own`, the `run` that shares its port with others, only a connection that its own tree has accepted will do. Whoever else
-    /// accepts gets the end of it, and another is made until the clock is over.
+    /// The same. With `own`, the pid of a `run` that shares its port, only a connection that its app accepted counts: any other is closed
+    /// and replaced until the deadline.
     pub fn tcp_to(host: &str, port: u16, clock: Clock, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
         let Some(root) = own else { return Self::tcp(host, port, clock) };
         let time = shown_duration(clock.total());
@@ -114,7 +113,7 @@ impl Wire {
         let mut pause = FIRST_PAUSE;
         let mut first = true;
         loop {
-            // At the end of the clock no connection is made any more; that is not what is wrong.
+            // At the deadline `tcp` itself times out, but that is not the cause.
             let (wire, address) = match Self::tcp(host, port, clock) {
                 Ok(connected) => connected,
                 Err(reason) => return Err(if first { reason } else { others }),
@@ -129,7 +128,7 @@ impl Wire {
                 Whose::Anothers if !clock.left().is_zero() => {}
                 Whose::Nobodys | Whose::Anothers => return Err(others),
             }
-            // Not at once: each try costs the other instance a client that says nothing.
+            // Not immediately: each attempt costs the other instance a client that sends nothing.
             drop(wire);
             clock.part(pause).sleep();
             pause = (pause * 2).min(LAST_PAUSE);
@@ -137,7 +136,7 @@ impl Wire {
         }
     }
 
-    /// Connects to `peer`, and says at which address it was where it has one.
+    /// Connects to `peer`. Returns the address, if it has one.
     pub fn to(peer: &Peer, clock: Clock, own: Option<i32>) -> Result<(Self, Option<SocketAddr>), String> {
         match peer {
             Peer::Host(host, port) => {
@@ -147,7 +146,7 @@ impl Wire {
         }
     }
 
-    /// Waits until somebody has accepted the connection, and tells who.
+    /// Waits until the connection is accepted. Returns by whom.
     fn accepted_by(&self, address: SocketAddr, root: i32, clock: Clock) -> Whose {
         let Some(here) = self.socket.local_addr().ok().and_then(|here| here.as_socket()) else { return Whose::Unseen };
         let mut pause = FIRST_LOOK;
@@ -163,13 +162,13 @@ impl Wire {
     /// Connects to a Unix socket; `@name` is an abstract one.
     pub fn unix(path: &Path, clock: Clock) -> Result<Self, String> {
         let name = path.as_os_str().as_bytes();
-        // Such a name begins with a zero (unix(7)).
+        // An abstract name starts with a NUL (unix(7)).
         let name = name.strip_prefix(b"@").map(|name| [b"\0", name].concat());
         let address = SockAddr::unix(name.as_deref().map_or(path, |name| Path::new(OsStr::from_bytes(name))))
             .map_err(|_| "the path of a unix socket has at most 107 bytes".to_owned())?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|error| words(&error))?;
-        // A full backlog gives EAGAIN to a connect that does not block, and poll(2) knows no "room again": only a blocking connect
-        // waits, and the send timeout is its limit (unix(7)). Zero would mean "for ever".
+        // If the backlog is full, a non-blocking connect(2) fails with EAGAIN, and poll(2) cannot wait for room. Only a blocking connect
+        // waits, limited by the send timeout (unix(7)). Zero would mean no limit.
         let limit = clock.left().max(Duration::from_millis(1));
         let connected = socket
             .set_write_timeout(Some(limit))
@@ -200,9 +199,9 @@ impl Wire {
         Ok(())
     }
 
-    /// Receives at least one byte; 0 at the end of the stream.
+    /// Receives at least one byte, or 0 at EOF.
     pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
-        // The answer is hardly ever there already, so the wait comes first.
+        // The response has rarely arrived yet, so poll first.
         self.wait(PollFlags::POLLIN, clock)?;
         loop {
             match self.socket.read(buffer) {
@@ -212,11 +211,11 @@ impl Wire {
         }
     }
 
-    /// Says that nothing more will come from here, and drops what the other side still sends until it closes too.
+    /// Sends FIN, and discards what the peer still sends until it closes too.
     pub fn close(&mut self, clock: Clock) {
         let mut buffer = [0; 1024];
         if self.socket.shutdown(Shutdown::Write).is_ok() {
-            // No more than the clock and a peer's greeting allow: a flood is no greeting.
+            // Limited, so that a flood ends before the deadline does.
             for _ in 0..MAX_GREETING / buffer.len() {
                 if !self.receive(&mut buffer, clock).is_ok_and(|size| size > 0) {
                     return;
@@ -225,12 +224,12 @@ impl Wire {
         }
     }
 
-    /// Waits for room or for bytes.
+    /// Waits until the socket is ready for `flags`.
     pub fn wait(&self, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
         Ok(clock.wait(self.socket.as_fd(), flags)?)
     }
 
-    /// For TLS, which does its own reading and writing.
+    /// For TLS, which reads and writes itself.
     #[cfg(feature = "tls")]
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
@@ -245,7 +244,7 @@ impl Wire {
     }
 }
 
-/// One connect. The error is one for the user.
+/// One connect. The error is worded for the user.
 fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
     let failed = |error: io::Error| match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => format!("{REFUSED}: nothing listens on {address}"),
@@ -271,15 +270,15 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
         }
         Err(error) => return Err(failed(error)),
     }
-    // A port nobody listens on may be given to our own end, and TCP then connects the socket with itself (simultaneous open).
+    // The kernel may choose the destination port as our source port, and TCP then connects the socket to itself (simultaneous open).
     if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
         return Err(format!("{REFUSED}: nothing listens on {address}"));
     }
     Ok(socket)
 }
 
-/// The addresses behind a host. `localhost` and the wildcards are this machine on both families, 127.0.0.1 first whatever the resolver
-/// thinks (musl says `::1` first), and cost no look-up.
+/// The addresses of a host. `localhost` and the wildcards are resolved here: 127.0.0.1 first, then `::1`, where a resolver may order
+/// them differently (musl returns `::1` first).
 fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, String> {
     let at = |address: IpAddr| SocketAddr::new(address, port);
     if is_here(host) {
@@ -287,7 +286,7 @@ fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, Str
     }
     if let Some((address, zone)) = host.split_once('%') {
         let address: Ipv6Addr = address.parse().map_err(|_| format!("{host} is no IPv6 address with a zone"))?;
-        // It may be the number itself.
+        // The zone may be an interface number.
         let scope = if_nametoindex(zone).ok().or_else(|| zone.parse().ok());
         let scope = scope.ok_or_else(|| format!("there is no interface {zone} here"))?;
         return Ok(vec![SocketAddrV6::new(address, port, 0, scope).into()]);
@@ -305,7 +304,7 @@ fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, Str
     }
 }
 
-/// The first address of a name, of which others may follow.
+/// The first address of a name.
 pub fn resolve(name: &str, clock: Clock) -> Result<IpAddr, String> {
     let found = addresses(name, 0, clock)?;
     found.first().map(SocketAddr::ip).ok_or_else(|| format!("the name {name} has no address"))

@@ -1,30 +1,30 @@
-//! Owns where a target is: a host and port or a Unix socket, its text form and how that is read. Must not know what is asked there.
+//! Owns where a target is: a host and port or a Unix socket, and its text form. Must not know which protocol is spoken there.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::health::host::{bracketed, plain_zone};
 
-/// The kernel's `sun_path` holds 108 bytes with the final zero, or with the first one of an abstract name (unix(7)).
+/// The kernel's `sun_path` holds 108 bytes, including the final NUL of a path or the leading NUL of an abstract name (unix(7)).
 const LONGEST_SOCKET: usize = 107;
 
-/// The longest name of an interface (`IFNAMSIZ`), without its zero.
+/// The longest interface name: `IFNAMSIZ` without the NUL.
 const LONGEST_ZONE: usize = 15;
 
-/// This machine, on whichever family.
+/// This host, in either address family.
 pub const HERE: &str = "localhost";
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// IPv6 without its brackets, with its zone behind a `%`.
+    /// An IPv6 address has no brackets, and its zone follows a `%`.
     Host(String, u16),
     /// The path of a Unix socket, or `@name` of an abstract one.
     Socket(PathBuf),
 }
 
 impl Peer {
-    /// `SCHEME://HOST:PORT/PATH` or `SCHEME:unix:SOCKET:/PATH`; `path` is empty or has its `/`.
+    /// `SCHEME://HOST:PORT/PATH` or `SCHEME:unix:SOCKET:/PATH`. `path` is empty or starts with `/`.
     pub fn shown(&self, scheme: &str, path: &str) -> String {
         match self {
             Self::Host(host, port) => format!("{scheme}://{}:{port}{path}", bracketed(host)),
@@ -36,8 +36,8 @@ impl Peer {
     }
 }
 
-/// Reads what follows `SCHEME:`, which is `//HOST[:PORT][/PATH]`, `PORT[/PATH]` of this machine, or `unix:SOCKET[:/PATH]`; the path is
-/// empty or has its `/`. `default` is the port of a host without one.
+/// Parses the text after `SCHEME:`: `//HOST[:PORT][/PATH]`, `PORT[/PATH]` on localhost, or `unix:SOCKET[:/PATH]`. The returned path is
+/// empty or starts with `/`. `default` is the port if a host comes without one.
 pub fn place<'t>(scheme: &str, rest: &'t str, default: Option<u16>) -> Result<(Peer, &'t str), String> {
     let split = |text: &'t str| text.split_at(text.find('/').unwrap_or(text.len()));
     if let Some(rest) = rest.strip_prefix("//") {
@@ -57,7 +57,7 @@ pub fn place<'t>(scheme: &str, rest: &'t str, default: Option<u16>) -> Result<(P
     Ok((Peer::Host(HERE.into(), port(number)?), path))
 }
 
-/// Whether what follows `SCHEME:` says a place, as [`place`] reads it.
+/// Whether the text after `SCHEME:` has one of the forms that [`place`] parses.
 pub fn is_place(rest: &str) -> bool {
     let number = rest.split('/').next().unwrap_or_default();
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
@@ -69,7 +69,7 @@ fn strip_word<'t>(text: &'t str, word: &str) -> Option<&'t str> {
     start.eq_ignore_ascii_case(word).then_some(rest)
 }
 
-/// `/path` or `@name` of a Unix socket, and the path behind its `:`, if there is one.
+/// The `/path` or `@name` of a Unix socket, and the path after its `:`, if there is one.
 pub fn socket(text: &str) -> Result<(PathBuf, &str), String> {
     let (socket, path) = match text.find(":/") {
         Some(at) => (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default()),
@@ -78,14 +78,14 @@ pub fn socket(text: &str) -> Result<(PathBuf, &str), String> {
     if !socket.starts_with(['/', '@']) || socket == "@" || socket.contains('\0') {
         return Err("the socket of unix: is an absolute path, or @name of an abstract one".into());
     }
-    // The `@` stands for the zero that an abstract name begins with; a path has one at its end.
+    // `@` stands for the leading NUL of an abstract name; a path has a final NUL instead.
     if socket.len() > LONGEST_SOCKET {
         return Err(format!("a socket's path has at most {LONGEST_SOCKET} bytes"));
     }
     Ok((socket.into(), path))
 }
 
-/// `host`, `host:port`, `[v6]` or `[v6]:port`; the host without brackets.
+/// `host`, `host:port`, `[v6]` or `[v6]:port`. The returned host has no brackets.
 pub fn authority(text: &str) -> Result<(String, Option<u16>), String> {
     let (host, number) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => {
@@ -109,7 +109,7 @@ pub fn authority(text: &str) -> Result<(String, Option<u16>), String> {
     Ok((host, number.map(port).transpose()?))
 }
 
-/// An IPv6 address, and its zone if it has one: `fe80::1%eth0`, or with the `%25` of a URL (RFC 6874).
+/// An IPv6 address with an optional zone: `fe80::1%eth0`, or with a URL's `%25` (RFC 6874).
 fn address(text: &str) -> Result<String, String> {
     let (address, zone) = match text.split_once('%') {
         Some((address, zone)) => (address, Some(plain_zone(zone))),

@@ -1,4 +1,4 @@
-//! Tables over the text form of targets.
+//! Tables of targets and their text forms.
 
 use super::*;
 

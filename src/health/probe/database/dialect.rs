@@ -1,8 +1,8 @@
-//! Owns what every database's protocol comes to: a decided answer, and how the server is left. Must not know any of them.
+//! Owns what all database protocols share: a decided answer, and how the connection is closed. Must not know any of them.
 
 use crate::health::probe::grpc::exchange::shortened;
 
-/// A decided answer: why the server is healthy, and how it is left.
+/// A decided answer: why the server is healthy, and how the connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Healthy {
     pub reason: String,
@@ -11,18 +11,18 @@ pub(crate) struct Healthy {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// It waits for nothing from us.
+    /// Nothing has to be sent.
     Silent,
-    /// With these words, and it has still something to do before it closes.
+    /// Send these bytes. The server still works before it closes.
     Saying(&'static [u8]),
-    /// By the rest of a login, which begins with these words.
+    /// Complete a login, whose first bytes these are.
     Login(Vec<u8>),
 }
 
-/// What has come, read: `None` where more has to come before it can be judged.
+/// The bytes so far, parsed. `None`: more are needed.
 pub(crate) type Read = Result<Option<Healthy>, String>;
 
-/// A stranger's words in a reason; nothing where there are none.
+/// Text from a server, for a reason; empty if there is none.
 pub fn quoted(words: &[u8]) -> String {
     let words = words.trim_ascii();
     if words.is_empty() { String::new() } else { format!(": {}", shortened(words)) }

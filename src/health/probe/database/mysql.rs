@@ -1,14 +1,14 @@
-//! Owns MySQL's greeting, and the login that follows it so that the server does not count us as an interrupted client
-//! (dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html). Must not know how the verdict is told.
+//! Owns MySQL's greeting, and the login after it, without which the server counts an interrupted client
+//! (dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html). Must not know how the verdict is printed.
 //!
-//! A client that leaves before it has answered the greeting adds one to what `max_connect_errors` (100) allows its host, and the 101st of a
-//! probe would lock the app's own host out. So, as mysqladmin ping does, a login is tried to its end: refused, it is no such error.
+//! A client that leaves the greeting unanswered adds one to its host's count against `max_connect_errors` (100): after 100 probes the
+//! server would block the app's own host. So the probe completes a login, as `mysqladmin ping` does; a refused login does not count.
 
 use super::dialect::{Healthy, Leave, Read, quoted};
 use crate::health::probe::carrier::Carrier;
 use crate::health::probe::clock::Clock;
 
-/// The longest greeting, error or request for another method. Bytes.
+/// The longest greeting, error, or request for another authentication method. Bytes.
 const LONGEST: usize = 4096;
 
 /// PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH and LONG_PASSWORD.
@@ -16,10 +16,10 @@ const CAPABILITIES: u32 = 0x200 | 0x8000 | 0x8_0000 | 1;
 
 const NATIVE: &[u8] = b"mysql_native_password";
 
-/// A login has no more turns of ours than these.
+/// How many packets the client sends in a login.
 const TURNS: usize = 3;
 
-/// The greeting is a packet of protocol 10; an error in its place is a server that refuses us.
+/// The greeting of protocol 10. An error in its place is a server that refuses clients.
 pub fn read(text: &[u8]) -> Read {
     let Some((sequence, payload)) = packet(text).map_err(|()| stranger())? else { return Ok(None) };
     match payload.split_first() {
@@ -28,7 +28,7 @@ pub fn read(text: &[u8]) -> Read {
             let version =
                 rest.get(..end).filter(|version| !version.is_empty() && version.iter().all(u8::is_ascii_graphic));
             let version = String::from_utf8_lossy(version.ok_or_else(stranger)?).into_owned();
-            // MariaDB puts this before its own, for replicas that know no version above 5.
+            // MariaDB adds this prefix for replicas that know no version above 5.
             let version = version.strip_prefix("5.5.5-").unwrap_or(&version);
             let reason = format!("it greets as {}", version.get(..100).unwrap_or(version));
             Ok(Some(Healthy { reason, leave: Leave::Login(login()) }))
@@ -41,7 +41,7 @@ pub fn read(text: &[u8]) -> Read {
     }
 }
 
-/// The first packet, as its number and payload; `None`: it is not whole yet. Fails at the first bytes that no packet here begins with.
+/// The first packet: sequence number and payload. `None`: it is incomplete. Fails at the first byte that cannot start one.
 fn packet(text: &[u8]) -> Result<Option<(u8, &[u8])>, ()> {
     let Some(([a, b, c, sequence], rest)) = text.split_first_chunk::<4>() else { return Ok(None) };
     let length = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
@@ -68,12 +68,12 @@ fn login() -> Vec<u8> {
     framed(1, &payload)
 }
 
-/// What is said to the server's turn in a login; `None`: nothing more.
+/// The client's reply in a login. `None`: nothing more to send.
 fn reply(sequence: u8, payload: &[u8]) -> Option<Vec<u8>> {
     match payload.split_first()? {
-        // An empty password let us in: COM_QUIT.
+        // The empty password was accepted: COM_QUIT.
         (0, _) => Some(framed(0, &[1])),
-        // It wants another method: an empty password in that one's form.
+        // AuthSwitchRequest: an empty password in the form of the requested method.
         (0xfe, rest) => {
             let plugin = rest.split(|byte| *byte == 0).next().unwrap_or_default();
             Some(framed(sequence.wrapping_add(1), if plugin == NATIVE { b"" } else { b"\0" }))
@@ -82,7 +82,7 @@ fn reply(sequence: u8, payload: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Says `words`, and answers the server until it has nothing more to ask. What goes wrong is of no interest any more.
+/// Sends `words`, and replies to the server until the login ends. Errors no longer matter.
 pub(in crate::health::probe) fn log_in(carrier: &mut Carrier, mut words: Vec<u8>, clock: Clock) {
     let mut buffer = [0; 1024];
     for _ in 0..TURNS {
@@ -104,7 +104,7 @@ pub(in crate::health::probe) fn log_in(carrier: &mut Carrier, mut words: Vec<u8>
                 _ => return,
             }
         };
-        // COM_QUIT is the last word.
+        // Nothing follows COM_QUIT.
         if words.get(3) == Some(&0) {
             let _ = carrier.send(&words, clock);
             return;

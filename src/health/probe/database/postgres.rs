@@ -1,29 +1,29 @@
-//! Owns PostgreSQL's question and answer (postgresql.org/docs/current/protocol-message-formats.html). Pure. Must not know connections.
+//! Owns PostgreSQL's request and answer (postgresql.org/docs/current/protocol-message-formats.html). Pure. Must not know connections.
 
 use super::dialect::{Healthy, Leave, Read, quoted};
 
-/// ERRCODE_CANNOT_CONNECT_NOW: starting up, shutting down, or in a recovery that takes no clients. What pg_isready calls "rejecting".
+/// ERRCODE_CANNOT_CONNECT_NOW: starting up, shutting down, or in recovery without clients. What pg_isready calls "rejecting".
 const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
 
-/// libpq's own limit for an error, and far above all else that comes before a login (fe-connect.c, `PQconnectPoll`). Bytes.
+/// libpq's limit for an error, far above any other message before a login (fe-connect.c, `PQconnectPoll`). Bytes.
 const LONGEST: usize = 30_000;
 
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
-/// A start-up packet of protocol 3.0. The server judges its own state only behind it, so an SSLRequest would not do; and a user and
-/// database that nearly every server has keep "role does not exist" out of its log.
+/// A start-up packet of protocol 3.0. An SSLRequest would not do, because the server reports its state only after this packet. Nearly
+/// every server has this user and database, so no "role does not exist" is logged.
 pub fn startup() -> Vec<u8> {
     let parameters = b"user\0postgres\0database\0postgres\0application_name\0reberth\0\0";
     let length = u32::try_from(4 + 4 + parameters.len()).unwrap_or_default();
     [&length.to_be_bytes()[..], &[0, 3, 0, 0], parameters].concat()
 }
 
-/// Any answer but that one error is a server that takes clients, as for pg_isready (fe-connect.c, `internal_ping`).
+/// Any answer but that error comes from a server that accepts clients, as for pg_isready (fe-connect.c, `internal_ping`).
 pub fn read(text: &[u8]) -> Read {
     let mut rest = text;
     loop {
         let Some((&kind, after)) = rest.split_first() else { return Ok(None) };
-        // Told by the first byte: a server of another protocol may never send a whole message.
+        // Decided by the first byte: a server of another protocol may never send a complete message.
         if !matches!(kind, b'R' | b'E' | b'N' | b'v') {
             return Err(stranger());
         }
@@ -36,7 +36,7 @@ pub fn read(text: &[u8]) -> Read {
         match kind {
             b'R' => return authentication(message).map(Some),
             b'E' => return error(message).map(Some),
-            // A notice, or that it speaks an older minor version: what matters follows.
+            // A notice, or NegotiateProtocolVersion: the answer follows.
             _ => rest = next,
         }
     }
@@ -45,7 +45,7 @@ pub fn read(text: &[u8]) -> Read {
 fn authentication(message: &[u8]) -> Result<Healthy, String> {
     let (method, _) = message.split_first_chunk::<4>().ok_or_else(stranger)?;
     Ok(match u32::from_be_bytes(*method) {
-        // We are in, and do not just vanish.
+        // The login succeeded, so the session has to be terminated properly.
         0 => Healthy { reason: "it takes clients".into(), leave: Leave::Saying(TERMINATE) },
         _ => Healthy { reason: "it asks for a login, so it takes clients".into(), leave: Leave::Silent },
     })
@@ -109,7 +109,7 @@ mod tests {
             (b"R\0\0\0\x08\0".to_vec(), Ok(None)),
             (b"R\0\0\0\x03".to_vec(), Err("not that of")),
             (b"R\xff\xff\xff\xff".to_vec(), Err("not that of")),
-            // Before 7.4, or where no process could be made for us: text that is no message.
+            // Before 7.4, or if the server cannot fork: plain text instead of a message.
             (b"Ecould not fork new process for connection\n\0".to_vec(), Err("not that of")),
             (b"S".to_vec(), Err("not that of")),
             (b"HTTP/1.1 400".to_vec(), Err("not that of")),

@@ -1,14 +1,14 @@
-//! Owns Redis' question and answer (RESP, redis.io/docs/reference/protocol-spec). Pure. Must not know connections.
+//! Owns Redis' request and answer (RESP, redis.io/docs/reference/protocol-spec). Pure. Must not know connections.
 
 use super::dialect::{Healthy, Leave, Read, quoted};
 
-/// As redis-cli sends it.
+/// A PING, as redis-cli sends it.
 pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-/// No answer to a PING is longer. Bytes.
+/// The longest answer to a PING. Bytes.
 const LONGEST: usize = 1024;
 
-/// The first line tells: `+PONG`, or an error, of which those that ask for a login come from a server that serves.
+/// The first line decides: `+PONG`, or an error. Errors that demand a login come from a server that accepts clients.
 pub fn read(text: &[u8]) -> Read {
     let Some(end) = text.iter().take(LONGEST).position(|byte| *byte == b'\n') else {
         let redis = matches!(text.first(), None | Some(b'+' | b'-'));

@@ -1,4 +1,4 @@
-//! Tables over what a FastCGI responder is told and what it says.
+//! Tables of FastCGI requests and responses.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn heads() {
 fn answers() {
     let ok = said(STDOUT, b"Content-type: text/plain\r\n\r\npong");
     let cut = [said(STDOUT, b"Status: 5"), said(STDERR, b"oh"), said(STDOUT, b"03 X\r\n\r\n")].concat();
-    // Padding, and a record of the server's own.
+    // Padding, and a management record.
     let padded =
         [&[1, STDOUT, 0, 1, 0, 8, 3, 0][..], b"A: b\r\n\r\nxxx", &[1, 10, 0, 0, 0, 0, 0, 0], &over(0)].concat();
     for (text, wanted, want) in [
@@ -59,7 +59,7 @@ fn answers() {
         (said(99, b""), None, Err("not that of a FastCGI")),
         (b"HTTP/1.1 400".to_vec(), None, Err("not that of a FastCGI")),
         ([ok.clone(), b"x".to_vec()].concat(), Some("y"), Err("not that of a FastCGI")),
-        // What comes after an answer that says enough is of no interest.
+        // Bytes after a complete answer are ignored.
         ([cut, b"x".to_vec()].concat(), None, Ok(Some((503, None)))),
     ] {
         let got = read(&text, wanted.map(str::as_bytes));

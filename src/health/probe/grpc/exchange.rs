@@ -1,15 +1,16 @@
-//! Owns one HTTP/2 exchange as a machine over bytes (RFC 9113): it is fed what came, and tells what to send back and, at the end, what the
-//! server answered. Pure: no sockets, no clock. Must not know gRPC beyond the names of its headers.
+//! Owns one HTTP/2 exchange as a state machine over bytes (RFC 9113): takes the bytes received, and yields the replies to send and,
+//! finally, the response. Pure: no sockets, no deadline. Must not know gRPC beyond the names of its headers.
 
 use super::hpack;
 
-/// What every connection of a client begins with (RFC 9113, 3.4).
+/// The client's connection preface (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// No more is read, whatever it is. A real answer has about 200 bytes. Less than the window that a server may fill unasked.
+/// How much is read in all. A real response has about 200 bytes. It fits into the initial window, so no
+/// WINDOW_UPDATE is needed.
 pub const MAX_ANSWER: usize = 64 * 1024 - 1;
 
-/// The longest frame a server may send unasked (RFC 9113, 4.2). Bytes.
+/// The longest frame before other settings are agreed (RFC 9113, 4.2). Bytes.
 pub const MAX_FRAME: usize = 16 * 1024;
 
 const FRAME_HEAD: usize = 9;
@@ -23,7 +24,7 @@ const ACK: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// Frames, as RFC 9113, 6 numbers them.
+/// Frame types (RFC 9113, 6).
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -33,7 +34,7 @@ const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
-/// RFC 9113, 7.
+/// Error codes (RFC 9113, 7).
 const ERRORS: [&str; 14] = [
     "NO_ERROR",
     "PROTOCOL_ERROR",
@@ -61,7 +62,7 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answered {
     /// `:status`.
@@ -73,7 +74,7 @@ pub struct Answered {
     pub data: Vec<u8>,
 }
 
-/// A header block that is not whole yet.
+/// An incomplete header block.
 #[derive(Debug)]
 struct Block {
     stream: u32,
@@ -83,35 +84,36 @@ struct Block {
 
 #[derive(Debug, Default)]
 pub struct Exchange {
-    /// What has come of a frame that is not whole yet.
+    /// The incomplete frame.
     pending: Vec<u8>,
-    /// Bytes of whole frames.
+    /// Bytes of complete frames so far.
     taken: usize,
-    /// The first frame has come: the server does speak HTTP/2.
+    /// A first frame has arrived: the server speaks HTTP/2.
     pub greeted: bool,
     block: Option<Block>,
     answered: Answered,
-    /// To be sent before more is waited for.
+    /// To be sent before the next wait.
     pub replies: Vec<u8>,
 }
 
 impl Exchange {
-    /// Something of the answer is there.
+    /// Whether part of the response has arrived.
     pub fn begun(&self) -> bool {
         self.answered.status.is_some()
     }
 
-    /// How much is kept of what came. Bytes.
+    /// How many received bytes are kept.
     #[cfg(any(test, fuzzing))]
     pub fn kept(&self) -> usize {
         let block = self.block.as_ref().map_or(0, |block| block.text.len());
         self.pending.len() + block + self.answered.data.len() + self.answered.message.len()
     }
 
-    /// Takes in what came, cut anywhere. The answer, once it is whole; after that, or after an error, nothing more is to be fed.
+    /// Parses the next bytes, which may be cut anywhere. Returns the response once it is complete. Do not call it again after that, or
+    /// after an error.
     ///
     /// # Errors
-    /// Why there will be no answer, in words.
+    /// Why there will be no response, in words.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Answered>, String> {
         self.pending.extend_from_slice(bytes);
         let pending = std::mem::take(&mut self.pending);
@@ -123,7 +125,7 @@ impl Exchange {
             let [a, b, c, kind, flags, stream @ ..] = *head;
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
-            // A server that has no room for us may part at once.
+            // A server that is out of capacity may send GOAWAY instead of SETTINGS.
             if !self.greeted && (!matches!(kind, SETTINGS | GOAWAY) || stream != 0) {
                 return Err(not_http2());
             }
@@ -148,9 +150,9 @@ impl Exchange {
         Ok(None)
     }
 
-    /// Takes in one frame. True when the answer is whole with it.
+    /// Handles one frame. True: it completes the response.
     fn take(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<bool, String> {
-        // Nothing may come between the parts of a header block (RFC 9113, 4.3).
+        // A header block must not be interrupted (RFC 9113, 4.3).
         if let Some(block) = &mut self.block {
             if kind != CONTINUATION || stream != block.stream {
                 return Err(broken("its headers are interrupted"));
@@ -175,7 +177,7 @@ impl Exchange {
             }
             GOAWAY => {
                 let (last, why) = payload.split_at_checked(4).ok_or_else(|| broken("a GOAWAY that is too short"))?;
-                // One that takes leave in peace still answers what it has begun, and ours is begun.
+                // On a graceful shutdown the server still answers streams that it has accepted, and ours is one of them.
                 let answers = last.iter().any(|byte| *byte != 0) && why.starts_with(&[0; 4]);
                 if !answers {
                     return Err(format!("the server says goodbye (GOAWAY): {}", error(why)));
@@ -187,7 +189,7 @@ impl Exchange {
         Ok(false)
     }
 
-    /// Reads the header block, if it is whole now.
+    /// Reads the header block, if it is complete.
     fn end_block(&mut self, flags: u8) -> Result<bool, String> {
         if flags & END_HEADERS == 0 {
             return Ok(false);
@@ -201,7 +203,7 @@ impl Exchange {
             _ => {}
         };
         hpack::read(&block.text, found).ok_or_else(|| broken("its headers cannot be read"))?;
-        // 100 and 103 come before the answer proper.
+        // 100 and 103 precede the final response.
         if answered.status.is_some_and(|status| status < 200) {
             answered.status = None;
         }
@@ -209,10 +211,10 @@ impl Exchange {
     }
 }
 
-/// Looks at the first bytes, before there is a whole frame: what speaks something else may never send as much.
+/// Checks the first bytes before a whole frame has arrived: a server of another protocol may never send that much.
 fn speaks_http2(first: &[u8]) -> Result<(), String> {
     match first {
-        // The first frame is short: its length begins with a zero.
+        // The first frame is short, so the first byte of its length is zero.
         [] | [0, ..] => Ok(()),
         [0x15 | 0x16, ..] => {
             Err("this port speaks TLS: grpc:// is plaintext, as in the kubelet's grpc probe".to_owned())
@@ -231,11 +233,11 @@ fn broken(why: &str) -> String {
     format!("the server's HTTP/2 is broken: {why}")
 }
 
-/// The payload without its padding and without the priority that clients once used (RFC 9113, 6.1, 6.2).
+/// The payload without padding, and without the deprecated priority (RFC 9113, 6.1, 6.2).
 fn unpadded(payload: &[u8], flags: u8, priority: bool) -> Result<&[u8], String> {
     let (padding, rest) = match payload.split_first() {
         Some((padding, rest)) if flags & PADDED != 0 => (usize::from(*padding), rest),
-        // No room for its length is more padding than frame, too.
+        // A frame too short for the padding length also has more padding than payload.
         None if flags & PADDED != 0 => (1, payload),
         _ => (0, payload),
     };
@@ -244,7 +246,7 @@ fn unpadded(payload: &[u8], flags: u8, priority: bool) -> Result<&[u8], String> 
     to.and_then(|to| rest.get(from..to)).ok_or_else(|| broken("more padding than frame"))
 }
 
-/// An error code by its name, and what the server says about it.
+/// An error code by name, and the server's own text.
 fn error(payload: &[u8]) -> String {
     let Some((code, words)) = payload.split_first_chunk() else { return "no reason given".to_owned() };
     let code = u32::from_be_bytes(*code);
@@ -253,7 +255,7 @@ fn error(payload: &[u8]) -> String {
     if words.is_empty() { name } else { format!("{name}, {}", shortened(words)) }
 }
 
-/// Words of a stranger, at most 200 bytes of them.
+/// Text from a server, at most 200 bytes of it.
 pub fn shortened(words: &[u8]) -> String {
     const LONGEST: usize = 200;
     let more = if words.len() > LONGEST { "..." } else { "" };
@@ -270,8 +272,8 @@ mod tests {
     use super::super::hpack::tests::bytes;
     use super::*;
 
-    /// What grpcio 1.85 (Python) sends for a Check that finds SERVING, captured, a frame a line: SETTINGS, WINDOW_UPDATE, the ACK of ours,
-    /// WINDOW_UPDATE, PING, HEADERS, DATA, trailers.
+    /// What grpcio 1.85 (Python) sends for a Check that finds SERVING, captured, one frame per line: SETTINGS, WINDOW_UPDATE, the ACK of
+    /// ours, WINDOW_UPDATE, PING, HEADERS, DATA, trailers.
     const REAL: &str = include_str!("serving.hex");
 
     fn real() -> Vec<u8> {
@@ -338,7 +340,7 @@ mod tests {
         let want = Answered { status: Some(200), code: Some(12), message: b"a%20".to_vec(), data: b"data".to_vec() };
         let replies = [raw(SETTINGS, ACK, 0, &[]), raw(PING, ACK, 0, b"12345678")].concat();
         assert_eq!(play(&[&all.concat()]), (Ok(Some(want)), replies));
-        // An end without trailers.
+        // A response that ends without trailers.
         let bare = [settings.clone(), raw(HEADERS, end, 1, b"\x8d")].concat();
         assert_eq!(play(&[&bare]).0, Ok(Some(Answered { status: Some(404), ..Answered::default() })));
     }

@@ -1,22 +1,22 @@
-//! Owns the headers of HTTP/2 as bytes (HPACK, RFC 7541): writing literals, reading blocks. There is no dynamic table on either side:
-//! our SETTINGS forbid the server to use one, and we never do. Must not know frames or gRPC.
+//! Owns HTTP/2 header blocks as bytes (HPACK, RFC 7541): writing literals, reading blocks. Neither side uses a dynamic table: our
+//! SETTINGS forbid it to the server, and this code never adds to one. Must not know frames or gRPC.
 
 use super::huffman;
 
-/// The static table's `:status` entries (RFC 7541, appendix A). Of the other entries nobody asks.
+/// The static table's `:status` values (RFC 7541, appendix A). The other entries' values are not needed.
 const STATUSES: [&[u8]; 7] = [b"200", b"204", b"206", b"304", b"400", b"404", b"500"];
 const FIRST_STATUS: usize = 8;
 
-/// The last entry of the static table.
+/// The last index of the static table.
 const LAST_STATIC: usize = 61;
 
-/// A header whose name is an entry of the static table, or a name of its own.
+/// A header name: an index of the static table, or text.
 pub enum Name<'a> {
     Static(usize),
     Text(&'a str),
 }
 
-/// Appends a header as a literal that nobody remembers (RFC 7541, 6.2.2).
+/// Appends a header as a literal without indexing (RFC 7541, 6.2.2).
 pub fn literal(block: &mut Vec<u8>, name: &Name<'_>, value: &[u8]) {
     match name {
         Name::Static(index) => integer(block, 4, *index),
@@ -33,7 +33,7 @@ fn string(block: &mut Vec<u8>, text: &[u8]) {
     block.extend_from_slice(text);
 }
 
-/// An integer (RFC 7541, 5.1); the bits above the prefix are zero.
+/// Appends an integer (RFC 7541, 5.1). The bits above the prefix are zero.
 fn integer(block: &mut Vec<u8>, prefix: u32, number: usize) {
     let full = (1 << prefix) - 1;
     let low = |number: usize| u8::try_from(number & 0x7f).unwrap_or_default();
@@ -49,13 +49,13 @@ fn integer(block: &mut Vec<u8>, prefix: u32, number: usize) {
     block.push(low(rest));
 }
 
-/// Hands every header of a whole block to `found`, name and value; a name of the static table other than `:status` is empty.
+/// Calls `found` with name and value of each header in a complete block. A name from the static table other than `:status` is empty.
 ///
-/// `None` where the block is malformed, or refers to a dynamic table.
+/// `None`: the block is malformed, or refers to a dynamic table.
 pub fn read(block: &[u8], mut found: impl FnMut(&[u8], &[u8])) -> Option<()> {
     let mut rest = Reader(block);
     while let Some(first) = rest.0.first().copied() {
-        // The kinds of RFC 7541, 6: what would be remembered is read as what would not, the table having no room.
+        // Representations of RFC 7541, 6. With incremental indexing reads like without, because the table has no room.
         let prefix = match first {
             0x80.. => {
                 let index = rest.integer(7)?;
@@ -103,7 +103,7 @@ impl Reader<'_> {
         if number < full {
             return Some(number);
         }
-        // Three bytes more are two million; no block is as long.
+        // Three more bytes reach two million, longer than any block.
         for shift in [0, 7, 14] {
             let byte = self.byte()?;
             number += (usize::from(byte) & 0x7f) << shift;
@@ -127,7 +127,7 @@ impl Reader<'_> {
 pub mod tests {
     use super::*;
 
-    /// Hexadecimal digits, two a byte; spaces do not count.
+    /// Decodes hexadecimal digits; spaces are ignored.
     pub fn bytes(hex: &str) -> Vec<u8> {
         let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
         digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
@@ -171,7 +171,7 @@ pub mod tests {
     #[test]
     fn malformed_blocks() {
         for bad in [
-            // C.4.2 refers to what C.4.1 would have left in the dynamic table.
+            // C.4.2 refers to the dynamic entry that C.4.1 would have added.
             "8286 84be 5886 a8eb 1064 9cbf",
             "80",
             "7e00",
@@ -202,7 +202,7 @@ pub mod tests {
                 assert!((1..block.len()).filter(|cut| headers(&block[..*cut]).is_some()).count() <= 2);
             }
         }
-        // C.1.2 and C.1.3, their prefix of 5 bits.
+        // C.1.2 and C.1.3, with a prefix of 5 bits.
         let mut block = Vec::new();
         integer(&mut block, 5, 1337);
         integer(&mut block, 5, 10);

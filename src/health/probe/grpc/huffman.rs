@@ -1,7 +1,7 @@
 //! Owns the decoding of HPACK's Huffman code. Must not know what a text means.
 
-/// The symbols in the order of their codes (RFC 7541, appendix B). The code is canonical: with the number of codes of each length, the
-/// order is all there is to know. EOS, the last of them, is no symbol of a text.
+/// The symbols in the order of their codes (RFC 7541, appendix B). The code is canonical, so this order and the number of codes of each
+/// length define it. EOS, the last one, never occurs in a text.
 const SYMBOLS: &[u8; 256] = b"012aceiost %-./3456789=A_bdfghlmnpru:BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz&*,;XZ!\"()?'+|#>\0$@[]~^}<`{\\\
 \xc3\xd0\x80\x82\x83\xa2\xb8\xc2\xe0\xe2\x99\xa1\xa7\xac\xb0\xb1\xb3\xd1\xd8\xd9\xe3\xe5\xe6\x81\x84\x85\x86\x88\x92\x9a\x9c\xa0\
 \xa3\xa4\xa9\xaa\xad\xb2\xb5\xb9\xba\xbb\xbd\xbe\xc4\xc6\xe4\xe8\xe9\x01\x87\x89\x8a\x8b\x8c\x8d\x8f\x93\x95\x96\x97\x98\x9b\x9d\
@@ -9,11 +9,11 @@ const SYMBOLS: &[u8; 256] = b"012aceiost %-./3456789=A_bdfghlmnpru:BCDEFGHIJKLMN
 \xc8\xc9\xca\xcd\xd2\xd5\xda\xdb\xee\xf0\xf2\xf3\xff\xcb\xcc\xd3\xd4\xd6\xdd\xde\xdf\xf1\xf4\xf5\xf6\xf7\xf8\xfa\xfb\xfc\xfd\xfe\
 \x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f\xdc\xf9\n\r\x16";
 
-/// How many codes have 1, 2, 3… bits.
+/// The number of codes with 1, 2, 3… bits.
 const COUNTS: [u8; 30] =
     [0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29, 0, 4];
 
-/// The text, at most 8/5 as long as the code; `None` where it is not one: EOS in it, or a wrong padding (RFC 7541, 5.2).
+/// Decodes a text, at most 8/5 as long as its code. `None`: it contains EOS or wrong padding (RFC 7541, 5.2).
 pub fn decode(code: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     let mut walk = Walk::default();
@@ -25,11 +25,11 @@ pub fn decode(code: &[u8]) -> Option<Vec<u8>> {
             }
         }
     }
-    // What is left is the beginning of EOS, all ones, and less than a byte of it.
+    // The rest is padding: the first bits of EOS, all ones, fewer than eight.
     (walk.length < 8 && walk.code + 1 == 1 << walk.length).then_some(text)
 }
 
-/// One code on its way.
+/// A partly read code.
 #[derive(Default)]
 struct Walk {
     length: usize,
@@ -40,12 +40,12 @@ struct Walk {
 }
 
 impl Walk {
-    /// One more bit; the place in the order when it was the last one.
+    /// Adds a bit. Returns the place in the order once the code is complete.
     fn step(&mut self, bit: u8) -> Option<usize> {
         let count = usize::from(COUNTS.get(self.length).copied().unwrap_or_default());
         self.length += 1;
         self.code = self.code << 1 | usize::from(bit);
-        // Never negative: a smaller one would have been a code already, one bit ago.
+        // Never negative: a smaller code would have been complete one bit earlier.
         let after = self.code - self.first;
         if after < count {
             return Some(self.index + after);
@@ -83,7 +83,7 @@ mod tests {
         ] {
             assert_eq!(decode(&bytes(code)).as_deref(), Some(want.as_bytes()), "{want}");
         }
-        // A byte of padding, padding that is not all ones, EOS.
+        // A whole byte of padding, padding that is not all ones, EOS.
         for bad in ["ff", "6402ff", "00", "06", "ffffffff", "fffffffcff"] {
             assert_eq!(decode(&bytes(bad)), None, "{bad}");
         }

@@ -1,23 +1,23 @@
-//! Owns what is said when TLS fails: the cause in plain words, and what helps. Must not know how a session is led.
+//! Owns the words for a TLS failure: the cause, and what helps. Must not know how a session works.
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-/// What the session knows beside the error.
+/// What the session knows besides the error.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context {
-    /// The two sides have agreed on a version, so the other one does speak TLS.
+    /// A version was agreed, so the peer does speak TLS.
     pub version_known: bool,
-    /// The server has asked for a client certificate.
+    /// The server requested a client certificate.
     pub certificate_asked: bool,
-    /// We have one to show.
+    /// The client has a certificate to present.
     pub certificate_shown: bool,
-    /// HTTP/2 was to be spoken inside.
+    /// The protocol inside is HTTP/2.
     pub http2: bool,
-    /// An address was asked, so no name was sent.
+    /// The host is an address, so no server name (SNI) was sent.
     pub by_address: bool,
 }
 
-/// Behind the failure of a handshake in which the server never said a word.
+/// Appended if the server sent nothing during the handshake.
 pub const SILENT: &str = ": the server said nothing; ask http:// if it speaks no TLS";
 
 const UNKNOWN: &str = "nobody we trust has signed the certificate; name its PEM with --ca, or use --insecure";
@@ -32,7 +32,7 @@ const CERTIFICATE_WANTED: &str = "the server wants a client certificate, and reb
 
 const CERTIFICATE_REFUSED: &str = "the server does not take the client certificate of --cert: see its log; has an authority that it trusts signed it, for clients?";
 
-/// What went wrong, and what helps.
+/// The cause, and what helps.
 pub fn words(error: &Error, context: Context) -> String {
     use PeerIncompatible as Unlike;
     let text = match error {
@@ -72,7 +72,7 @@ fn alert(description: AlertDescription, context: Context) -> String {
             CERTIFICATE_REFUSED
         }
         Alert::CertificateRequired | Alert::BadCertificate => CERTIFICATE_WANTED,
-        // Before TLS 1.3, and of many servers since, it is one of these.
+        // Before TLS 1.3, and from many servers since, a missing certificate is reported as one of these.
         Alert::HandshakeFailure | Alert::NoCertificate | Alert::AccessDenied if context.certificate_asked => {
             CERTIFICATE_WANTED
         }
@@ -89,7 +89,7 @@ fn alert(description: AlertDescription, context: Context) -> String {
             "the server wants to be asked by a name (SNI), and an address is none: ask https://NAME with a name it serves"
         }
         Alert::UnrecognisedName => "the server knows no site of this name (SNI): ask by a name it serves",
-        // Go's servers, and Caddy with them, say this to one who sends no name.
+        // Go's servers, Caddy among them, send this to a client without SNI.
         Alert::InternalError if context.by_address => {
             "the server failed during TLS (alert internal_error): see its log; it may want to be asked by a name (SNI), and an address is none"
         }
@@ -108,7 +108,7 @@ fn certificate(bad: &CertificateError) -> &'static str {
         Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
             "the certificate is for another name, or has none (a subjectAltName, openssl -addext); ask by a name it has, or use --insecure"
         }
-        // What `openssl req -x509` makes by itself: signed by itself, and marked as an authority.
+        // What `openssl req -x509` creates by default: self-signed, and marked as a CA.
         bad if bad.to_string().contains("CaUsedAsEndEntity") => UNKNOWN,
         bad if bad.to_string().contains("UnsupportedCertVersion") => {
             "the certificate is of version 1, which TLS libraries no longer take; make one with extensions (openssl -addext), or use --insecure"
