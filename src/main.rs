@@ -48,11 +48,11 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             if !settings.wait.is_zero() {
                 end_as_pid_1();
             }
-            health::run(settings, |said| {
-                if !said.errors.is_empty() {
-                    log::settings_error(&decision.log, &said.errors);
+            health::run(settings, |report| {
+                if !report.errors.is_empty() {
+                    log::settings_error(&decision.log, &report.errors);
                 }
-                print(&said.line);
+                print(&report.line);
             })
         }
         Ok(Mode::Who(settings)) => who::run(settings).unwrap_or_else(|error| refuse(&decision.log, &error)),

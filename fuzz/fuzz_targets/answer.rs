@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use reberth::config::{Mode, decide};
 use reberth::health::probe::answer::Status;
-use reberth::health::probe::ask;
-use reberth::health::question::Question;
+use reberth::health::probe;
+use reberth::health::resolved::ResolvedTarget;
 use reberth::health::terms::Terms;
 use reberth::health::verdict::Verdict;
 
@@ -57,7 +57,7 @@ fn terms(options: u8) -> Terms {
     }
     let words: Vec<OsString> = words.iter().map(OsString::from).collect();
     match decide(&words, &[]).mode {
-        Ok(Mode::Healthcheck(told)) => told.terms,
+        Ok(Mode::Healthcheck(settings)) => settings.terms,
         other => panic!("{other:?}"),
     }
 }
@@ -74,13 +74,13 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     *ANSWERS.lock().unwrap() = answers;
     let terms = terms(*options);
     let begun = Instant::now();
-    let question = Question::HttpOverUnix(server().clone(), "/a/b?c".into());
-    let answer = ask(&question, &terms, None, terms.timeout);
+    let target = ResolvedTarget::HttpOverUnix(server().clone(), "/a/b?c".into());
+    let answer = probe::run(&target, &terms, None, terms.timeout);
     let (healthy, reason) = match answer.outcome {
         Ok(reason) => (true, reason),
         Err(reason) => (false, reason),
     };
-    answer.parting.take_leave();
+    answer.closing.close();
     // The server never keeps anybody waiting, so whoever waits does it by himself.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: {reason}", begun.elapsed());
     assert!(!healthy || matches!(answer.status, Some(Status::Http(200..400))), "{:?} {reason}", answer.status);

@@ -4,7 +4,7 @@ use crate::health::probe::body::{Body, Framing, MAX_BODY};
 use crate::health::probe::database::dialect::Healthy;
 use crate::health::probe::database::{mysql, postgres, redis};
 use crate::health::probe::fcgi as cgi;
-use crate::health::probe::grpc::exchange::{Answered, Exchange, MAX_ANSWER, MAX_FRAME};
+use crate::health::probe::grpc::exchange::{Exchange, MAX_ANSWER, MAX_FRAME, Response};
 use crate::health::probe::grpc::judge;
 use crate::health::probe::http::{begins_like_http, end_of_head, parse};
 use crate::health::target::Target;
@@ -38,7 +38,7 @@ pub fn http(data: &[u8]) {
 
 /// What was kept of a body, whether that is all of it, and whether more may come; `None`: it is malformed.
 fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, bool, bool)> {
-    let (mut body, mut dropped) = (Body::new(framing), Body::new(framing).dropping());
+    let (mut body, mut dropped) = (Body::new(framing), Body::new(framing).discarding());
     for piece in pieces {
         // The reader asks for no more than that either.
         if !body.over {
@@ -87,10 +87,10 @@ pub fn grpc(data: &[u8]) {
     assert_eq!(exchange(&[early, late]), (outcome.clone(), replies));
     match outcome {
         Ok(None) => {}
-        Ok(Some(answered)) => {
-            let (status, outcome) = judge(&answered, "a.B");
+        Ok(Some(response)) => {
+            let (status, outcome) = judge(&response, "a.B");
             if let Ok(reason) = outcome {
-                assert_eq!((answered.status, answered.code), (Some(200), Some(0)), "{status:?} {reason}");
+                assert_eq!((response.status, response.code), (Some(200), Some(0)), "{status:?} {reason}");
             }
         }
         Err(reason) => assert!(!reason.is_empty() && reason.len() < 1024, "{reason}"),
@@ -121,15 +121,15 @@ pub fn fcgi(data: &[u8]) {
         let (first, whole) = (cgi::read(early, wanted), cgi::read(text, wanted));
         // A record that is not whole yet may hold more of the server's own log.
         assert!(matches!(first, Ok(None)) || first == whole, "{first:?} and then {whole:?}");
-        if let Ok(Some(heard)) = whole {
-            assert!((100..600).contains(&heard.status) && heard.found.is_some() == wanted.is_some());
-            assert!(heard.stderr.len() <= text.len());
+        if let Ok(Some(response)) = whole {
+            assert!((100..600).contains(&response.status) && response.found.is_some() == wanted.is_some());
+            assert!(response.stderr.len() <= text.len());
         }
     }
 }
 
 /// What came of it, and what was sent back meanwhile.
-fn exchange(pieces: &[&[u8]]) -> (Result<Option<Answered>, String>, Vec<u8>) {
+fn exchange(pieces: &[&[u8]]) -> (Result<Option<Response>, String>, Vec<u8>) {
     let mut exchange = Exchange::default();
     for piece in pieces {
         let outcome = exchange.feed(piece);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::phase::{Probe, Ruling, rule};
-use super::question::Question;
+use super::resolved::ResolvedTarget;
 use super::settings::Subject;
 use super::target::Target;
 use super::target::place::Peer;
@@ -17,14 +17,14 @@ use crate::state::{Found, State};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     Ask {
-        question: Question,
+        resolved: ResolvedTarget,
         /// Added to the reason: the state file is not trusted.
         note: Option<String>,
         /// The pid of the `run` whose app must answer, if instances share its port.
         own: Option<i32>,
     },
     /// The verdict is known without a probe.
-    Told { healthy: bool, about: String, reason: String },
+    Decided { healthy: bool, about: String, reason: String },
     /// The target comes from the settings, and those are bad: unhealthy, with their errors on stderr.
     NeedsSettings { reason: String },
 }
@@ -46,7 +46,7 @@ pub fn decide(subject: &Subject, found: impl FnOnce() -> Found) -> Plan {
         Found::Believed { state, pid, .. } => by_state(subject, &state, pid),
         Found::Dead { path, pid, why } => {
             let reason = format!("the run that wrote {} (pid {pid}) is gone: {why}", path.display());
-            told(false, "run", reason)
+            decided(false, "run", reason)
         }
         Found::NotBelieved { path, why } => by_settings(subject, Some(not_believed(&path, &why))),
         Found::Nothing => by_settings(subject, None),
@@ -56,40 +56,40 @@ pub fn decide(subject: &Subject, found: impl FnOnce() -> Found) -> Plan {
 fn by_state(subject: &Subject, state: &State, pid: i32) -> Plan {
     let phase = state.phase.name();
     match rule(state.phase, subject.probe) {
-        Ruling::Pass(why) => return told(true, "run", format!("phase {phase}: {why}")),
-        Ruling::Fail(why) => return told(false, "run", format!("phase {phase}: {why}")),
+        Ruling::Pass(why) => return decided(true, "run", format!("phase {phase}: {why}")),
+        Ruling::Fail(why) => return decided(false, "run", format!("phase {phase}: {why}")),
         Ruling::Ask => {}
     }
-    let told_run = pick(subject.probe, state.health.as_deref(), state.liveness.as_deref());
-    let told_run: Option<Target> = match told_run.map(str::parse).transpose() {
+    let from_run = pick(subject.probe, state.health.as_deref(), state.liveness.as_deref());
+    let from_run: Option<Target> = match from_run.map(str::parse).transpose() {
         Ok(target) => target,
-        Err(why) => return told(false, "run", format!("its state file names a target that is none: {why}")),
+        Err(why) => return decided(false, "run", format!("its state file names a target that is none: {why}")),
     };
-    let told_us = pick(subject.probe, subject.health.as_ref(), subject.liveness.as_ref());
-    let target = subject.target.as_ref().or(told_run.as_ref()).or(told_us);
+    let from_settings = pick(subject.probe, subject.health.as_ref(), subject.liveness.as_ref());
+    let target = subject.target.as_ref().or(from_run.as_ref()).or(from_settings);
     let place = state.ports.iter().find(|port| port.protocol == Protocol::Tcp);
-    let place = place.map(|port| Place { addr: asked_at(port.addr, &port.listens), port: port.port });
+    let place = place.map(|port| Place { addr: probed_at(port.addr, &port.listens), port: port.port });
     // `run` is alive (with --exec, the app itself), and the phase says that the app runs.
     if place.is_none() && target.is_none() {
-        return told(
+        return decided(
             true,
             "run",
             format!("phase {phase}: the app runs (run has pid {pid}), and there is no port or target to ask"),
         );
     }
     match plan(target, place, None, |_| "run has not told its port yet".to_owned()) {
-        Plan::Ask { question, note, .. } => {
+        Plan::Ask { resolved, note, .. } => {
             let own = (state.shared && target.is_none_or(Target::needs_port)).then_some(pid);
-            Plan::Ask { question, note, own }
+            Plan::Ask { resolved, note, own }
         }
-        told => told,
+        decided => decided,
     }
 }
 
 /// The address to probe on. The spec's address, if it has one. A wildcard means loopback, unless the app listens only on other addresses:
 /// Next.js and others bind the address that HOSTNAME resolves to. `None`: 127.0.0.1, then `::1`.
-fn asked_at(told: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
-    let explicit = told.filter(|addr| !addr.is_unspecified());
+fn probed_at(configured: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
+    let explicit = configured.filter(|addr| !addr.is_unspecified());
     let on_loopback =
         |addr: &IpAddr| addr.is_unspecified() || *addr == Ipv4Addr::LOCALHOST || *addr == Ipv6Addr::LOCALHOST;
     if explicit.is_some() || listens.iter().any(on_loopback) {
@@ -111,7 +111,7 @@ fn by_settings(subject: &Subject, note: Option<String>) -> Plan {
     if place.is_none() && target.is_none() {
         let reason =
             "no run here, no port and no target: name one, or set --port or --health (REBERTH_PORT, REBERTH_HEALTH)";
-        return told(false, "nothing", with(reason.to_owned(), note));
+        return decided(false, "nothing", with(reason.to_owned(), note));
     }
     let mut reason = "port 0 is any free port, and only the state file of a live run knows which";
     let mut place = place;
@@ -135,36 +135,37 @@ fn plan(
         None if on_primary => {
             let reason =
                 "it is on the primary port, and no tcp port is set; set --port (REBERTH_PORT), or name a whole URL";
-            return told(false, &shown(target), with(reason.to_owned(), note));
+            return decided(false, &shown(target), with(reason.to_owned(), note));
         }
         Some(Place { port: 0, .. }) if on_primary => {
-            return told(false, &shown(target), unknown(note));
+            return decided(false, &shown(target), unknown(note));
         }
         place => {
             let addr = place.as_ref().and_then(|place| place.addr).filter(|addr| !addr.is_unspecified());
             (addr.map_or("localhost".to_owned(), |addr| addr.to_string()), place.map_or(0, |place| place.port))
         }
     };
-    let on_port = |path: &str| Question::Http(Url { tls: false, host: host.clone(), port, path: path.to_owned() });
-    let question = match target {
+    let on_port =
+        |path: &str| ResolvedTarget::Http(Url { tls: false, host: host.clone(), port, path: path.to_owned() });
+    let resolved = match target {
         None => on_port("/"),
         Some(Target::Path(path)) => on_port(path),
-        Some(Target::Tcp) => Question::Tcp(host, port),
-        Some(Target::Grpc(service)) => Question::Grpc(false, Peer::Host(host, port), service.clone()),
-        Some(Target::GrpcAt(tls, peer, service)) => Question::Grpc(*tls, peer.clone(), service.clone()),
-        Some(Target::Fcgi(peer, path)) => Question::Fcgi(peer.clone(), path.clone()),
-        Some(Target::Database(database, peer)) => Question::Database(*database, peer.clone()),
-        Some(Target::File(path)) => Question::File(path.clone()),
-        Some(Target::Dns(name)) => Question::Dns(name.clone()),
-        Some(Target::TcpAt(host, port)) => Question::Tcp(host.clone(), *port),
-        Some(Target::Unix(socket, None)) => Question::Unix(socket.clone()),
-        Some(Target::Unix(socket, Some(path))) => Question::HttpOverUnix(socket.clone(), path.clone()),
+        Some(Target::Tcp) => ResolvedTarget::Tcp(host, port),
+        Some(Target::Grpc(service)) => ResolvedTarget::Grpc(false, Peer::Host(host, port), service.clone()),
+        Some(Target::GrpcAt(tls, peer, service)) => ResolvedTarget::Grpc(*tls, peer.clone(), service.clone()),
+        Some(Target::Fcgi(peer, path)) => ResolvedTarget::Fcgi(peer.clone(), path.clone()),
+        Some(Target::Database(database, peer)) => ResolvedTarget::Database(*database, peer.clone()),
+        Some(Target::File(path)) => ResolvedTarget::File(path.clone()),
+        Some(Target::Dns(name)) => ResolvedTarget::Dns(name.clone()),
+        Some(Target::TcpAt(host, port)) => ResolvedTarget::Tcp(host.clone(), *port),
+        Some(Target::Unix(socket, None)) => ResolvedTarget::Unix(socket.clone()),
+        Some(Target::Unix(socket, Some(path))) => ResolvedTarget::HttpOverUnix(socket.clone(), path.clone()),
         Some(Target::Url(text)) => match Url::parse(text) {
-            Ok(url) => Question::Http(url),
-            Err(why) => return told(false, "target", with(format!("this is no URL: {why}"), note)),
+            Ok(url) => ResolvedTarget::Http(url),
+            Err(why) => return decided(false, "target", with(format!("this is no URL: {why}"), note)),
         },
     };
-    Plan::Ask { question, note, own: None }
+    Plan::Ask { resolved, note, own: None }
 }
 
 /// The target of this probe. Liveness without a target uses readiness' target.
@@ -182,8 +183,8 @@ fn shown(target: Option<&Target>) -> String {
     }
 }
 
-fn told(healthy: bool, about: &str, reason: String) -> Plan {
-    Plan::Told { healthy, about: about.to_owned(), reason }
+fn decided(healthy: bool, about: &str, reason: String) -> Plan {
+    Plan::Decided { healthy, about: about.to_owned(), reason }
 }
 
 fn not_believed(path: &Path, why: &str) -> String {
@@ -203,8 +204,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wildcard_is_asked_where_the_app_is() {
-        for (told, listens, want) in [
+    fn a_wildcard_is_probed_where_the_app_listens() {
+        for (configured, listens, want) in [
             (None, &[][..], None),
             (None, &["0.0.0.0"], None),
             (None, &["::"], None),
@@ -227,7 +228,7 @@ mod tests {
         ] {
             let parse = |text: &str| text.parse::<IpAddr>().unwrap();
             let all: Vec<IpAddr> = listens.iter().map(|text| parse(text)).collect();
-            assert_eq!(asked_at(told.map(parse), &all), want.map(parse), "{told:?} {listens:?}");
+            assert_eq!(probed_at(configured.map(parse), &all), want.map(parse), "{configured:?} {listens:?}");
         }
     }
 }

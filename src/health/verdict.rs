@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::probe::answer::Status;
-use super::probe::clock::shown_duration;
+use super::probe::deadline::shown_duration;
 
 /// Docker keeps 4096 bytes of a check's output, newline included (moby, daemon/health.go).
 const MAX_LINE: usize = 4096;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::clock::Clock;
-use super::parting::{Left, Parting};
+use super::closing::{Closing, OpenConnection};
+use super::deadline::Deadline;
 use super::wire::Wire;
 use crate::health::target::place::Peer;
 
@@ -46,17 +46,17 @@ pub struct Answer {
     /// Healthy or not, each with its reason.
     pub outcome: Result<String, String>,
     /// Connections to close gracefully after the verdict has been printed.
-    pub parting: Parting,
+    pub closing: Closing,
 }
 
 impl Answer {
     pub(super) fn unhealthy(shown: String, reason: String) -> Self {
-        Self { shown, status: None, outcome: Err(reason), parting: Parting::default() }
+        Self { shown, status: None, outcome: Err(reason), closing: Closing::default() }
     }
 
     /// The server accepts connections, and nothing else was to be checked.
-    pub(super) fn connected(shown: String, wire: Wire, clock: Clock) -> Self {
-        let parting = Parting::new(vec![Left::silent(wire)], clock);
-        Self { shown, status: None, outcome: Ok("it accepts connections".to_owned()), parting }
+    pub(super) fn connected(shown: String, wire: Wire, deadline: Deadline) -> Self {
+        let closing = Closing::new(vec![OpenConnection::idle(wire)], deadline);
+        Self { shown, status: None, outcome: Ok("it accepts connections".to_owned()), closing }
     }
 }

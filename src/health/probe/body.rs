@@ -1,15 +1,15 @@
 //! Owns the framing of a body: where it ends, how far `--body-contains` searches it, and how much of an unneeded body is drained.
 //! Must not know what a match means.
 
-use super::carrier::Carrier;
-use super::clock::Clock;
+use super::connection::Connection;
+use super::deadline::Deadline;
 use super::wire::Broken;
 
 /// How much of a body is searched. Bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// How much of an unneeded body is drained: as much as the kubelet reads (pkg/probe/http/http.go, `maxRespBodyLength`). Bytes.
-const MAX_DROPPED: usize = 10 * 1024;
+const MAX_DRAINED: usize = 10 * 1024;
 
 /// The longest line of chunked framing. Bytes.
 const MAX_CHUNK_LINE: usize = 1024;
@@ -37,7 +37,12 @@ pub enum Search {
 /// Searches for `wanted` and stops reading as soon as the result is known. `body` already holds what arrived with the head.
 // Inlined, the buffer would be in every probe's stack frame, searching or not, and cost a fresh page.
 #[inline(never)]
-pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], clock: Clock) -> Result<Search, Broken> {
+pub(super) fn contains(
+    connection: &mut Connection,
+    body: &mut Body,
+    wanted: &[u8],
+    deadline: Deadline,
+) -> Result<Search, Broken> {
     let mut buffer = [0; 4096];
     let mut searched = 0usize;
     loop {
@@ -53,7 +58,7 @@ pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], cl
         if body.ended {
             return Ok(Search::Missing);
         }
-        match carrier.receive(&mut buffer, clock)? {
+        match connection.receive(&mut buffer, deadline)? {
             0 if body.framing == Framing::UntilClose => (body.ended, body.over) = (true, true),
             0 => return Err(Broken::Error("the server closed the connection".to_owned())),
             size => body.feed(buffer.get(..size).unwrap_or_default())?,
@@ -61,15 +66,15 @@ pub(super) fn contains(carrier: &mut Carrier, body: &mut Body, wanted: &[u8], cl
     }
 }
 
-/// Drains the rest of `body`: to its end, the deadline or [`MAX_DROPPED`] bytes. Errors no longer matter.
+/// Drains the rest of `body`: to its end, the deadline or [`MAX_DRAINED`] bytes. Errors no longer matter.
 // Not inlined, for the same reason.
 #[inline(never)]
-pub(super) fn drop_rest(carrier: &mut Carrier, body: &mut Body, clock: Clock) {
+pub(super) fn drain(connection: &mut Connection, body: &mut Body, deadline: Deadline) {
     let mut buffer = [0; 4096];
     while !body.over {
-        let room = MAX_DROPPED.saturating_sub(body.dropped).min(buffer.len());
+        let room = MAX_DRAINED.saturating_sub(body.drained).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else { return };
-        match carrier.receive(buffer, clock) {
+        match connection.receive(buffer, deadline) {
             Ok(size) if size > 0 && body.feed(buffer.get(..size).unwrap_or_default()).is_ok() => {}
             _ => return,
         }
@@ -89,9 +94,9 @@ pub(crate) struct Body {
     /// Nothing more follows, not even trailers.
     pub over: bool,
     /// Discard the text.
-    dropping: bool,
+    discarding: bool,
     /// Bytes fed while discarding, framing included.
-    dropped: usize,
+    drained: usize,
 }
 
 /// What comes next in a chunked body.
@@ -115,19 +120,19 @@ impl Body {
             text: Vec::new(),
             ended: false,
             over: false,
-            dropping: false,
-            dropped: 0,
+            discarding: false,
+            drained: 0,
         }
     }
 
     /// Discards the text from here on.
-    pub fn dropping(self) -> Self {
-        Self { text: Vec::new(), dropping: true, ..self }
+    pub fn discarding(self) -> Self {
+        Self { text: Vec::new(), discarding: true, ..self }
     }
 
-    /// Whether draining can reach the end: the body is incomplete and may end within [`MAX_DROPPED`] bytes.
-    pub(super) fn is_worth_dropping(&self) -> bool {
-        let room = MAX_DROPPED.saturating_sub(self.dropped);
+    /// Whether draining can reach the end: the body is incomplete and may end within [`MAX_DRAINED`] bytes.
+    pub(super) fn is_worth_draining(&self) -> bool {
+        let room = MAX_DRAINED.saturating_sub(self.drained);
         !self.over && room > 0 && !matches!(self.framing, Framing::Length(left) if left > room as u64)
     }
 
@@ -136,8 +141,8 @@ impl Body {
     /// # Errors
     /// The body is malformed. Do not call `feed` again.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Broken> {
-        if self.dropping {
-            self.dropped += bytes.len();
+        if self.discarding {
+            self.drained += bytes.len();
         }
         match self.framing {
             Framing::None => self.over = true,
@@ -215,7 +220,7 @@ impl Body {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if !self.dropping {
+        if !self.discarding {
             let room = MAX_BODY.saturating_sub(self.text.len());
             self.text.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
         }
@@ -278,12 +283,12 @@ mod tests {
     #[test]
     fn what_is_worth_reading_to_its_end() {
         let of = |framing, text: &[u8]| {
-            let mut body = Body::new(framing).dropping();
+            let mut body = Body::new(framing).discarding();
             body.feed(text).unwrap();
             assert!(body.text.is_empty());
-            body.is_worth_dropping()
+            body.is_worth_draining()
         };
-        let limit = MAX_DROPPED as u64;
+        let limit = MAX_DRAINED as u64;
         for (framing, text, worth) in [
             (Framing::None, &b""[..], false),
             (Framing::None, b"x", false),
@@ -296,7 +301,7 @@ mod tests {
             (Framing::Length(limit + 1), b"x", false),
             (Framing::Length(u64::MAX), b"x", false),
             (Framing::UntilClose, b"", true),
-            (Framing::UntilClose, &[b'x'; MAX_DROPPED], false),
+            (Framing::UntilClose, &[b'x'; MAX_DRAINED], false),
             (Framing::Chunked, b"", true),
             (Framing::Chunked, b"1\r\na\r\n0\r\n", true),
             (Framing::Chunked, b"1\r\na\r\n0\r\nT: x\r\n", true),

@@ -9,22 +9,22 @@ pub(crate) mod postgres;
 pub(crate) mod redis;
 
 use super::answer::{Answer, answered_at};
-use super::carrier::Carrier;
-use super::clock::Clock;
-use super::parting::{Left, Parting};
+use super::closing::{Closing, OpenConnection};
+use super::connection::Connection;
+use super::deadline::Deadline;
 use super::wire::{Broken, Wire};
 use crate::health::target::Database;
 use crate::health::target::place::Peer;
-use dialect::{Healthy, Leave, Read};
+use dialect::{Ending, Healthy, Read};
 
 /// How much of an answer is kept. Bytes.
 pub(crate) const MAX_ANSWER: usize = 64 * 1024;
 
 /// Probes whether the server accepts clients.
 #[inline(never)]
-pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
+pub fn probe(database: Database, peer: &Peer, deadline: Deadline) -> Answer {
     let scheme = database.scheme();
-    let (wire, address) = match Wire::to(peer, clock, None) {
+    let (wire, address) = match Wire::to(peer, deadline, None) {
         Ok(connected) => connected,
         Err(reason) => return Answer::unhealthy(peer.shown(scheme, ""), reason),
     };
@@ -34,15 +34,15 @@ pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
         Database::Postgres => (postgres::startup(), postgres::read),
         Database::Mysql => (Vec::new(), mysql::read),
     };
-    let mut carrier = Carrier::Plain(wire);
-    match converse(&mut carrier, &words, read, clock) {
-        Ok(Healthy { reason, leave }) => {
-            let left = match leave {
-                Leave::Silent => Left::saying(carrier, Vec::new()),
-                Leave::Saying(words) => Left::waiting(carrier, words.to_vec()),
-                Leave::Login(words) => Left::login(carrier, words),
+    let mut connection = Connection::Plain(wire);
+    match converse(&mut connection, &words, read, deadline) {
+        Ok(Healthy { reason, ending }) => {
+            let open = match ending {
+                Ending::Silent => OpenConnection::sending(connection, Vec::new()),
+                Ending::Sending(words) => OpenConnection::sending_and_waiting(connection, words.to_vec()),
+                Ending::Login(words) => OpenConnection::login(connection, words),
             };
-            Answer { shown, status: None, outcome: Ok(reason), parting: Parting::new(vec![left], clock) }
+            Answer { shown, status: None, outcome: Ok(reason), closing: Closing::new(vec![open], deadline) }
         }
         Err(reason) => Answer::unhealthy(shown, reason),
     }
@@ -50,26 +50,26 @@ pub fn ask(database: Database, peer: &Peer, clock: Clock) -> Answer {
 
 /// Sends `words`, and reads until `read` decides.
 pub(super) fn converse<T>(
-    carrier: &mut Carrier,
+    connection: &mut Connection,
     words: &[u8],
     read: impl Fn(&[u8]) -> Result<Option<T>, String>,
-    clock: Clock,
+    deadline: Deadline,
 ) -> Result<T, String> {
-    let unsent = match carrier.send(words, clock) {
+    let unsent = match connection.send(words, deadline) {
         Ok(()) => None,
         // A server that refuses the client may have closed already. What it sent before explains more than the broken pipe.
         Err(broken @ Broken::Error(_)) => Some(broken),
-        Err(broken) => return Err(broken.words("sending the question", clock)),
+        Err(broken) => return Err(broken.words("sending the question", deadline)),
     };
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let doing = if text.is_empty() { "waiting for the answer" } else { "reading the answer" };
-        let size = carrier.receive(&mut buffer, clock).map_err(|broken| broken.words(doing, clock))?;
+        let size = connection.receive(&mut buffer, deadline).map_err(|broken| broken.words(doing, deadline))?;
         if size == 0 {
             // The kernel reports a reset once, and the send has consumed it.
             if let Some(broken) = unsent.filter(|_| text.is_empty()) {
-                return Err(broken.words("sending the question", clock));
+                return Err(broken.words("sending the question", deadline));
             }
             return Err(format!("the server closed the connection while {doing}"));
         }

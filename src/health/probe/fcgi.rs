@@ -2,12 +2,12 @@
 //! (fastcgi-archives.github.io/FastCGI_Specification.html; RFC 3875 for the head.)
 
 use super::answer::{Answer, Status, answered_at};
-use super::carrier::Carrier;
-use super::clock::Clock;
+use super::closing::{Closing, OpenConnection};
+use super::connection::Connection;
 use super::database::{MAX_ANSWER, converse};
+use super::deadline::Deadline;
 use super::grpc::exchange::shortened;
 use super::http::{accepted, end_of_head, status_list};
-use super::parting::{Left, Parting};
 use super::wire::Wire;
 use crate::health::target::place::Peer;
 use crate::health::terms::Terms;
@@ -27,7 +27,7 @@ const LONGEST: usize = 0xffff;
 
 /// The part of a response that the verdict depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct Response {
     pub status: u16,
     /// Whether the body contains the text; `None` if there was none to search for.
     pub found: Option<bool>,
@@ -36,33 +36,33 @@ pub(crate) struct Heard {
 
 /// Requests `path`.
 #[inline(never)]
-pub fn ask(peer: &Peer, path: &str, terms: &Terms, clock: Clock) -> Answer {
-    let (wire, address) = match Wire::to(peer, clock, None) {
+pub fn probe(peer: &Peer, path: &str, terms: &Terms, deadline: Deadline) -> Answer {
+    let (wire, address) = match Wire::to(peer, deadline, None) {
         Ok(connected) => connected,
         Err(reason) => return Answer::unhealthy(peer.shown("fcgi", path), reason),
     };
     let shown = answered_at(peer, address).shown("fcgi", path);
     let wanted = terms.body_contains.as_deref().map(str::as_bytes);
-    let mut carrier = Carrier::Plain(wire);
-    let heard = converse(&mut carrier, &request(path, terms), |text| read(text, wanted), clock);
-    match heard {
-        Ok(heard) => {
-            let outcome = judge(&heard, terms);
-            let parting = Parting::new(vec![Left::saying(carrier, Vec::new())], clock);
-            Answer { shown, status: Some(Status::Http(heard.status)), outcome, parting }
+    let mut connection = Connection::Plain(wire);
+    let response = converse(&mut connection, &request(path, terms), |text| read(text, wanted), deadline);
+    match response {
+        Ok(response) => {
+            let outcome = judge(&response, terms);
+            let closing = Closing::new(vec![OpenConnection::sending(connection, Vec::new())], deadline);
+            Answer { shown, status: Some(Status::Http(response.status)), outcome, closing }
         }
         Err(reason) => Answer::unhealthy(shown, reason),
     }
 }
 
-fn judge(heard: &Heard, terms: &Terms) -> Result<String, String> {
+fn judge(response: &Response, terms: &Terms) -> Result<String, String> {
     let list = status_list(terms);
-    if !accepted(terms, heard.status) {
-        let stderr = heard.stderr.trim_ascii();
+    if !accepted(terms, response.status) {
+        let stderr = response.stderr.trim_ascii();
         let told = if stderr.is_empty() { String::new() } else { format!("; it logs: {}", shortened(stderr)) };
         return Err(format!("the status is not in {list}{told}"));
     }
-    match heard.found {
+    match response.found {
         None => Ok(format!("the status is in {list}")),
         Some(true) => Ok("the body contains the text".into()),
         Some(false) => Err("the body does not contain the text".into()),
@@ -121,10 +121,10 @@ fn record(out: &mut Vec<u8>, kind: u8, content: &[u8]) {
 }
 
 /// Parses what has arrived so far. Decides once the head is complete; with `wanted`, once that is found or the response is complete.
-pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, String> {
+pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Response>, String> {
     let (mut out, mut stderr) = (Vec::new(), Vec::new());
     let mut head = None;
-    let heard = |status, found, stderr: &[u8]| Ok(Some(Heard { status, found, stderr: stderr.to_vec() }));
+    let response = |status, found, stderr: &[u8]| Ok(Some(Response { status, found, stderr: stderr.to_vec() }));
     let mut rest = text;
     while let Some(first) = rest.first() {
         if *first != 1 {
@@ -146,10 +146,10 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, 
                     head = Some((status(out.get(..end).unwrap_or_default())?, end));
                 }
                 if let Some((status, end)) = head {
-                    let Some(wanted) = wanted else { return heard(status, None, &stderr) };
+                    let Some(wanted) = wanted else { return response(status, None, &stderr) };
                     let from = end.max(before.saturating_sub(wanted.len()));
                     if memchr::memmem::find(out.get(from..).unwrap_or_default(), wanted).is_some() {
-                        return heard(status, Some(true), &stderr);
+                        return response(status, Some(true), &stderr);
                     }
                 }
             }
@@ -157,7 +157,7 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, 
             END_REQUEST if ours && content.len() == length => {
                 refusal(content)?;
                 let (status, _) = head.ok_or("the request ended without an answer")?;
-                return heard(status, Some(false), &stderr);
+                return response(status, Some(false), &stderr);
             }
             // Management records, or records of a request that is not ours.
             0..=11 => {}
@@ -168,7 +168,7 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Heard>, 
     }
     match head {
         // Not found in the part that is read counts as not found, as in an HTTP body.
-        Some((status, _)) if text.len() >= MAX_ANSWER => heard(status, Some(false), &stderr),
+        Some((status, _)) if text.len() >= MAX_ANSWER => response(status, Some(false), &stderr),
         _ => Ok(None),
     }
 }

@@ -7,14 +7,14 @@ pub(crate) mod exchange;
 mod hpack;
 mod huffman;
 
-use exchange::{Answered, Exchange};
+use exchange::{Exchange, Response};
 use hpack::{Name, literal};
 
 use super::answer::{Answer, Status, answered_at};
-use super::carrier::Carrier;
-use super::clock::Clock;
+use super::closing::{Closing, OpenConnection};
+use super::connection::Connection;
+use super::deadline::Deadline;
 use super::http::header;
-use super::parting::{Left, Parting};
 use super::wire::{Broken, Wire};
 use crate::health::host::{bracketed, without_zone};
 use crate::health::target::place::{HERE, Peer};
@@ -72,51 +72,51 @@ const UNIMPLEMENTED: u32 = 12;
 
 /// Checks whether `service` is serving. The empty service is the server as a whole.
 #[inline(never)]
-pub fn ask((tls, peer): (bool, &Peer), service: &str, terms: &Terms, clock: Clock, own: Option<i32>) -> Answer {
-    let (wire, address) = match Wire::to(peer, clock, own) {
+pub fn probe((tls, peer): (bool, &Peer), service: &str, terms: &Terms, deadline: Deadline, own: Option<i32>) -> Answer {
+    let (wire, address) = match Wire::to(peer, deadline, own) {
         Ok(connected) => connected,
         Err(reason) => return Answer::unhealthy(shown_grpc(tls, peer, service), reason),
     };
     let shown = shown_grpc(tls, &answered_at(peer, address), service);
-    let carrier = match (tls, peer) {
+    let connection = match (tls, peer) {
         #[cfg(feature = "tls")]
         (true, Peer::Host(host, _)) => {
-            match super::tls::Session::start(wire, host, super::tls::Speaks::Http2, terms, clock) {
-                Ok(session) => Carrier::Tls(Box::new(session)),
+            match super::tls::Session::start(wire, host, super::tls::Alpn::Http2, terms, deadline) {
+                Ok(session) => Connection::Tls(Box::new(session)),
                 Err(reason) => return Answer::unhealthy(shown, reason),
             }
         }
-        _ => Carrier::Plain(wire),
+        _ => Connection::Plain(wire),
     };
     let authority = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
     let authority = authority.unwrap_or_else(|| match peer {
         Peer::Host(host, port) => format!("{}:{port}", bracketed(without_zone(host))),
         Peer::Socket(_) => HERE.to_owned(),
     });
-    match converse(carrier, &authority, service, terms, clock) {
-        Ok((answered, left)) => {
-            let (status, outcome) = judge(&answered, service);
-            Answer { shown, status, outcome, parting: Parting::new(vec![left], clock) }
+    match converse(connection, &authority, service, terms, deadline) {
+        Ok((response, open)) => {
+            let (status, outcome) = judge(&response, service);
+            Answer { shown, status, outcome, closing: Closing::new(vec![open], deadline) }
         }
         Err(reason) => Answer::unhealthy(shown, reason),
     }
 }
 
 fn converse(
-    mut carrier: Carrier,
+    mut connection: Connection,
     authority: &str,
     service: &str,
     terms: &Terms,
-    clock: Clock,
-) -> Result<(Answered, Left), String> {
-    let failed = |broken: Broken, doing| broken.words(doing, clock);
-    let scheme = match carrier {
-        Carrier::Plain(_) => SCHEME_HTTP,
+    deadline: Deadline,
+) -> Result<(Response, OpenConnection), String> {
+    let failed = |broken: Broken, doing| broken.words(doing, deadline);
+    let scheme = match connection {
+        Connection::Plain(_) => SCHEME_HTTP,
         #[cfg(feature = "tls")]
-        Carrier::Tls(_) => SCHEME_HTTPS,
+        Connection::Tls(_) => SCHEME_HTTPS,
     };
     let request = request(scheme, authority, service, terms)?;
-    carrier.send(&request, clock).map_err(|broken| failed(broken, "sending the request"))?;
+    connection.send(&request, deadline).map_err(|broken| failed(broken, "sending the request"))?;
     let mut exchange = Exchange::default();
     let mut buffer = [0; 4096];
     loop {
@@ -126,20 +126,20 @@ fn converse(
             (true, true) => "reading the answer",
         };
         let replies = std::mem::take(&mut exchange.replies);
-        match carrier.send(&replies, clock) {
+        match connection.send(&replies, deadline) {
             // A server that has closed takes no replies. What it sent before explains more than the broken pipe.
             Ok(()) | Err(Broken::Error(_)) => {}
             Err(broken) => return Err(failed(broken, doing)),
         }
-        let size = carrier.receive(&mut buffer, clock).map_err(|broken| failed(broken, doing))?;
+        let size = connection.receive(&mut buffer, deadline).map_err(|broken| failed(broken, doing))?;
         if size == 0 {
             return Err(format!("the server closed the connection while {doing}"));
         }
-        if let Some(answered) = exchange.feed(buffer.get(..size).unwrap_or_default())? {
+        if let Some(response) = exchange.feed(buffer.get(..size).unwrap_or_default())? {
             // The pending replies, then GOAWAY with NO_ERROR; the last stream is 0, because the server opened none.
             let mut farewell = exchange.replies;
             exchange::frame(&mut farewell, exchange::GOAWAY, 0, &[0; 8]);
-            return Ok((answered, Left::saying(carrier, farewell)));
+            return Ok((response, OpenConnection::sending(connection, farewell)));
         }
     }
 }
@@ -234,12 +234,12 @@ fn varint(fields: &mut &[u8]) -> Option<u64> {
 }
 
 /// The verdict. Only SERVING in a call that succeeded is healthy.
-pub(crate) fn judge(answered: &Answered, service: &str) -> (Option<Status>, Result<String, String>) {
+pub(crate) fn judge(response: &Response, service: &str) -> (Option<Status>, Result<String, String>) {
     let asked =
         if service.is_empty() { "the server as a whole".to_owned() } else { format!("the service '{service}'") };
-    let http = answered.status.map(Status::Http);
-    let Some(code) = answered.code.filter(|_| answered.status == Some(200)) else {
-        let reason = match answered.status {
+    let http = response.status.map(Status::Http);
+    let Some(code) = response.code.filter(|_| response.status == Some(200)) else {
+        let reason = match response.status {
             Some(200) => "the answer has no grpc-status: this is no gRPC server",
             _ => "an HTTP status that is not 200 is no answer of a gRPC server; is there a proxy before it?",
         };
@@ -252,12 +252,12 @@ pub(crate) fn judge(answered: &Answered, service: &str) -> (Option<Status>, Resu
             NOT_FOUND => format!("the health service does not know {asked}"),
             _ => format!("the call failed with grpc-status {code}"),
         };
-        if !answered.message.is_empty() {
-            reason = format!("{reason}: {}", exchange::shortened(&unescaped(&answered.message)));
+        if !response.message.is_empty() {
+            reason = format!("{reason}: {}", exchange::shortened(&unescaped(&response.message)));
         }
         return (Some(Status::Grpc(name.unwrap_or("UNRECOGNIZED"))), Err(reason));
     }
-    let (status, outcome) = match serving_status(&answered.data) {
+    let (status, outcome) = match serving_status(&response.data) {
         Some(0) => ("UNKNOWN", Err(format!("the health of {asked} is not known yet"))),
         Some(1) => ("SERVING", Ok(format!("{asked} serves"))),
         Some(2) => ("NOT_SERVING", Err(format!("{asked} does not serve"))),
@@ -332,29 +332,29 @@ mod tests {
     #[test]
     fn judgements() {
         let status = |number: u8| [0, 0, 0, 0, 2, 8, number].to_vec();
-        let answered = |status, code, message: &str, data| Answered { status, code, message: message.into(), data };
-        for (answered, word, healthy, reason) in [
-            (answered(Some(200), Some(0), "", status(1)), "SERVING", true, "the service 'a.B' serves"),
-            (answered(Some(200), Some(0), "", status(0)), "UNKNOWN", false, "not known yet"),
-            (answered(Some(200), Some(0), "", vec![0; 5]), "UNKNOWN", false, "not known yet"),
-            (answered(Some(200), Some(0), "", status(2)), "NOT_SERVING", false, "does not serve"),
-            (answered(Some(200), Some(0), "", status(3)), "SERVICE_UNKNOWN", false, "does not know the service 'a.B'"),
-            (answered(Some(200), Some(0), "", status(4)), "UNRECOGNIZED", false, "the status 4"),
-            (answered(Some(200), Some(0), "", Vec::new()), "OK", false, "no HealthCheckResponse"),
-            (answered(Some(200), Some(5), "no%20such%zz", status(1)), "NOT_FOUND", false, "'a.B': no such%zz"),
-            (answered(Some(200), Some(12), "", Vec::new()), "UNIMPLEMENTED", false, "has no health service"),
-            (answered(Some(200), Some(14), "later", status(1)), "UNAVAILABLE", false, "grpc-status 14: later"),
-            (answered(Some(200), Some(99), "", status(1)), "UNRECOGNIZED", false, "grpc-status 99"),
-            (answered(Some(200), None, "", status(1)), "200", false, "no grpc-status"),
-            (answered(Some(503), Some(0), "", status(1)), "503", false, "not 200"),
-            (answered(None, Some(0), "", status(1)), "", false, "not 200"),
+        let response = |status, code, message: &str, data| Response { status, code, message: message.into(), data };
+        for (response, word, healthy, reason) in [
+            (response(Some(200), Some(0), "", status(1)), "SERVING", true, "the service 'a.B' serves"),
+            (response(Some(200), Some(0), "", status(0)), "UNKNOWN", false, "not known yet"),
+            (response(Some(200), Some(0), "", vec![0; 5]), "UNKNOWN", false, "not known yet"),
+            (response(Some(200), Some(0), "", status(2)), "NOT_SERVING", false, "does not serve"),
+            (response(Some(200), Some(0), "", status(3)), "SERVICE_UNKNOWN", false, "does not know the service 'a.B'"),
+            (response(Some(200), Some(0), "", status(4)), "UNRECOGNIZED", false, "the status 4"),
+            (response(Some(200), Some(0), "", Vec::new()), "OK", false, "no HealthCheckResponse"),
+            (response(Some(200), Some(5), "no%20such%zz", status(1)), "NOT_FOUND", false, "'a.B': no such%zz"),
+            (response(Some(200), Some(12), "", Vec::new()), "UNIMPLEMENTED", false, "has no health service"),
+            (response(Some(200), Some(14), "later", status(1)), "UNAVAILABLE", false, "grpc-status 14: later"),
+            (response(Some(200), Some(99), "", status(1)), "UNRECOGNIZED", false, "grpc-status 99"),
+            (response(Some(200), None, "", status(1)), "200", false, "no grpc-status"),
+            (response(Some(503), Some(0), "", status(1)), "503", false, "not 200"),
+            (response(None, Some(0), "", status(1)), "", false, "not 200"),
         ] {
-            let (got, outcome) = judge(&answered, "a.B");
-            assert_eq!(got.map(|status| status.to_string()).unwrap_or_default(), word, "{answered:?}");
+            let (got, outcome) = judge(&response, "a.B");
+            assert_eq!(got.map(|status| status.to_string()).unwrap_or_default(), word, "{response:?}");
             let said = outcome.as_ref().unwrap_or_else(|why| why);
-            assert!(outcome.is_ok() == healthy && said.contains(reason), "{answered:?}: {outcome:?}");
+            assert!(outcome.is_ok() == healthy && said.contains(reason), "{response:?}: {outcome:?}");
         }
-        let (_, outcome) = judge(&answered(Some(200), Some(2), &"x".repeat(9999), Vec::new()), "");
+        let (_, outcome) = judge(&response(Some(200), Some(2), &"x".repeat(9999), Vec::new()), "");
         assert!(outcome.unwrap_err().len() < 300);
     }
 }

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use super::answer::{Answer, Status};
 use super::body::{self, Body};
-use super::carrier::Carrier;
-use super::clock::Clock;
-use super::parting::{Left, Parting};
+use super::closing::{Closing, OpenConnection};
+use super::connection::Connection;
+use super::deadline::Deadline;
 use super::wire::{Broken, Wire};
 use crate::health::host::is_here;
 use crate::health::terms::Terms;
@@ -34,23 +34,23 @@ pub(crate) struct Head {
 }
 
 /// Requests `url`, over the Unix socket `socket` if there is one, follows redirects and judges the last response.
-pub fn ask(
+pub fn probe(
     url: &Url,
     (socket, own): (Option<&Path>, Option<i32>),
     shown: String,
     terms: &Terms,
-    clock: Clock,
+    deadline: Deadline,
 ) -> Answer {
     let own = own.map(|root| (url.port, root));
     let (url, method) = (url.clone(), terms.method.clone());
-    let mut asking = Asking { url, method, host: None, shown, status: None, left: Vec::new(), terms, clock, own };
-    asking.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
-    let outcome = asking.follow(socket);
-    let parting = Parting::new(asking.left, clock);
-    Answer { shown: asking.shown, status: asking.status.map(Status::Http), outcome, parting }
+    let mut probe = HttpProbe { url, method, host: None, shown, status: None, open: Vec::new(), terms, deadline, own };
+    probe.host = header(terms, "host").filter(|value| !value.is_empty()).map(str::to_owned);
+    let outcome = probe.follow(socket);
+    let closing = Closing::new(probe.open, deadline);
+    Answer { shown: probe.shown, status: probe.status.map(Status::Http), outcome, closing }
 }
 
-struct Asking<'a> {
+struct HttpProbe<'a> {
     url: Url,
     method: String,
     /// The user's Host header, if it replaces the URL's own.
@@ -58,22 +58,22 @@ struct Asking<'a> {
     shown: String,
     status: Option<u16>,
     /// Connections whose responses are not read to the end.
-    left: Vec<Left>,
+    open: Vec<OpenConnection>,
     terms: &'a Terms,
-    clock: Clock,
+    deadline: Deadline,
     /// The shared port, and the pid of the `run` whose app must answer on it.
     own: Option<(u16, i32)>,
 }
 
-impl Asking<'_> {
+impl HttpProbe<'_> {
     fn follow(&mut self, socket: Option<&Path>) -> Result<String, String> {
         let first = self.url.host.clone();
         for redirects in 0..=MAX_REDIRECTS {
-            let asked = self.exchange(socket, redirects == 0);
-            let (carrier, head, rest) = asked.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
+            let exchanged = self.exchange(socket, redirects == 0);
+            let (connection, head, rest) = exchanged.map_err(|why| format!("{why}{}", self.followed(redirects)))?;
             self.status = Some(head.status);
             let Some(location) = self.redirect(&head) else {
-                return self.judge(carrier, &head, &rest, redirects, "");
+                return self.judge(connection, &head, &rest, redirects, "");
             };
             // Compare the hostnames as text before anything else of the `Location`, as the kubelet does.
             let elsewhere = self.url.host_of(location) != first;
@@ -91,7 +91,7 @@ impl Asking<'_> {
                         |next| next.shown_without_query(),
                     );
                     let note = format!("; not followed, it leads elsewhere: {place}");
-                    return self.judge(carrier, &head, &rest, redirects, &note);
+                    return self.judge(connection, &head, &rest, redirects, &note);
                 }
             };
             // Only a relative reference keeps the user's Host header (net/http/client.go).
@@ -101,19 +101,21 @@ impl Asking<'_> {
             if matches!(head.status, 301..=303) && self.method != "GET" && self.method != "HEAD" {
                 "GET".clone_into(&mut self.method);
             }
-            self.leave(carrier, &head, &rest, false);
+            self.drain_later(connection, &head, &rest, false);
             self.url = next;
         }
         Err(format!("stopped after {MAX_REDIRECTS} redirects"))
     }
 
     /// Sends one request. Returns the response head and the bytes after it.
-    fn exchange(&mut self, socket: Option<&Path>, first: bool) -> Result<(Carrier, Head, Vec<u8>), String> {
-        let mut carrier = self.connect(socket, first)?;
+    fn exchange(&mut self, socket: Option<&Path>, first: bool) -> Result<(Connection, Head, Vec<u8>), String> {
+        let mut connection = self.connect(socket, first)?;
         let request = request(&self.url, &self.method, self.host.as_deref(), self.terms)?;
-        carrier.send(request.as_bytes(), self.clock).map_err(|broken| self.broken(broken, "sending the request"))?;
-        let (head, rest) = self.head(&mut carrier)?;
-        Ok((carrier, head, rest))
+        connection
+            .send(request.as_bytes(), self.deadline)
+            .map_err(|broken| self.failed(broken, "sending the request"))?;
+        let (head, rest) = self.head(&mut connection)?;
+        Ok((connection, head, rest))
     }
 
     /// Names the redirects that led to the current URL, for messages.
@@ -125,12 +127,12 @@ impl Asking<'_> {
         }
     }
 
-    fn connect(&mut self, socket: Option<&Path>, first: bool) -> Result<Carrier, String> {
+    fn connect(&mut self, socket: Option<&Path>, first: bool) -> Result<Connection, String> {
         let wire = match socket {
-            Some(socket) => Wire::unix(socket, self.clock)?,
+            Some(socket) => Wire::unix(socket, self.deadline)?,
             None => {
                 let own = self.own.filter(|(port, _)| *port == self.url.port).map(|(_, root)| root);
-                let (wire, address) = Wire::tcp_to(&self.url.host, self.url.port, self.clock, own)?;
+                let (wire, address) = Wire::tcp_to(&self.url.host, self.url.port, self.deadline, own)?;
                 // `localhost` has two addresses: the verdict shows the one that answered.
                 if first && is_here(&self.url.host) {
                     self.shown = Url { host: address.ip().to_string(), ..self.url.clone() }.shown();
@@ -139,15 +141,15 @@ impl Asking<'_> {
             }
         };
         if !self.url.tls {
-            return Ok(Carrier::Plain(wire));
+            return Ok(Connection::Plain(wire));
         }
         #[cfg(feature = "tls")]
-        let carrier =
-            super::tls::Session::start(wire, &self.url.host, super::tls::Speaks::Http, self.terms, self.clock)
-                .map(|session| Carrier::Tls(Box::new(session)));
+        let connection =
+            super::tls::Session::start(wire, &self.url.host, super::tls::Alpn::Http, self.terms, self.deadline)
+                .map(|session| Connection::Tls(Box::new(session)));
         #[cfg(not(feature = "tls"))]
-        let carrier = Err("https is not built into this reberth; ask http, or use the build with TLS".to_owned());
-        carrier
+        let connection = Err("https is not built into this reberth; ask http, or use the build with TLS".to_owned());
+        connection
     }
 
     /// The `Location` to follow, if any.
@@ -161,7 +163,7 @@ impl Asking<'_> {
 
     fn judge(
         &mut self,
-        mut carrier: Carrier,
+        mut connection: Connection,
         head: &Head,
         rest: &[u8],
         redirects: usize,
@@ -173,7 +175,7 @@ impl Asking<'_> {
         let wanted = match &self.terms.body_contains {
             Some(wanted) if accepted(self.terms, status) => wanted,
             _ => {
-                self.leave(carrier, head, rest, true);
+                self.drain_later(connection, head, rest, true);
                 let list = format!("in {list}{followed}{note}");
                 return if accepted(self.terms, status) {
                     Ok(format!("the status is {list}"))
@@ -184,9 +186,9 @@ impl Asking<'_> {
         };
         let mut body = Body::new(self.framing(head));
         let found = body.feed(rest);
-        let found = found.and_then(|()| body::contains(&mut carrier, &mut body, wanted.as_bytes(), self.clock));
-        let found = found.map_err(|broken| self.broken(broken, "reading the body"))?;
-        self.left.extend(Left::of_answer(carrier, body.dropping()));
+        let found = found.and_then(|()| body::contains(&mut connection, &mut body, wanted.as_bytes(), self.deadline));
+        let found = found.map_err(|broken| self.failed(broken, "reading the body"))?;
+        self.open.extend(OpenConnection::of_response(connection, body.discarding()));
         match found {
             body::Search::Found => Ok(format!("the body contains the text{followed}{note}")),
             body::Search::Missing => Err(format!("the body does not contain the text{followed}{note}")),
@@ -203,21 +205,21 @@ impl Asking<'_> {
 
     /// Keeps the connection for draining after the verdict: its body is not needed, and `rest` of it came with the head. A connection with
     /// a complete body is closed before the next request, because a server may take only one client at a time.
-    fn leave(&mut self, carrier: Carrier, head: &Head, rest: &[u8], last: bool) {
-        let mut body = Body::new(self.framing(head)).dropping();
-        if body.feed(rest).is_ok() && (last || body.is_worth_dropping()) {
-            self.left.extend(Left::of_answer(carrier, body));
+    fn drain_later(&mut self, connection: Connection, head: &Head, rest: &[u8], last: bool) {
+        let mut body = Body::new(self.framing(head)).discarding();
+        if body.feed(rest).is_ok() && (last || body.is_worth_draining()) {
+            self.open.extend(OpenConnection::of_response(connection, body));
         }
     }
 
     /// Reads a complete head. Returns it with the bytes after it.
-    fn head(&self, carrier: &mut Carrier) -> Result<(Head, Vec<u8>), String> {
+    fn head(&self, connection: &mut Connection) -> Result<(Head, Vec<u8>), String> {
         let mut text = Vec::new();
         let mut buffer = [0; 4096];
         let (mut scanned, mut dropped) = (0, 0);
         loop {
             let doing = if text.is_empty() { "waiting for the answer" } else { "reading the headers" };
-            let size = carrier.receive(&mut buffer, self.clock).map_err(|broken| self.broken(broken, doing))?;
+            let size = connection.receive(&mut buffer, self.deadline).map_err(|broken| self.failed(broken, doing))?;
             if size == 0 && text.is_empty() {
                 return Err("the server closed the connection without an answer".to_owned());
             }
@@ -242,8 +244,8 @@ impl Asking<'_> {
         }
     }
 
-    fn broken(&self, broken: Broken, doing: &str) -> String {
-        broken.words(doing, self.clock)
+    fn failed(&self, broken: Broken, doing: &str) -> String {
+        broken.words(doing, self.deadline)
     }
 }
 

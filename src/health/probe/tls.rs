@@ -20,7 +20,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::clock::{Clock, shown_duration};
+use super::deadline::{Deadline, shown_duration};
 use super::wire::{Broken, Wire};
 use crate::health::host::without_zone;
 use crate::health::terms::Terms;
@@ -35,16 +35,16 @@ pub struct Session {
     wire: Wire,
     tls: ClientConnection,
     /// The server has sent something.
-    heard: bool,
+    received: bool,
     /// The host is an address, so no server name (SNI) was sent.
     by_address: bool,
     client: Arc<Client>,
-    speaks: Speaks,
+    alpn: Alpn,
 }
 
 /// The protocol inside TLS, announced by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Alpn {
     Http,
     Http2,
 }
@@ -54,10 +54,10 @@ impl Session {
     ///
     /// # Errors
     /// Why the handshake failed or the certificate is not trusted, with the option that helps.
-    pub fn start(wire: Wire, host: &str, speaks: Speaks, terms: &Terms, clock: Clock) -> Result<Self, String> {
+    pub fn start(wire: Wire, host: &str, alpn: Alpn, terms: &Terms, deadline: Deadline) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if terms.insecure {
-            Arc::new(Anyone)
+            Arc::new(AcceptAny)
         } else {
             Arc::new(Trusted::load(terms.ca.as_deref(), Arc::clone(&provider))?)
         };
@@ -68,40 +68,40 @@ impl Session {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(Arc::clone(&client) as Arc<dyn ResolvesClientCert>);
-        config.alpn_protocols = vec![match speaks {
-            Speaks::Http => b"http/1.1".to_vec(),
-            Speaks::Http2 => b"h2".to_vec(),
+        config.alpn_protocols = vec![match alpn {
+            Alpn::Http => b"http/1.1".to_vec(),
+            Alpn::Http2 => b"h2".to_vec(),
         }];
         let name = ServerName::try_from(without_zone(host).to_owned())
             .map_err(|_| format!("{host} is no name a certificate can have"))?;
         let by_address = matches!(name, ServerName::IpAddress(_));
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
-        let mut session = Self { wire, tls, heard: false, by_address, client, speaks };
+        let mut session = Self { wire, tls, received: false, by_address, client, alpn };
         while session.tls.is_handshaking() {
-            session.turn(clock).map_err(|broken| {
-                let silent = if session.heard { "" } else { words::SILENT };
+            session.step(deadline).map_err(|broken| {
+                let silent = if session.received { "" } else { words::SILENT };
                 match broken {
                     Broken::Timeout => {
-                        format!("timed out after {} during the TLS handshake{silent}", shown_duration(clock.total()))
+                        format!("timed out after {} during the TLS handshake{silent}", shown_duration(deadline.total()))
                     }
                     Broken::Error(why) => format!("TLS: {why} during the handshake{silent}"),
-                    Broken::Told(why) => why,
+                    Broken::Explained(why) => why,
                 }
             })?;
         }
         Ok(session)
     }
 
-    pub fn send(&mut self, bytes: &[u8], clock: Clock) -> Result<(), Broken> {
+    pub fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {
         self.tls.writer().write_all(bytes)?;
-        self.speak(clock)
+        self.write(deadline)
     }
 
-    pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
+    pub fn receive(&mut self, buffer: &mut [u8], deadline: Deadline) -> Result<usize, Broken> {
         loop {
             match self.tls.reader().read(buffer) {
                 Ok(size) => return Ok(size),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.turn(clock)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(deadline)?,
                 // EOF without close_notify. HTTP decides whether the response is complete.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error.into()),
@@ -110,24 +110,24 @@ impl Session {
     }
 
     /// Sends close_notify and waits for the peer to close, within the deadline.
-    pub fn close(&mut self, clock: Clock) {
+    pub fn close(&mut self, deadline: Deadline) {
         self.tls.send_close_notify();
-        if self.flush(clock).is_ok() {
-            self.wire.close(clock);
+        if self.flush(deadline).is_ok() {
+            self.wire.close(deadline);
         }
     }
 
     /// Writes what TLS has pending, then reads once.
-    fn turn(&mut self, clock: Clock) -> Result<(), Broken> {
-        self.speak(clock)?;
-        if self.tls.wants_read() { self.hear(clock) } else { Ok(()) }
+    fn step(&mut self, deadline: Deadline) -> Result<(), Broken> {
+        self.write(deadline)?;
+        if self.tls.wants_read() { self.read(deadline) } else { Ok(()) }
     }
 
     /// Writes what TLS has pending. If the server has closed, its alert explains more than the broken pipe.
-    fn speak(&mut self, clock: Clock) -> Result<(), Broken> {
-        match self.flush(clock) {
-            Err(Broken::Error(why)) => match self.hear(clock) {
-                Err(Broken::Told(alert)) => Err(Broken::Told(alert)),
+    fn write(&mut self, deadline: Deadline) -> Result<(), Broken> {
+        match self.flush(deadline) {
+            Err(Broken::Error(why)) => match self.read(deadline) {
+                Err(Broken::Explained(alert)) => Err(Broken::Explained(alert)),
                 _ => Err(Broken::Error(why)),
             },
             other => other,
@@ -135,13 +135,13 @@ impl Session {
     }
 
     /// Reads once.
-    fn hear(&mut self, clock: Clock) -> Result<(), Broken> {
-        self.wire.wait(PollFlags::POLLIN, clock)?;
+    fn read(&mut self, deadline: Deadline) -> Result<(), Broken> {
+        self.wire.wait(PollFlags::POLLIN, deadline)?;
         match self.tls.read_tls(self.wire.socket()) {
             Ok(0) if self.tls.is_handshaking() => {
                 return Err(Broken::Error("the server closed the connection".to_owned()));
             }
-            Ok(size) => self.heard |= size > 0,
+            Ok(size) => self.received |= size > 0,
             Err(error) if retry(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
@@ -152,19 +152,19 @@ impl Session {
                 version_known: self.tls.protocol_version().is_some(),
                 certificate_asked: self.client.asked.load(Ordering::Relaxed),
                 certificate_shown: self.client.identity.is_some(),
-                http2: self.speaks == Speaks::Http2,
+                http2: self.alpn == Alpn::Http2,
                 by_address: self.by_address,
             };
-            return Err(Broken::Told(format!("TLS: {}", words(&error, context))));
+            return Err(Broken::Explained(format!("TLS: {}", words(&error, context))));
         }
         Ok(())
     }
 
-    fn flush(&mut self, clock: Clock) -> Result<(), Broken> {
+    fn flush(&mut self, deadline: Deadline) -> Result<(), Broken> {
         while self.tls.wants_write() {
             match self.tls.write_tls(self.wire.socket()) {
                 Ok(_) => {}
-                Err(error) if retry(&error) => self.wire.wait(PollFlags::POLLOUT, clock)?,
+                Err(error) if retry(&error) => self.wire.wait(PollFlags::POLLOUT, deadline)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -344,9 +344,9 @@ impl ServerCertVerifier for Trusted {
 
 /// `--insecure`: accepts any certificate.
 #[derive(Debug)]
-struct Anyone;
+struct AcceptAny;
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

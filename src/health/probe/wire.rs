@@ -12,10 +12,10 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::clock::{Clock, Stopped, shown_duration};
+use super::deadline::{Deadline, Stopped, shown_duration};
 use crate::error::words;
+use crate::health::acceptor::{self, Acceptor};
 use crate::health::host::{bracketed, is_here};
-use crate::health::own::{self, Whose};
 use crate::health::target::place::Peer;
 use crate::sys::lookup;
 
@@ -48,7 +48,7 @@ pub enum Broken {
     Error(String),
     /// A complete reason, with what helps.
     #[cfg(feature = "tls")]
-    Told(String),
+    Explained(String),
 }
 
 /// How much is read of what a server sends unprompted. Bytes.
@@ -56,12 +56,12 @@ const MAX_GREETING: usize = 10 * 1024;
 
 impl Broken {
     /// The reason for the user. `doing` names the step that failed.
-    pub fn words(self, doing: &str, clock: Clock) -> String {
+    pub fn words(self, doing: &str, deadline: Deadline) -> String {
         match self {
-            Self::Timeout => format!("timed out after {} while {doing}", shown_duration(clock.total())),
+            Self::Timeout => format!("timed out after {} while {doing}", shown_duration(deadline.total())),
             Self::Error(why) => format!("{why} while {doing}"),
             #[cfg(feature = "tls")]
-            Self::Told(why) => why,
+            Self::Explained(why) => why,
         }
     }
 }
@@ -86,17 +86,17 @@ impl Wire {
     ///
     /// # Errors
     /// The first address' reason: the others are only alternatives.
-    pub fn tcp(host: &str, port: u16, clock: Clock) -> Result<(Self, SocketAddr), String> {
-        let addresses = addresses(host, port, clock)?;
+    pub fn tcp(host: &str, port: u16, deadline: Deadline) -> Result<(Self, SocketAddr), String> {
+        let addresses = addresses(host, port, deadline)?;
         // Each address gets a share of the time, so that a silent first one leaves time for the second.
-        let share = clock.total() / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let share = deadline.total() / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut first = None;
         for address in addresses {
-            match connect(address, clock.part(share)) {
+            match connect(address, deadline.capped(share)) {
                 Ok(socket) => return Ok((Self { socket }, address)),
                 Err(reason) => first = first.or(Some(reason)),
             }
-            if clock.left().is_zero() {
+            if deadline.remaining().is_zero() {
                 break;
             }
         }
@@ -105,62 +105,64 @@ impl Wire {
 
     /// The same. With `own`, the pid of a `run` that shares its port, only a connection that its app accepted counts: any other is closed
     /// and replaced until the deadline.
-    pub fn tcp_to(host: &str, port: u16, clock: Clock, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
-        let Some(root) = own else { return Self::tcp(host, port, clock) };
-        let time = shown_duration(clock.total());
+    pub fn tcp_to(host: &str, port: u16, deadline: Deadline, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
+        let Some(root) = own else { return Self::tcp(host, port, deadline) };
+        let time = shown_duration(deadline.total());
         let others =
             format!("only other instances that share the port (--share) answered within {time}, never the own app");
         let mut pause = FIRST_PAUSE;
         let mut first = true;
         loop {
             // At the deadline `tcp` itself times out, but that is not the cause.
-            let (wire, address) = match Self::tcp(host, port, clock) {
+            let (wire, address) = match Self::tcp(host, port, deadline) {
                 Ok(connected) => connected,
                 Err(reason) => return Err(if first { reason } else { others }),
             };
-            match wire.accepted_by(address, root, clock) {
-                Whose::Own | Whose::Unseen => return Ok((wire, address)),
-                Whose::Nobodys if first => {
+            match wire.acceptor(address, root, deadline) {
+                Acceptor::Own | Acceptor::Unknown => return Ok((wire, address)),
+                Acceptor::NotYet if first => {
                     return Err(format!(
                         "connected, and no instance that shares the port (--share) has accepted within {time}"
                     ));
                 }
-                Whose::Anothers if !clock.left().is_zero() => {}
-                Whose::Nobodys | Whose::Anothers => return Err(others),
+                Acceptor::Other if !deadline.remaining().is_zero() => {}
+                Acceptor::NotYet | Acceptor::Other => return Err(others),
             }
             // Not immediately: each attempt costs the other instance a client that sends nothing.
             drop(wire);
-            clock.part(pause).sleep();
+            deadline.capped(pause).sleep();
             pause = (pause * 2).min(LAST_PAUSE);
             first = false;
         }
     }
 
     /// Connects to `peer`. Returns the address, if it has one.
-    pub fn to(peer: &Peer, clock: Clock, own: Option<i32>) -> Result<(Self, Option<SocketAddr>), String> {
+    pub fn to(peer: &Peer, deadline: Deadline, own: Option<i32>) -> Result<(Self, Option<SocketAddr>), String> {
         match peer {
             Peer::Host(host, port) => {
-                Self::tcp_to(host, *port, clock, own).map(|(wire, address)| (wire, Some(address)))
+                Self::tcp_to(host, *port, deadline, own).map(|(wire, address)| (wire, Some(address)))
             }
-            Peer::Socket(socket) => Self::unix(socket, clock).map(|wire| (wire, None)),
+            Peer::Socket(socket) => Self::unix(socket, deadline).map(|wire| (wire, None)),
         }
     }
 
     /// Waits until the connection is accepted. Returns by whom.
-    fn accepted_by(&self, address: SocketAddr, root: i32, clock: Clock) -> Whose {
-        let Some(here) = self.socket.local_addr().ok().and_then(|here| here.as_socket()) else { return Whose::Unseen };
+    fn acceptor(&self, address: SocketAddr, root: i32, deadline: Deadline) -> Acceptor {
+        let Some(here) = self.socket.local_addr().ok().and_then(|here| here.as_socket()) else {
+            return Acceptor::Unknown;
+        };
         let mut pause = FIRST_LOOK;
         loop {
-            match own::whose(here, address, root) {
-                Whose::Nobodys if !clock.left().is_zero() => clock.part(pause).sleep(),
-                whose => return whose,
+            match acceptor::acceptor(here, address, root) {
+                Acceptor::NotYet if !deadline.remaining().is_zero() => deadline.capped(pause).sleep(),
+                by => return by,
             }
             pause = (pause * 2).min(LAST_LOOK);
         }
     }
 
     /// Connects to a Unix socket; `@name` is an abstract one.
-    pub fn unix(path: &Path, clock: Clock) -> Result<Self, String> {
+    pub fn unix(path: &Path, deadline: Deadline) -> Result<Self, String> {
         let name = path.as_os_str().as_bytes();
         // An abstract name starts with a NUL (unix(7)).
         let name = name.strip_prefix(b"@").map(|name| [b"\0", name].concat());
@@ -169,7 +171,7 @@ impl Wire {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|error| words(&error))?;
         // If the backlog is full, a non-blocking connect(2) fails with EAGAIN, and poll(2) cannot wait for room. Only a blocking connect
         // waits, limited by the send timeout (unix(7)). Zero would mean no limit.
-        let limit = clock.left().max(Duration::from_millis(1));
+        let limit = deadline.remaining().max(Duration::from_millis(1));
         let connected = socket
             .set_write_timeout(Some(limit))
             .and_then(|()| socket.connect(&address))
@@ -178,7 +180,7 @@ impl Wire {
             Ok(()) => Ok(Self { socket }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(format!(
                 "no connection within {}: the backlog of the socket is full",
-                shown_duration(clock.total())
+                shown_duration(deadline.total())
             )),
             Err(error) => Err(match error.raw_os_error() {
                 Some(libc::ECONNREFUSED) => "connection refused: nobody listens on this socket any more".to_owned(),
@@ -189,35 +191,35 @@ impl Wire {
     }
 
     /// Sends all of `bytes`.
-    pub fn send(&mut self, mut bytes: &[u8], clock: Clock) -> Result<(), Broken> {
+    pub fn send(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {
         while !bytes.is_empty() {
             match self.socket.write(bytes) {
                 Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
-                Err(error) => self.pause(error, PollFlags::POLLOUT, clock)?,
+                Err(error) => self.pause(error, PollFlags::POLLOUT, deadline)?,
             }
         }
         Ok(())
     }
 
     /// Receives at least one byte, or 0 at EOF.
-    pub fn receive(&mut self, buffer: &mut [u8], clock: Clock) -> Result<usize, Broken> {
+    pub fn receive(&mut self, buffer: &mut [u8], deadline: Deadline) -> Result<usize, Broken> {
         // The response has rarely arrived yet, so poll first.
-        self.wait(PollFlags::POLLIN, clock)?;
+        self.wait(PollFlags::POLLIN, deadline)?;
         loop {
             match self.socket.read(buffer) {
                 Ok(received) => return Ok(received),
-                Err(error) => self.pause(error, PollFlags::POLLIN, clock)?,
+                Err(error) => self.pause(error, PollFlags::POLLIN, deadline)?,
             }
         }
     }
 
     /// Sends FIN, and discards what the peer still sends until it closes too.
-    pub fn close(&mut self, clock: Clock) {
+    pub fn close(&mut self, deadline: Deadline) {
         let mut buffer = [0; 1024];
         if self.socket.shutdown(Shutdown::Write).is_ok() {
             // Limited, so that a flood ends before the deadline does.
             for _ in 0..MAX_GREETING / buffer.len() {
-                if !self.receive(&mut buffer, clock).is_ok_and(|size| size > 0) {
+                if !self.receive(&mut buffer, deadline).is_ok_and(|size| size > 0) {
                     return;
                 }
             }
@@ -225,8 +227,8 @@ impl Wire {
     }
 
     /// Waits until the socket is ready for `flags`.
-    pub fn wait(&self, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
-        Ok(clock.wait(self.socket.as_fd(), flags)?)
+    pub fn wait(&self, flags: PollFlags, deadline: Deadline) -> Result<(), Broken> {
+        Ok(deadline.wait(self.socket.as_fd(), flags)?)
     }
 
     /// For TLS, which reads and writes itself.
@@ -235,17 +237,17 @@ impl Wire {
         &mut self.socket
     }
 
-    fn pause(&self, error: io::Error, flags: PollFlags, clock: Clock) -> Result<(), Broken> {
+    fn pause(&self, error: io::Error, flags: PollFlags, deadline: Deadline) -> Result<(), Broken> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
-            io::ErrorKind::WouldBlock => self.wait(flags, clock),
+            io::ErrorKind::WouldBlock => self.wait(flags, deadline),
             _ => Err(error.into()),
         }
     }
 }
 
 /// One connect. The error is worded for the user.
-fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
+fn connect(address: SocketAddr, deadline: Deadline) -> Result<Socket, String> {
     let failed = |error: io::Error| match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => format!("{REFUSED}: nothing listens on {address}"),
         _ => format!("{address}: {}", words(&error)),
@@ -254,12 +256,12 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            match clock.wait(socket.as_fd(), PollFlags::POLLOUT) {
+            match deadline.wait(socket.as_fd(), PollFlags::POLLOUT) {
                 Ok(()) => {}
                 Err(Stopped::Timeout) => {
                     return Err(format!(
                         "no connection to {address} within {}: its backlog is full, or packets are dropped",
-                        shown_duration(clock.total())
+                        shown_duration(deadline.total())
                     ));
                 }
                 Err(Stopped::Failed(errno)) => return Err(errno.desc().to_lowercase()),
@@ -279,7 +281,7 @@ fn connect(address: SocketAddr, clock: Clock) -> Result<Socket, String> {
 
 /// The addresses of a host. `localhost` and the wildcards are resolved here: 127.0.0.1 first, then `::1`, where a resolver may order
 /// them differently (musl returns `::1` first).
-fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, String> {
+fn addresses(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, String> {
     let at = |address: IpAddr| SocketAddr::new(address, port);
     if is_here(host) {
         return Ok(vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())]);
@@ -293,11 +295,11 @@ fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, Str
     }
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(vec![at(address)]),
-        Err(_) => match lookup::addresses(host, clock.end()) {
+        Err(_) => match lookup::addresses(host, deadline.end()) {
             Ok(found) if found.is_empty() => Err(format!("the name {} has no address", bracketed(host))),
             Ok(found) => Ok(found.into_iter().map(at).collect()),
             Err(lookup::Failed::Timeout) => {
-                Err(format!("the name {host} is not resolved within {}", shown_duration(clock.total())))
+                Err(format!("the name {host} is not resolved within {}", shown_duration(deadline.total())))
             }
             Err(lookup::Failed::Error(why)) => Err(format!("the name {host} cannot be resolved: {why}")),
         },
@@ -305,7 +307,7 @@ fn addresses(host: &str, port: u16, clock: Clock) -> Result<Vec<SocketAddr>, Str
 }
 
 /// The first address of a name.
-pub fn resolve(name: &str, clock: Clock) -> Result<IpAddr, String> {
-    let found = addresses(name, 0, clock)?;
+pub fn resolve(name: &str, deadline: Deadline) -> Result<IpAddr, String> {
+    let found = addresses(name, 0, deadline)?;
     found.first().map(SocketAddr::ip).ok_or_else(|| format!("the name {name} has no address"))
 }

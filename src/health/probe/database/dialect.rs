@@ -6,15 +6,15 @@ use crate::health::probe::grpc::exchange::shortened;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Healthy {
     pub reason: String,
-    pub leave: Leave,
+    pub ending: Ending,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Leave {
+pub(crate) enum Ending {
     /// Nothing has to be sent.
     Silent,
     /// Send these bytes. The server still works before it closes.
-    Saying(&'static [u8]),
+    Sending(&'static [u8]),
     /// Complete a login, whose first bytes these are.
     Login(Vec<u8>),
 }

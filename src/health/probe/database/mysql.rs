@@ -4,9 +4,9 @@
 //! A client that leaves the greeting unanswered adds one to its host's count against `max_connect_errors` (100): after 100 probes the
 //! server would block the app's own host. So the probe completes a login, as `mysqladmin ping` does; a refused login does not count.
 
-use super::dialect::{Healthy, Leave, Read, quoted};
-use crate::health::probe::carrier::Carrier;
-use crate::health::probe::clock::Clock;
+use super::dialect::{Ending, Healthy, Read, quoted};
+use crate::health::probe::connection::Connection;
+use crate::health::probe::deadline::Deadline;
 
 /// The longest greeting, error, or request for another authentication method. Bytes.
 const LONGEST: usize = 4096;
@@ -31,7 +31,7 @@ pub fn read(text: &[u8]) -> Read {
             // MariaDB adds this prefix for replicas that know no version above 5.
             let version = version.strip_prefix("5.5.5-").unwrap_or(&version);
             let reason = format!("it greets as {}", version.get(..100).unwrap_or(version));
-            Ok(Some(Healthy { reason, leave: Leave::Login(login()) }))
+            Ok(Some(Healthy { reason, ending: Ending::Login(login()) }))
         }
         Some((0xff, [low, high, message @ ..])) => {
             let code = u16::from_le_bytes([*low, *high]);
@@ -83,10 +83,10 @@ fn reply(sequence: u8, payload: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Sends `words`, and replies to the server until the login ends. Errors no longer matter.
-pub(in crate::health::probe) fn log_in(carrier: &mut Carrier, mut words: Vec<u8>, clock: Clock) {
+pub(in crate::health::probe) fn log_in(connection: &mut Connection, mut words: Vec<u8>, deadline: Deadline) {
     let mut buffer = [0; 1024];
     for _ in 0..TURNS {
-        if carrier.send(&words, clock).is_err() {
+        if connection.send(&words, deadline).is_err() {
             return;
         }
         let mut text = Vec::new();
@@ -99,14 +99,14 @@ pub(in crate::health::probe) fn log_in(carrier: &mut Carrier, mut words: Vec<u8>
                 Ok(None) => {}
                 Err(()) => return,
             }
-            match carrier.receive(&mut buffer, clock) {
+            match connection.receive(&mut buffer, deadline) {
                 Ok(size) if size > 0 => text.extend_from_slice(buffer.get(..size).unwrap_or_default()),
                 _ => return,
             }
         };
         // Nothing follows COM_QUIT.
         if words.get(3) == Some(&0) {
-            let _ = carrier.send(&words, clock);
+            let _ = connection.send(&words, deadline);
             return;
         }
     }

@@ -1,6 +1,6 @@
 //! Owns PostgreSQL's request and answer (postgresql.org/docs/current/protocol-message-formats.html). Pure. Must not know connections.
 
-use super::dialect::{Healthy, Leave, Read, quoted};
+use super::dialect::{Ending, Healthy, Read, quoted};
 
 /// ERRCODE_CANNOT_CONNECT_NOW: starting up, shutting down, or in recovery without clients. What pg_isready calls "rejecting".
 const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
@@ -46,8 +46,8 @@ fn authentication(message: &[u8]) -> Result<Healthy, String> {
     let (method, _) = message.split_first_chunk::<4>().ok_or_else(stranger)?;
     Ok(match u32::from_be_bytes(*method) {
         // The login succeeded, so the session has to be terminated properly.
-        0 => Healthy { reason: "it takes clients".into(), leave: Leave::Saying(TERMINATE) },
-        _ => Healthy { reason: "it asks for a login, so it takes clients".into(), leave: Leave::Silent },
+        0 => Healthy { reason: "it takes clients".into(), ending: Ending::Sending(TERMINATE) },
+        _ => Healthy { reason: "it asks for a login, so it takes clients".into(), ending: Ending::Silent },
     })
 }
 
@@ -61,7 +61,7 @@ fn error(message: &[u8]) -> Result<Healthy, String> {
         Some(CANNOT_CONNECT_NOW) => Err(format!("it takes no clients now (57P03){said}")),
         Some(code) if code.len() == 5 && code.iter().all(u8::is_ascii_alphanumeric) => {
             let reason = format!("it answers, with the error {}{said}", String::from_utf8_lossy(code));
-            Ok(Healthy { reason, leave: Leave::Silent })
+            Ok(Healthy { reason, ending: Ending::Silent })
         }
         _ => Err(format!("it answers with an error that has no SQLSTATE{said}")),
     }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_question() {
+    fn the_request() {
         let packet = startup();
         assert_eq!(packet[..8], [0, 0, 0, packet.len() as u8, 0, 3, 0, 0]);
         assert!(packet.ends_with(b"reberth\0\0"));
@@ -118,7 +118,7 @@ mod tests {
             match (&got, want) {
                 (Ok(None), Ok(None)) => {}
                 (Ok(Some(healthy)), Ok(Some(part))) if healthy.reason.contains(part) => {
-                    assert_eq!(healthy.leave != Leave::Silent, part == "takes clients");
+                    assert_eq!(healthy.ending != Ending::Silent, part == "takes clients");
                 }
                 (Err(reason), Err(part)) if reason.contains(part) => {}
                 _ => panic!("{:?}: {got:?}", text.escape_ascii().to_string()),

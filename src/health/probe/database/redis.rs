@@ -1,6 +1,6 @@
 //! Owns Redis' request and answer (RESP, redis.io/docs/reference/protocol-spec). Pure. Must not know connections.
 
-use super::dialect::{Healthy, Leave, Read, quoted};
+use super::dialect::{Ending, Healthy, Read, quoted};
 
 /// A PING, as redis-cli sends it.
 pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -15,7 +15,7 @@ pub fn read(text: &[u8]) -> Read {
         return if redis && text.len() < LONGEST { Ok(None) } else { Err(stranger()) };
     };
     let line = text.get(..end).unwrap_or_default().trim_ascii_end();
-    let healthy = |reason: &str| Ok(Some(Healthy { reason: reason.into(), leave: Leave::Silent }));
+    let healthy = |reason: &str| Ok(Some(Healthy { reason: reason.into(), ending: Ending::Silent }));
     match line.split_first() {
         Some((b'+', b"PONG")) => healthy("it answers PONG"),
         Some((b'-', error)) => match error.split(|byte| *byte == b' ').next().unwrap_or_default() {

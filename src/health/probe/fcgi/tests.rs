@@ -65,7 +65,8 @@ fn answers() {
         let got = read(&text, wanted.map(str::as_bytes));
         match (&got, want) {
             (Ok(None), Ok(None)) => {}
-            (Ok(Some(heard)), Ok(Some((status, found)))) if (heard.status, heard.found) == (status, found) => {}
+            (Ok(Some(response)), Ok(Some((status, found)))) if (response.status, response.found) == (status, found) => {
+            }
             (Err(reason), Err(part)) if reason.contains(part) => {}
             _ => panic!("{:?}: {got:?}, {want:?}", text.escape_ascii().to_string()),
         }

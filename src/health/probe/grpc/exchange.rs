@@ -64,7 +64,7 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, payload: &[u8]) {
 
 /// A complete response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answered {
+pub struct Response {
     /// `:status`.
     pub status: Option<u16>,
     /// `grpc-status`.
@@ -91,7 +91,7 @@ pub struct Exchange {
     /// A first frame has arrived: the server speaks HTTP/2.
     pub greeted: bool,
     block: Option<Block>,
-    answered: Answered,
+    response: Response,
     /// To be sent before the next wait.
     pub replies: Vec<u8>,
 }
@@ -99,14 +99,14 @@ pub struct Exchange {
 impl Exchange {
     /// Whether part of the response has arrived.
     pub fn begun(&self) -> bool {
-        self.answered.status.is_some()
+        self.response.status.is_some()
     }
 
     /// How many received bytes are kept.
     #[cfg(any(test, fuzzing))]
     pub fn kept(&self) -> usize {
         let block = self.block.as_ref().map_or(0, |block| block.text.len());
-        self.pending.len() + block + self.answered.data.len() + self.answered.message.len()
+        self.pending.len() + block + self.response.data.len() + self.response.message.len()
     }
 
     /// Parses the next bytes, which may be cut anywhere. Returns the response once it is complete. Do not call it again after that, or
@@ -114,7 +114,7 @@ impl Exchange {
     ///
     /// # Errors
     /// Why there will be no response, in words.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Answered>, String> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Response>, String> {
         self.pending.extend_from_slice(bytes);
         let pending = std::mem::take(&mut self.pending);
         let mut rest = pending.as_slice();
@@ -143,7 +143,7 @@ impl Exchange {
             self.taken += FRAME_HEAD + length;
             rest = after;
             if self.take(kind, flags, stream, payload)? {
-                return Ok(Some(std::mem::take(&mut self.answered)));
+                return Ok(Some(std::mem::take(&mut self.response)));
             }
         }
         self.pending = rest.to_vec();
@@ -167,7 +167,7 @@ impl Exchange {
                 return self.end_block(flags);
             }
             DATA if stream == STREAM => {
-                self.answered.data.extend_from_slice(unpadded(payload, flags, false)?);
+                self.response.data.extend_from_slice(unpadded(payload, flags, false)?);
                 return Ok(flags & END_STREAM != 0);
             }
             SETTINGS if flags & ACK == 0 => frame(&mut self.replies, SETTINGS, ACK, &[]),
@@ -195,17 +195,17 @@ impl Exchange {
             return Ok(false);
         }
         let Some(block) = self.block.take().filter(|block| block.stream == STREAM) else { return Ok(false) };
-        let answered = &mut self.answered;
+        let response = &mut self.response;
         let found = |name: &[u8], value: &[u8]| match name {
-            b":status" => answered.status = number(value).and_then(|status| u16::try_from(status).ok()),
-            b"grpc-status" => answered.code = number(value),
-            b"grpc-message" => answered.message = value.to_vec(),
+            b":status" => response.status = number(value).and_then(|status| u16::try_from(status).ok()),
+            b"grpc-status" => response.code = number(value),
+            b"grpc-message" => response.message = value.to_vec(),
             _ => {}
         };
         hpack::read(&block.text, found).ok_or_else(|| broken("its headers cannot be read"))?;
         // 100 and 103 precede the final response.
-        if answered.status.is_some_and(|status| status < 200) {
-            answered.status = None;
+        if response.status.is_some_and(|status| status < 200) {
+            response.status = None;
         }
         Ok(block.ends_stream)
     }
@@ -288,7 +288,7 @@ mod tests {
         out
     }
 
-    fn play(pieces: &[&[u8]]) -> (Result<Option<Answered>, String>, Vec<u8>) {
+    fn play(pieces: &[&[u8]]) -> (Result<Option<Response>, String>, Vec<u8>) {
         let mut exchange = Exchange::default();
         for piece in pieces {
             match exchange.feed(piece) {
@@ -303,7 +303,7 @@ mod tests {
     fn a_real_answer_cut_anywhere() {
         let whole = real();
         let want =
-            Answered { status: Some(200), code: Some(0), message: Vec::new(), data: b"\0\0\0\0\x02\x08\x01".to_vec() };
+            Response { status: Some(200), code: Some(0), message: Vec::new(), data: b"\0\0\0\0\x02\x08\x01".to_vec() };
         let (_, replies) = play(&[&whole]);
         assert!(replies.starts_with(&raw(SETTINGS, ACK, 0, &[])), "{replies:?}");
         for cut in 0..whole.len() {
@@ -337,12 +337,12 @@ mod tests {
             raw(CONTINUATION, 0, 1, &trailers[9..20]),
             raw(CONTINUATION, END_HEADERS, 1, &trailers[20..]),
         ];
-        let want = Answered { status: Some(200), code: Some(12), message: b"a%20".to_vec(), data: b"data".to_vec() };
+        let want = Response { status: Some(200), code: Some(12), message: b"a%20".to_vec(), data: b"data".to_vec() };
         let replies = [raw(SETTINGS, ACK, 0, &[]), raw(PING, ACK, 0, b"12345678")].concat();
         assert_eq!(play(&[&all.concat()]), (Ok(Some(want)), replies));
         // A response that ends without trailers.
         let bare = [settings.clone(), raw(HEADERS, end, 1, b"\x8d")].concat();
-        assert_eq!(play(&[&bare]).0, Ok(Some(Answered { status: Some(404), ..Answered::default() })));
+        assert_eq!(play(&[&bare]).0, Ok(Some(Response { status: Some(404), ..Response::default() })));
     }
 
     #[test]

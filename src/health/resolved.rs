@@ -9,7 +9,7 @@ use super::url::Url;
 
 /// A target with nothing left to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
+pub enum ResolvedTarget {
     /// Connect to a host and port. `localhost` and the wildcards mean 127.0.0.1, then `::1`.
     Tcp(String, u16),
     /// An HTTP request; the same holds for its host.
@@ -30,7 +30,7 @@ pub enum Question {
     Dns(String),
 }
 
-impl Question {
+impl ResolvedTarget {
     /// For the verdict. Includes the URL's query, because the user wrote it.
     pub fn shown(&self) -> String {
         match self {

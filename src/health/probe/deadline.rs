@@ -12,7 +12,7 @@ const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A deadline, and the timeout that it was made from.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub struct Deadline {
     total: Duration,
     end: Instant,
 }
@@ -26,9 +26,9 @@ pub enum Stopped {
     Failed(Errno),
 }
 
-impl Clock {
+impl Deadline {
     /// `total` from now.
-    pub fn start(total: Duration) -> Self {
+    pub fn after(total: Duration) -> Self {
         let total = total.min(FAR);
         Self { total, end: Instant::now() + total }
     }
@@ -43,12 +43,12 @@ impl Clock {
     }
 
     /// The time left, zero once it has passed.
-    pub fn left(self) -> Duration {
+    pub fn remaining(self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
     /// A deadline `share` from now, but no later than this one.
-    pub fn part(self, share: Duration) -> Self {
+    pub fn capped(self, share: Duration) -> Self {
         let end = (Instant::now() + share.min(FAR)).min(self.end);
         Self { total: self.total.min(share), end }
     }
@@ -65,7 +65,7 @@ impl Clock {
 
     fn poll(self, fds: &mut [PollFd<'_>]) -> Result<(), Stopped> {
         loop {
-            let left = self.left();
+            let left = self.remaining();
             // Checked before every poll: a peer that always has one more byte ready would never let poll time out.
             if left.is_zero() {
                 return Err(Stopped::Timeout);
@@ -96,14 +96,20 @@ mod tests {
 
     #[test]
     fn it_ends() {
-        let clock = Clock::start(Duration::from_millis(20));
+        let deadline = Deadline::after(Duration::from_millis(20));
         let begun = Instant::now();
-        clock.sleep();
+        deadline.sleep();
         assert!(begun.elapsed() >= Duration::from_millis(19));
-        assert_eq!(clock.left(), Duration::ZERO);
-        assert!(Clock::start(Duration::MAX).left() > Duration::from_secs(86_400));
-        assert!(Clock::start(Duration::from_secs(1)).part(Duration::from_secs(5)).left() <= Duration::from_secs(1));
-        assert!(Clock::start(Duration::from_secs(9)).part(Duration::from_secs(5)).left() <= Duration::from_secs(5));
+        assert_eq!(deadline.remaining(), Duration::ZERO);
+        assert!(Deadline::after(Duration::MAX).remaining() > Duration::from_secs(86_400));
+        assert!(
+            Deadline::after(Duration::from_secs(1)).capped(Duration::from_secs(5)).remaining()
+                <= Duration::from_secs(1)
+        );
+        assert!(
+            Deadline::after(Duration::from_secs(9)).capped(Duration::from_secs(5)).remaining()
+                <= Duration::from_secs(5)
+        );
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::body::{self, Body};
-use super::carrier::Carrier;
-use super::clock::Clock;
+use super::connection::Connection;
 use super::database::mysql;
+use super::deadline::Deadline;
 use super::wire::Wire;
 
 /// How long closing may take, within the deadline.
@@ -19,113 +19,113 @@ const MOMENT: Duration = Duration::from_millis(10);
 /// Connections that are still open once the verdict is known; usually none.
 #[derive(Debug, Default)]
 #[must_use = "dropped, it resets what is still being sent"]
-pub struct Parting {
-    left: Vec<Left>,
-    clock: Option<Clock>,
+pub struct Closing {
+    open: Vec<OpenConnection>,
+    deadline: Option<Deadline>,
 }
 
 /// An open connection, and what is left to do with it.
 #[derive(Debug)]
-pub(super) struct Left {
-    carrier: Carrier,
-    rest: Rest,
+pub(super) struct OpenConnection {
+    connection: Connection,
+    pending: Pending,
 }
 
 #[derive(Debug)]
-enum Rest {
+enum Pending {
     /// Drain the rest of a response.
     Body(Body),
     /// Send these bytes, then wait this long for the peer's close.
-    Farewell(Vec<u8>, Duration),
+    Send(Vec<u8>, Duration),
     /// Complete a login. These bytes are sent next.
     Login(Vec<u8>),
 }
 
-impl Left {
+impl OpenConnection {
     /// A connection on which nothing was sent.
-    pub fn silent(wire: Wire) -> Self {
-        Self::saying(Carrier::Plain(wire), Vec::new())
+    pub fn idle(wire: Wire) -> Self {
+        Self::sending(Connection::Plain(wire), Vec::new())
     }
 
     /// Sends `farewell`, then closes.
-    pub fn saying(carrier: Carrier, farewell: Vec<u8>) -> Self {
-        Self { carrier, rest: Rest::Farewell(farewell, MOMENT) }
+    pub fn sending(connection: Connection, farewell: Vec<u8>) -> Self {
+        Self { connection, pending: Pending::Send(farewell, MOMENT) }
     }
 
     /// The same with a longer wait, for a server that works before it closes and treats a lost client as an error.
-    pub fn waiting(carrier: Carrier, farewell: Vec<u8>) -> Self {
-        Self { carrier, rest: Rest::Farewell(farewell, PATIENCE) }
+    pub fn sending_and_waiting(connection: Connection, farewell: Vec<u8>) -> Self {
+        Self { connection, pending: Pending::Send(farewell, PATIENCE) }
     }
 
     /// Logs in to a MySQL server that has sent its greeting. `words` are the first bytes to send.
-    pub fn login(carrier: Carrier, words: Vec<u8>) -> Self {
-        Self { carrier, rest: Rest::Login(words) }
+    pub fn login(connection: Connection, words: Vec<u8>) -> Self {
+        Self { connection, pending: Pending::Login(words) }
     }
 
     /// Drains an unneeded `body`. `None` if it is complete or cannot be drained: dropping the connection then is right, because it is the
     /// server's turn to close, or the response is cut off in any case.
-    pub fn of_answer(carrier: Carrier, body: Body) -> Option<Self> {
-        let open = match carrier {
-            Carrier::Plain(_) => body.is_worth_dropping(),
+    pub fn of_response(connection: Connection, body: Body) -> Option<Self> {
+        let open = match connection {
+            Connection::Plain(_) => body.is_worth_draining(),
             // TLS has to send its close_notify.
             #[cfg(feature = "tls")]
-            Carrier::Tls(_) => true,
+            Connection::Tls(_) => true,
         };
-        open.then_some(Self { carrier, rest: Rest::Body(body) })
+        open.then_some(Self { connection, pending: Pending::Body(body) })
     }
 
-    fn take_leave(mut self, clock: Clock) {
-        match self.rest {
-            Rest::Body(mut body) => {
-                if body.is_worth_dropping() {
-                    body::drop_rest(&mut self.carrier, &mut body, clock);
+    fn close(mut self, deadline: Deadline) {
+        match self.pending {
+            Pending::Body(mut body) => {
+                if body.is_worth_draining() {
+                    body::drain(&mut self.connection, &mut body, deadline);
                 }
                 // A plain connection with a complete body has nothing left to send. With an incomplete one, waiting is pointless.
                 #[cfg(feature = "tls")]
-                if body.over && matches!(self.carrier, Carrier::Tls(_)) {
-                    self.carrier.close(clock.part(MOMENT));
+                if body.over && matches!(self.connection, Connection::Tls(_)) {
+                    self.connection.close(deadline.capped(MOMENT));
                 }
             }
-            Rest::Farewell(words, time) => {
-                if self.carrier.send(&words, clock).is_ok() {
-                    self.carrier.close(clock.part(time));
+            Pending::Send(words, time) => {
+                if self.connection.send(&words, deadline).is_ok() {
+                    self.connection.close(deadline.capped(time));
                 }
             }
-            Rest::Login(words) => {
-                mysql::log_in(&mut self.carrier, words, clock);
-                self.carrier.close(clock.part(MOMENT));
+            Pending::Login(words) => {
+                mysql::log_in(&mut self.connection, words, deadline);
+                self.connection.close(deadline.capped(MOMENT));
             }
         }
     }
 }
 
-impl Parting {
-    /// Closes these connections within `clock`, once `take_leave` is called.
-    pub(super) fn new(left: Vec<Left>, clock: Clock) -> Self {
-        Self { left, clock: Some(clock) }
+impl Closing {
+    /// Closes these connections within `deadline`, once `close` is called.
+    pub(super) fn new(open: Vec<OpenConnection>, deadline: Deadline) -> Self {
+        Self { open, deadline: Some(deadline) }
     }
 
     /// Closes all connections within the probe's deadline and 100 ms.
-    pub fn take_leave(self) {
-        self.take_leave_in(PATIENCE);
+    pub fn close(self) {
+        self.close_within(PATIENCE);
     }
 
     /// The same, within `time` if that is shorter.
-    pub fn take_leave_in(self, time: Duration) {
-        let Some(clock) = self.clock else { return };
-        let clock = clock.part(PATIENCE.min(time));
-        let mut others = self.left.len();
-        for left in self.left {
+    pub fn close_within(self, time: Duration) {
+        let Some(deadline) = self.deadline else { return };
+        let deadline = deadline.capped(PATIENCE.min(time));
+        let mut waiting = self.open.len();
+        for one in self.open {
             // Each gets a share, so that a slow one leaves time for the others.
-            let share = clock.left() / u32::try_from(others).unwrap_or(u32::MAX).max(1);
-            left.take_leave(clock.part(share));
-            others -= 1;
+            let share = deadline.remaining() / u32::try_from(waiting).unwrap_or(u32::MAX).max(1);
+            one.close(deadline.capped(share));
+            waiting -= 1;
         }
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "the clocks of these tests are short, and nobody waits for a port here")]
+#[allow(clippy::disallowed_methods, reason = "the deadlines of these tests are short, and no port is waited for")]
 mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
@@ -135,35 +135,35 @@ mod tests {
     use super::*;
 
     /// A client connection and its server end. A Unix socket reports unread bytes at close, as TCP does.
-    fn connection() -> (Carrier, UnixStream) {
+    fn connection() -> (Connection, UnixStream) {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("reberth-parting-{}-{count}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("reberth-closing-{}-{count}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let wire = Wire::unix(&path, Clock::start(Duration::from_secs(10))).unwrap();
+        let wire = Wire::unix(&path, Deadline::after(Duration::from_secs(10))).unwrap();
         std::fs::remove_file(&path).unwrap();
-        (Carrier::Plain(wire), listener.accept().unwrap().0)
+        (Connection::Plain(wire), listener.accept().unwrap().0)
     }
 
     /// What the server still receives, and how the stream ends.
-    fn heard(mut server: UnixStream) -> (Vec<u8>, Option<ErrorKind>) {
+    fn received(mut server: UnixStream) -> (Vec<u8>, Option<ErrorKind>) {
         let mut text = Vec::new();
         let end = server.read_to_end(&mut text).err().map(|error| error.kind());
         (text, end)
     }
 
     /// Closes a connection of which `answer` came with the head and `rest` is still unread.
-    fn leave(framing: Framing, answer: &[u8], rest: &[u8], closed: bool, time: Duration) -> Option<ErrorKind> {
-        let (carrier, mut server) = connection();
-        let mut body = Body::new(framing).dropping();
+    fn close(framing: Framing, answer: &[u8], rest: &[u8], closed: bool, time: Duration) -> Option<ErrorKind> {
+        let (connection, mut server) = connection();
+        let mut body = Body::new(framing).discarding();
         body.feed(answer).unwrap();
         server.write_all(rest).unwrap();
         if closed {
             server.shutdown(std::net::Shutdown::Write).unwrap();
         }
-        let left = Left::of_answer(carrier, body);
-        Parting::new(left.into_iter().collect(), Clock::start(time)).take_leave();
-        heard(server).1
+        let open = OpenConnection::of_response(connection, body);
+        Closing::new(open.into_iter().collect(), Deadline::after(time)).close();
+        received(server).1
     }
 
     #[test]
@@ -180,11 +180,11 @@ mod tests {
             (Framing::None, b"", b"", false),
         ] {
             let begun = Instant::now();
-            assert_eq!(leave(framing, answer, rest, closed, long), None, "{framing:?} {answer:?}");
+            assert_eq!(close(framing, answer, rest, closed, long), None, "{framing:?} {answer:?}");
             assert!(begun.elapsed() < long, "{framing:?} {answer:?}");
         }
         // The control: unread bytes do reset the connection.
-        assert_eq!(leave(Framing::None, b"", b"x", false, long), Some(ErrorKind::ConnectionReset));
+        assert_eq!(close(Framing::None, b"", b"x", false, long), Some(ErrorKind::ConnectionReset));
     }
 
     #[test]
@@ -192,14 +192,14 @@ mod tests {
         // More than is drained, and less than a socket buffers without a reader.
         let flood = [b'x'; 64 * 1024];
         for framing in [Framing::UntilClose, Framing::Length(flood.len() as u64)] {
-            let reset = leave(framing, b"", &flood, true, Duration::from_secs(10));
+            let reset = close(framing, b"", &flood, true, Duration::from_secs(10));
             assert_eq!(reset, Some(ErrorKind::ConnectionReset), "{framing:?}");
         }
         // A body that never continues is given up after 100 ms, or at the deadline.
-        for (clock, least) in [(10_000, 100), (30, 30), (0, 0)] {
+        for (millis, least) in [(10_000, 100), (30, 30), (0, 0)] {
             let begun = Instant::now();
-            let end = leave(Framing::UntilClose, b"", b"x", false, Duration::from_millis(clock));
-            assert_eq!(end, (clock == 0).then_some(ErrorKind::ConnectionReset), "{clock} ms");
+            let end = close(Framing::UntilClose, b"", b"x", false, Duration::from_millis(millis));
+            assert_eq!(end, (millis == 0).then_some(ErrorKind::ConnectionReset), "{millis} ms");
             assert!(begun.elapsed() >= Duration::from_millis(least) && begun.elapsed() < Duration::from_secs(5));
         }
     }
@@ -208,19 +208,19 @@ mod tests {
     fn a_slow_one_leaves_the_others_their_time() {
         let (slow, _slow_server) = connection();
         let (other, mut server) = connection();
-        let body = || Body::new(Framing::UntilClose).dropping();
+        let body = || Body::new(Framing::UntilClose).discarding();
         server.write_all(b"rest").unwrap();
-        let left = [slow, other].map(|carrier| Left::of_answer(carrier, body()).unwrap());
-        Parting::new(left.into(), Clock::start(Duration::from_secs(10))).take_leave();
-        assert_eq!(heard(server), (Vec::new(), None));
+        let open = [slow, other].map(|connection| OpenConnection::of_response(connection, body()).unwrap());
+        Closing::new(open.into(), Deadline::after(Duration::from_secs(10))).close();
+        assert_eq!(received(server), (Vec::new(), None));
     }
 
     #[test]
     fn a_greeting_is_taken_and_last_words_are_said() {
-        let (carrier, mut server) = connection();
+        let (connection, mut server) = connection();
         server.write_all(b"220 hello\r\n").unwrap();
-        let left = Left::saying(carrier, b"QUIT\r\n".to_vec());
-        Parting::new(vec![left], Clock::start(Duration::from_secs(10))).take_leave();
-        assert_eq!(heard(server), (b"QUIT\r\n".to_vec(), None));
+        let open = OpenConnection::sending(connection, b"QUIT\r\n".to_vec());
+        Closing::new(vec![open], Deadline::after(Duration::from_secs(10))).close();
+        assert_eq!(received(server), (b"QUIT\r\n".to_vec(), None));
     }
 }
