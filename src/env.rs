@@ -1,5 +1,5 @@
-//! Owns the environment as reberth reads it: the known `REBERTH_*` variables through envy into the same shape as the flags, `PORT`,
-//! `NO_COLOR`, `TERM` and those of etcdctl. Must not know defaults, nor what a value means. Everything else in the environment is never looked at.
+//! Owns the environment as raw text: the known `REBERTH_*` variables in the same shape as the flags (through envy), `PORT`, `NO_COLOR`,
+//! `TERM` and those of etcdctl. Must not know defaults, nor what a value means. No other variable is looked at.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::setting::value::nearest;
 const PREFIX: &str = "REBERTH_";
 const HEALTH_PREFIX: &str = "HEALTH_";
 
-/// A struct of optional texts. That one function reads each of them, and is not spelled out for each, is worth 32 KB of binary.
+/// A struct of optional texts. Sharing one deserializing function among all fields makes the binary 32 KB smaller.
 macro_rules! variables {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* }) => {
         $(#[$doc])*
@@ -40,14 +40,14 @@ variables! {
 }
 
 variables! {
-    /// `REBERTH_HEALTH_*` of `healthcheck`, likewise.
+    /// `REBERTH_HEALTH_*` of `healthcheck`, in the same form.
     Healthcheck {
         probe, timeout, wait, interval, status, header, method, body_contains, ca, insecure, cert, key,
         user_agent, quiet
     }
 }
 
-/// etcdctl's variables that `--register` honours, byte for byte.
+/// etcdctl's variables that `--register` uses, as raw bytes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Etcdctl {
     pub user: Option<OsString>,
@@ -57,7 +57,7 @@ pub struct Etcdctl {
     pub key: Option<OsString>,
 }
 
-/// A password is shown nowhere.
+/// Hides the password.
 impl fmt::Debug for Etcdctl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Etcdctl")
@@ -77,33 +77,32 @@ impl Etcdctl {
     }
 }
 
-/// What reberth takes from the environment.
+/// The part of the environment that reberth uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environ {
     pub run: Run,
     pub healthcheck: Healthcheck,
     pub port: Option<String>,
-    /// What etcdctl is told by its variables, for `--register`.
+    /// etcdctl's variables, for `--register`.
     pub etcdctl: Etcdctl,
     /// `NO_COLOR` is set and not empty (no-color.org).
     pub no_color: bool,
-    /// `TERM` is `dumb`: a terminal that cannot draw over a line.
+    /// `TERM` is `dumb`: the terminal cannot rewrite a line.
     pub dumb: bool,
-    /// Known variables whose value is not UTF-8: bad values where they are used.
+    /// Known variables whose value is not UTF-8: an error if the setting is used.
     pub unreadable: Vec<(&'static str, OsString)>,
-    /// Names under `REBERTH_` that no command knows, with their values.
+    /// Unknown names under `REBERTH_`, with their values.
     unknown: Vec<(String, String)>,
 }
 
 impl Environ {
-    /// Sorts out the variables reberth knows. Of a name that is there twice the first one counts, as in `getenv(3)`; an empty value
-    /// counts as unset.
+    /// Picks out the known variables. If a name occurs twice, the first one counts, as in `getenv(3)`. An empty value counts as unset.
     pub fn read(environ: &[(OsString, OsString)]) -> Self {
         let mut found = Self::default();
         let (mut run, mut healthcheck) = (Vec::new(), Vec::new());
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in environ {
-            // The cheap test first: a pod easily has hundreds of service-link variables, and none of them is reberth's business.
+            // Cheapest test first: a pod may have hundreds of service-link variables.
             let ours = name.as_bytes().starts_with(PREFIX.as_bytes())
                 || ["PORT", "NO_COLOR", "TERM"].into_iter().any(|ours| name == ours);
             if let Some(rest) = name.as_bytes().strip_prefix(b"ETCDCTL_") {
@@ -135,14 +134,14 @@ impl Environ {
                 },
             }
         }
-        // Neither can fail: every field is an optional string, and every name comes once.
+        // These cannot fail: every field is an optional string, and every name is unique.
         found.run = envy::from_iter(run).unwrap_or_default();
         found.healthcheck = envy::from_iter(healthcheck).unwrap_or_default();
         found
     }
 
-    /// One warning for each unknown `REBERTH_*` name, with the nearest known one. What Kubernetes sets for a Service whose name begins
-    /// with `reberth` is one warning for all of it.
+    /// One warning for each unknown `REBERTH_*` name, with the nearest known name. The variables that Kubernetes sets for a Service named
+    /// `reberth…` share one warning.
     pub fn warnings(&self) -> Vec<String> {
         let (links, typos): (Vec<_>, Vec<_>) =
             self.unknown.iter().partition(|(name, value)| service_link_name(name) || service_link(value));
@@ -164,7 +163,7 @@ impl Environ {
     }
 }
 
-/// Whether a value is what Kubernetes puts into `<SERVICE>_PORT`: `scheme://ip:port`.
+/// Whether a value looks like the `<SERVICE>_PORT` that Kubernetes sets: `scheme://ip:port`.
 /// Source: kubelet, pkg/kubelet/envvars (`makeLinkVariables`).
 pub fn service_link(value: &str) -> bool {
     value.split_once("://").is_some_and(|(scheme, address)| {
@@ -174,7 +173,7 @@ pub fn service_link(value: &str) -> bool {
     })
 }
 
-/// The rest of the family: `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT_80_TCP[_ADDR|_PORT|_PROTO]`.
+/// The other service-link variables: `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT_80_TCP[_ADDR|_PORT|_PROTO]`.
 fn service_link_name(name: &str) -> bool {
     let numbered = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
     name.ends_with("_SERVICE_HOST")

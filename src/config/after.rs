@@ -1,4 +1,4 @@
-//! Owns how `--after` and `--exit-on-unhealthy` are decided. Must not know what becomes of them.
+//! Owns how `--after` and `--exit-on-unhealthy` are decided. Must not know what they do.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::env::Environ;
 use crate::health::target::Target;
 use crate::setting::value::number;
 
-/// So many failures in a row, where nothing else is said: kubelet's failureThreshold, and Docker's retries.
+/// The default of `--unhealthy-failures`: as the kubelet's failureThreshold and Docker's retries.
 const FAILURES: u32 = 3;
 
-/// The targets: `--after` flags, separated by commas, or else the variable's, separated by commas and white space. Each once.
+/// The targets of the `--after` flags, separated by commas, or else of the variable, separated by commas and white space. Without duplicates.
 pub fn targets(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec<Target> {
     let mut found = Vec::new();
     let mut take = |reader: &mut Reader<'_>, flag: Option<OsString>, variable: &Option<String>| {
@@ -43,7 +43,7 @@ pub fn targets(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Ve
     found
 }
 
-/// `--exit-on-unhealthy` and `--unhealthy-failures`. `off` and `0` switch it off, so that a flag can beat a variable.
+/// `--exit-on-unhealthy` and `--unhealthy-failures`. `off` and `0` disable it, so that a flag can override a variable.
 pub fn exit_on_unhealthy(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<ExitOnUnhealthy> {
     let vars = &environ.run;
     let every: Option<Duration> = reader
@@ -54,7 +54,7 @@ pub fn exit_on_unhealthy(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Envi
     every.map(|every| ExitOnUnhealthy { every, failures })
 }
 
-/// What `--exit-on-unhealthy` must have, and what it cannot have. A bad target has been told, so it counts as one.
+/// What `--exit-on-unhealthy` requires and excludes. A bad target has its own error, so it counts as set here.
 pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &Run) {
     if run.exit_on_unhealthy.is_none() {
         return;

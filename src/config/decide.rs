@@ -1,5 +1,5 @@
-//! Owns the step from words and variables to one decision: which command, with which settings, or all that is wrong with them.
-//! Pure: it sees only what it is handed.
+//! Owns the decision: from arguments and variables to a command with its settings, or to all errors in them.
+//! Pure: knows nothing but its two arguments.
 
 use std::ffi::OsString;
 
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::log::settings::{self, Format, Level, Log};
 use crate::setting::value::{distance, nearest, one_line, shown};
 
-/// Which command was named; says what a failure's exit code is.
+/// The named command. It decides which exit code a failure has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Run,
@@ -20,18 +20,18 @@ pub enum Command {
     Healthcheck,
     Who,
     Install,
-    /// None, or one that does not exist.
+    /// No command, or an unknown one.
     None,
 }
 
-/// What reberth is to do, decided once.
+/// What reberth does, decided once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     pub command: Command,
     pub mode: Result<Mode, Error>,
-    /// Readable even where `mode` is an error: settings errors are told in the format asked for.
+    /// Valid even if `mode` is an error: settings errors are printed in the configured format.
     pub log: Log,
-    /// To be logged once the log is there; one line each. Only `run` has any.
+    /// To be logged once the log is open, one per line. Only from `run`.
     pub warnings: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ const NAMES: [(&str, Command); 5] = [
     ("install", Command::Install),
 ];
 
-/// Decides from the arguments (the program's own name first) and the environment.
+/// Decides from the arguments, including the program's name, and the environment.
 pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
     let environ = Environ::read(environ);
     let (name, words) =
@@ -99,7 +99,7 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
         },
         Command::None => no_command(name, words),
     };
-    // Once for all: some lines quote names and words of the user's as they are.
+    // Here for all lines: some quote names and arguments verbatim.
     let one_line = |lines: Vec<String>| lines.iter().map(|line| one_line(line)).collect();
     let mode = mode.map_err(|error| match error {
         Error::Settings(lines) => Error::Settings(one_line(lines)),
@@ -123,7 +123,7 @@ fn split<T: Default>(typed: Typed<T>) -> (T, Vec<String>) {
     }
 }
 
-/// The log of the commands that keep none: nothing but errors, in the format of the environment where that one is readable.
+/// The log of commands that keep none: errors only, in the environment's format if that is valid.
 fn quiet_log(environ: &Environ) -> Log {
     let format = environ.run.log_format.as_deref().and_then(|text| settings::format(text).ok());
     Log {
@@ -135,7 +135,7 @@ fn quiet_log(environ: &Environ) -> Log {
     }
 }
 
-/// `--log-format` of a command line that the parser gave up on, wherever it stands before COMMAND.
+/// `--log-format` from a command line that failed to parse, at any place before COMMAND.
 fn typed_format(words: &[OsString]) -> Option<Format> {
     let mut found = None;
     let mut words = words.iter().map(|word| word.to_str().unwrap_or_default());
@@ -146,7 +146,7 @@ fn typed_format(words: &[OsString]) -> Option<Format> {
     found
 }
 
-/// `reberth`, `reberth --help`, or a word that is no command.
+/// `reberth`, `reberth --help`, or an unknown command.
 fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error> {
     let fail = |line: String| Err(Error::Settings(vec![line]));
     let Some(name) = name else {
@@ -159,7 +159,7 @@ fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error
         "-h" | "--help" => return Ok(Mode::Print(cli::HELP.into())),
         "-V" | "--version" => return Ok(Mode::Print(cli::version())),
         "help" => {
-            // `reberth help run` is what several tools understand; it costs one line.
+            // Several tools accept `help COMMAND`, and it costs one line here.
             let known = words.first().filter(|word| NAMES.iter().any(|(name, _)| word == name));
             let Some(word) = known else { return Ok(Mode::Print(cli::HELP.into())) };
             return decide(&["reberth".into(), word.clone(), "--help".into()], &[]).mode;
@@ -173,7 +173,7 @@ fn no_command(name: Option<&OsString>, words: &[OsString]) -> Result<Mode, Error
             shown(&text)
         ));
     }
-    // In a short word every letter counts: `sh` is not a slip for `who`.
+    // The shorter the word, the fewer edits are a typo: `sh` is not meant to be `who`.
     let near =
         nearest(&text, NAMES.iter().map(|(name, _)| *name)).filter(|near| distance(&text, near) * 3 <= near.len());
     let hint = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();

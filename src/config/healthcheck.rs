@@ -1,5 +1,5 @@
-//! Owns how the settings of `healthcheck`, `who` and `install` are decided. They look only at what they use: what only `run` needs is
-//! never judged here. Must not know what the settings do.
+//! Owns how the settings of `healthcheck`, `who` and `install` are decided. Each reads only the settings that it uses: a bad value that
+//! matters only to `run` is ignored. Must not know what the settings do.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::who::settings::Who;
 
 const PREFIX: &str = "REBERTH_HEALTH_";
 
-/// Decides `healthcheck`. `usage` is what was wrong with the command line itself.
+/// Decides `healthcheck`. `usage` holds the errors in the command line itself.
 pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> Result<Mode, Error> {
     let mut reader = Reader::new(environ, PREFIX);
     reader.errors.extend(usage);
@@ -35,14 +35,14 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> 
     }
 }
 
-/// How a HEALTHCHECK without arguments would ask in this environment, or what is wrong with it.
+/// The options that a HEALTHCHECK without arguments would use in this environment, or the errors in them.
 pub fn terms(environ: &Environ) -> Result<Terms, Vec<String>> {
     let mut reader = Reader::new(environ, PREFIX);
     let told = own(&mut reader, &cli::Healthcheck::default(), environ);
     if reader.errors.is_empty() { Ok(told.terms) } else { Err(reader.errors) }
 }
 
-/// Everything that has a `REBERTH_HEALTH_*` variable; of the subject only the probe.
+/// All settings with a `REBERTH_HEALTH_*` variable. Of the subject, only the probe is set.
 fn own(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> Healthcheck {
     let vars = &environ.healthcheck;
     let probe = reader.read("probe", from(&cli.probe, &vars.probe), phase::probe).unwrap_or_default();
@@ -104,7 +104,7 @@ fn own(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> He
     }
 }
 
-/// The positional TARGET. It has no variable of its own: `REBERTH_HEALTH` is what `run` was told.
+/// The positional TARGET. It has no variable: `REBERTH_HEALTH` is a setting of `run`.
 fn target(reader: &mut Reader<'_>, cli: &cli::Healthcheck) -> Option<Target> {
     let word = cli.target.as_ref()?;
     match word.to_str().map(|text| no_carriage_return(text).and_then(|()| text.parse())) {
@@ -114,7 +114,7 @@ fn target(reader: &mut Reader<'_>, cli: &cli::Healthcheck) -> Option<Target> {
     }
 }
 
-/// `--header` flags, one header each, or else the variable's lines.
+/// The `--header` flags, one header each, or else the lines of the variable.
 fn headers(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> Vec<(String, String)> {
     if cli.header.is_empty() {
         return reader.read("header", from(&None, &environ.healthcheck.header), terms::headers).unwrap_or_default();
@@ -123,9 +123,8 @@ fn headers(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -
     cli.header.iter().filter_map(one).collect()
 }
 
-/// What is asked, and what decides that where no state file is believed. A bad value there must not fail a check that never needs it:
-/// `run --port 80` may have beaten a variable that this process still sees. So the errors are kept, and are reported only when the values
-/// are needed.
+/// What the target is chosen from if no state file is trusted. A bad value must not fail a healthcheck that does not need it: a flag of
+/// `run` may have overridden the variable, which this process still sees. So errors are kept here, and reported only if the values are used.
 fn subject(environ: &Environ, target: Option<Target>, probe: Probe) -> Subject {
     let vars = &environ.run;
     let mut reader = Reader::new(environ, "REBERTH_");
@@ -137,19 +136,19 @@ fn subject(environ: &Environ, target: Option<Target>, probe: Probe) -> Subject {
             health = reader.read("health", from(&None, &vars.health), str::parse);
         }
     }
-    // A full URL or a socket says itself where it is.
+    // A full URL or a socket needs no port.
     let on_port = target.as_ref().is_none_or(Target::needs_port);
     let ports = if on_port { ports(&mut reader, environ) } else { Vec::new() };
     let port_may_move = port_may_move(environ);
     Subject { probe, target, health, liveness, ports, port_may_move, unreadable: reader.errors }
 }
 
-/// The ports of the environment, as `run` reads them but without its warnings.
+/// The ports from the environment, read as `run` reads them but without its warnings.
 fn ports(reader: &mut Reader<'_>, environ: &Environ) -> Vec<Spec> {
     match ports::of_environment(reader, environ).0 {
         Ports::Set(ports) => ports,
         Ports::Bad => Vec::new(),
-        // Profile `test` claims a port that only `run` knows: a port of 0 says that there is one.
+        // With profile `test`, only `run` knows its port. Port 0 means that it has one.
         Ports::Unset => {
             if profile(environ) == Some(Profile::Test) {
                 vec![ports::any()]
@@ -164,7 +163,7 @@ fn profile(environ: &Environ) -> Option<Profile> {
     environ.run.profile.as_deref().and_then(|text| ports::profile(text).ok())
 }
 
-/// Whether `run`'s fallback leaves the port open: a bad value of it is as unsure as a good one.
+/// Whether a fallback may have moved `run` to another port. A bad value counts as a fallback.
 fn port_may_move(environ: &Environ) -> bool {
     let dev = || profile(environ) == Some(Profile::Dev);
     environ.run.fallback.as_deref().map_or_else(dev, |text| policy::fallback(text) != Ok(Fallback::None))
@@ -181,7 +180,7 @@ pub fn who(cli: &cli::Who, environ: &Environ, usage: Vec<String>) -> Result<Mode
     for word in &cli.ports {
         let text = word.to_string_lossy();
         match no_carriage_return(text.as_ref()).and_then(|()| spec::list(&text)) {
-            // The same port asked for twice is looked at once.
+            // Without duplicates.
             Ok(specs) => specs.into_iter().for_each(|spec| {
                 if !ports.contains(&spec) {
                     ports.push(spec)

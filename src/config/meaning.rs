@@ -1,7 +1,7 @@
-//! Owns what each setting means, in the words and groups of docs/settings.md. Must not know defaults, nor how a value is read.
-//! Only the test that writes that page reads it, so no byte of it is in the binary.
+//! Owns what each setting means, in the words and groups of docs/settings.md. Must not know defaults, nor how a value is parsed.
+//! Only the test that writes that page uses it, so none of it is in the binary.
 
-/// Settings that belong together: long flag, without the dashes, and meaning.
+/// A group of settings: long flag, without the dashes, and meaning.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {
     pub title: &'static str,

@@ -1,6 +1,6 @@
-//! Owns how settings are decided: flag > `REBERTH_*` > `PORT` > profile > default, all errors at once. A setting's type and its text form
-//! live in the room that acts on it; here they are named, given their default and put together.
-//! Pure and total: no syscalls, no clocks, no environment but the one it is handed.
+//! Owns how settings are decided: flag > `REBERTH_*` > `PORT` > profile > default, all errors at once. The room that acts on a setting owns
+//! its type and text form; this room knows its name and default and puts all of them together.
+//! Pure and total: no syscalls, no clocks, no environment except the one passed in.
 
 mod after;
 mod decide;

@@ -1,4 +1,4 @@
-//! Owns the list of what one invocation can be told to do. Must not know how that was decided.
+//! Owns the list of what reberth can do in one invocation. Must not know how that is decided.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use crate::check::Check;
 use crate::health::settings::Healthcheck;
 use crate::who::settings::Who;
 
-/// What one invocation of reberth is to do.
+/// What reberth does in this invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
     Run(Box<Run>),
-    /// Only tell what that would be.
+    /// `run --check`: only print what `run` would do.
     Check(Box<Check>),
-    /// The ports of `run`'s settings, without an app.
+    /// Hold the ports of `run`'s settings, without an app.
     Keep(Box<Run>),
     Healthcheck(Box<Healthcheck>),
     Who(Who),
     Install(PathBuf),
-    /// `--help`, `--version`: text for stdout, code 0.
+    /// `--help` and `--version`: text for stdout, exit code 0.
     Print(String),
 }

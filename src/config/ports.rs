@@ -1,4 +1,4 @@
-//! Owns what `run` and `healthcheck` both read of ports: the precedence among the variables, and the profile. Must not know flags.
+//! Owns what `run` and `healthcheck` share about ports: the precedence of the variables, and the profile. Must not know flags.
 
 use super::reader::{Reader, from, no_carriage_return};
 use crate::env::{Environ, service_link};
@@ -18,19 +18,19 @@ pub fn profile(text: &str) -> Result<Profile, String> {
     word(text, &[("prod", Profile::Prod), ("dev", Profile::Dev), ("test", Profile::Test)])
 }
 
-/// The port of profile `test` where none is configured: any free one.
+/// The port of profile `test` if none is configured: any free port.
 pub fn any() -> Spec {
     Spec { name: None, addr: None, port: 0, protocol: spec::Protocol::Tcp }
 }
 
-/// What the variables for ports came to.
+/// The result of reading the port variables.
 pub enum Ports {
     Unset,
     Set(Vec<Spec>),
     Bad,
 }
 
-/// `REBERTH_PORT`, else `PORT`. A Kubernetes service link counts as unset; those that were passed over come with their names.
+/// `REBERTH_PORT`, else `PORT`. A Kubernetes service link counts as unset; the ignored ones are returned with their names.
 pub fn of_environment<'a>(reader: &mut Reader<'_>, environ: &'a Environ) -> (Ports, Vec<(&'static str, &'a str)>) {
     let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
     let own = environ.run.port.as_deref().filter(|text| service_link(text));
@@ -50,7 +50,7 @@ pub fn of_environment<'a>(reader: &mut Reader<'_>, environ: &'a Environ) -> (Por
     (ports, links.into_iter().filter_map(|(name, text)| Some((name, text?))).collect())
 }
 
-/// `PORT`, in the grammar of `--port`; the error names it.
+/// `PORT`, in the syntax of `--port`. The error names the variable.
 fn plain_port(text: &str) -> Result<Vec<Spec>, String> {
     let ports = no_carriage_return(text).and_then(|()| spec::list(text));
     ports.map_err(|reason| format!("PORT={}: {reason}", shown(text)))

@@ -1,4 +1,4 @@
-//! Owns the walk over one command's settings: flag beats variable, and every bad value becomes a line that names where it came from.
+//! Owns the reading of one command's settings: a flag beats its variable, and each bad value becomes an error that names its source.
 //! Must not know which settings there are.
 
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use crate::env::Environ;
 use crate::setting::source::{Source, Sources as Origins};
 use crate::setting::value::shown;
 
-/// Refuses what an env file with Windows line ends does to a value: a path or a text with one would be taken, and never be found.
+/// Refuses a final carriage return, which an env file with Windows line endings adds: the path or text would be accepted and never match.
 pub fn no_carriage_return<T: AsRef<OsStr> + ?Sized>(value: &T) -> Result<(), String> {
     match value.as_ref().as_encoded_bytes() {
         [.., b'\r'] => Err("ends in a carriage return: save the file it comes from with Unix line ends".into()),
@@ -16,24 +16,24 @@ pub fn no_carriage_return<T: AsRef<OsStr> + ?Sized>(value: &T) -> Result<(), Str
     }
 }
 
-/// Reads settings one by one and collects what is wrong with them.
+/// Reads settings one by one and collects the errors.
 pub struct Reader<'a> {
     environ: &'a Environ,
-    /// `REBERTH_` or `REBERTH_HEALTH_`: a variable is this and the flag's name in capitals.
+    /// `REBERTH_` or `REBERTH_HEALTH_`. The variable of a setting is this prefix and the flag's name in capitals.
     prefix: &'static str,
     pub errors: Vec<String>,
-    /// Where the settings that are set came from.
+    /// Where the values of the settings that are set came from.
     pub origins: Origins,
 }
 
-/// Where a setting's text stands; a flag's shadows a variable's.
+/// A setting's raw text. The flag beats the variable.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     flag: Option<&'a OsString>,
     variable: Option<&'a String>,
 }
 
-/// Both sources of one setting, as `cli` and `env` found them.
+/// The raw text of one setting, from `cli` and `env`.
 pub fn from<'a>(flag: &'a Option<OsString>, variable: &'a Option<String>) -> Sources<'a> {
     Sources { flag: flag.as_ref(), variable: variable.as_ref() }
 }
@@ -43,14 +43,14 @@ impl<'a> Reader<'a> {
         Self { environ, prefix, errors: Vec::new(), origins: Origins::default() }
     }
 
-    /// The setting's value where it is set and good. A bad value is noted and counts as unset, so that the others are still read.
+    /// The setting's value, if it is set and valid. A bad value is recorded and counts as unset, so that later settings are still checked.
     pub fn read<T>(
         &mut self,
         name: &'static str,
         sources: Sources<'_>,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        // Header lines may end as they do on the wire.
+        // Header lines may end in CRLF, as in HTTP.
         let parse =
             |text: &str| if name == "header" { Ok(()) } else { no_carriage_return(text) }.and_then(|()| parse(text));
         if let Some(flag) = sources.flag {
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A path. From a flag any bytes but none are good; a variable is UTF-8 or a bad value, like every other variable of ours.
+    /// A path. A flag may hold any bytes but none at all; a variable must be UTF-8, as all of reberth's variables.
     pub fn path(&mut self, name: &'static str, sources: Sources<'_>) -> Option<PathBuf> {
         match sources.flag {
             Some(flag) if flag.is_empty() => self.bad(format!("{}: must be a path", flag_label(name, flag))),
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How a setting is named to the user, with its value: the flag where that one decided, else the variable.
+    /// The setting's name and value for messages: the flag if it decides, else the variable.
     pub fn label(&self, name: &str, sources: Sources<'_>) -> String {
         match (sources.flag, sources.variable) {
             (Some(flag), _) => flag_label(name, flag),
@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes an error.
+    /// Records an error.
     pub fn bad<T>(&mut self, line: String) -> Option<T> {
         self.errors.push(line);
         None
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value of this setting's variable if it is set to something that is not UTF-8.
+    /// The value of this setting's variable, if it is not UTF-8.
     fn unreadable(&self, name: &str) -> Option<&'a OsStr> {
         let list = &self.environ.unreadable;
         if list.is_empty() {

@@ -1,4 +1,4 @@
-//! Owns how `--register` and its companions are decided. Must not know what becomes of them.
+//! Owns how `--register` and the settings that go with it are decided. Must not know what they do.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use crate::register::place::{self, Credentials, Register, Registry};
 
 const TTL: Duration = Duration::from_secs(15);
 
-/// Reads them. The companions are judged without `--register` too: a bad value is one.
+/// Reads them. The others are checked even without `--register`.
 pub fn read(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Option<Register> {
     let vars = &environ.run;
     let registries = registries(reader, cli, environ);
-    // No URL is a good one without the feature, which is told, and what goes with it is of no use.
+    // Without the feature every URL is a bad value and has its error, so the other settings are pointless.
     if cfg!(not(feature = "register")) {
         return None;
     }
@@ -31,7 +31,7 @@ pub fn read(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Optio
     Some(Register { registries, advertise, metadata, ttl, credentials })
 }
 
-/// `--register` flags, or else the variable's URLs, separated by white space: their endpoints have commas.
+/// The `--register` flags, or else the URLs of the variable, separated by white space because their endpoints contain commas.
 fn registries(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec<Registry> {
     let mut found: Vec<Registry> = Vec::new();
     let mut take = |reader: &mut Reader<'_>, flag: Option<OsString>, variable: Option<String>| {
@@ -40,7 +40,7 @@ fn registries(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec
             .map(|flag| flag.to_string_lossy())
             .or(variable.as_deref().map(Into::into))
             .unwrap_or_default();
-        // A login must not get into a log, wherever it stands in the value: no part of it is shown.
+        // A login must not reach a log. It may be anywhere in the value, so no part of the value is shown.
         if text.contains('@') {
             let name = if flag.is_some() { "--register" } else { "REBERTH_REGISTER" };
             return reader
@@ -68,14 +68,14 @@ fn registries(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec
         if let Some(text) = &environ.run.register {
             take(reader, None, Some(text.clone()));
         } else {
-            // One that is not UTF-8.
+            // Reports a value that is not UTF-8.
             reader.read("register", from(&None, &None), place::registry);
         }
     }
     found
 }
 
-/// What etcdctl's variables say. Their values are never shown.
+/// The settings from etcdctl's variables. Their values are never shown.
 fn credentials(reader: &mut Reader<'_>, vars: &Etcdctl) -> Credentials {
     let mut text = |name: &str, value: &Option<OsString>| {
         let text = value.as_deref().map(OsStr::to_str);
@@ -90,7 +90,7 @@ fn credentials(reader: &mut Reader<'_>, vars: &Etcdctl) -> Credentials {
         text.flatten().map(str::to_owned)
     };
     let (user, password) = (text("ETCDCTL_USER", &vars.user), text("ETCDCTL_PASSWORD", &vars.password));
-    // As etcdctl has it: with ETCDCTL_PASSWORD, a colon is the name's own.
+    // As in etcdctl: if ETCDCTL_PASSWORD is set, a colon belongs to the name.
     let user = match (user, password) {
         (Some(user), Some(password)) => Some((user, password)),
         (Some(user), None) => match user.split_once(':') {
@@ -107,7 +107,7 @@ fn credentials(reader: &mut Reader<'_>, vars: &Etcdctl) -> Credentials {
     Credentials { user, ca: path(&vars.cacert), cert: path(&vars.cert), key: path(&vars.key) }
 }
 
-/// What `--register` must have, and what it cannot have.
+/// What `--register` requires and excludes.
 pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &Run) {
     if run.register.is_none() {
         return;

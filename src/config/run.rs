@@ -1,4 +1,4 @@
-//! Owns how `run`'s settings are decided. Must not know what they do.
+//! Owns how the settings of `run` are decided. Must not know what they do.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::setting::source::{Source, Sources};
 use crate::setting::value::{boolean, duration, number};
 use crate::share::{self, Share};
 
-/// Decides `run`: the mode or all errors, the log, and the warnings to log once it is there. `usage` is what was wrong with the command
-/// line itself; then the command and whatever depends on all options together is not judged, since some options are missing.
+/// Decides `run`: the mode or all errors, the log, and the warnings to log once it is open. `usage` holds the errors in the command line
+/// itself. With any of those, options may be missing, so the command and whatever depends on several options is not checked.
 pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
     decide_as(cli, environ, usage, false)
 }
@@ -73,7 +73,7 @@ fn decide_as(
         reader.errors.push("--json: goes with --check".into());
     }
     if checks || run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
-        // Found now, and not by an app that never becomes ready.
+        // Reported now, instead of by an app that never becomes ready.
         match healthcheck::terms(environ) {
             Ok(terms) => run.terms = Some(Box::new(terms)),
             Err(lines) => reader.errors.extend(lines),
@@ -103,7 +103,7 @@ fn decide_as(
     (mode, log, warnings)
 }
 
-/// The log first, and on its own: its format holds for the errors of all other settings.
+/// The log comes first and is read separately, because its format applies to the errors of all other settings.
 fn log(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Log {
     let vars = &environ.run;
     Log {
@@ -117,12 +117,12 @@ fn log(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Log {
     }
 }
 
-/// `--port`, else what the environment says; a Kubernetes service link in a variable counts as unset, with a warning.
+/// `--port`, else the environment. A Kubernetes service link in a variable counts as unset, with a warning.
 ///
-/// `any`: where none is set, any free port is taken.
+/// `any`: if no port is set, any free port is claimed.
 fn ports(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, any: bool, warnings: &mut Vec<String>) -> Ports {
     if !cli.port.is_empty() {
-        // Several `-p` are one list, as with `docker run`.
+        // Several `-p` form one list, as in `docker run`.
         let flag = Some(cli.port.join(OsStr::new(",")));
         return reader.read("port", from(&flag, &None), spec::list).map_or(Ports::Bad, Ports::Set);
     }
@@ -203,7 +203,7 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
     }
 }
 
-/// `--handover` and `--prewarm`: an app can wait for its port in its bind alone, so the second decides the first where that is auto.
+/// `--handover` and `--prewarm`. A prewarmed app can wait for its port only in its bind, so prewarm decides what `auto` means.
 fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bool) -> (Handover, bool) {
     let sources = from(&cli.handover, &vars.handover);
     let asked = reader.read("handover", sources, handover::handover).unwrap_or(None);
@@ -226,7 +226,7 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
     (asked.unwrap_or(auto), prewarm)
 }
 
-/// What `keep` must have, and what it cannot have.
+/// What `keep` requires and excludes.
 fn check_keep(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &Run, ports_known: bool) {
     let vars = &environ.run;
     if run.share.is_none() && cli.share.is_none() && vars.share.is_none() {
@@ -243,7 +243,7 @@ fn check_keep(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &
     }
 }
 
-/// What several settings must agree on. With bad ports nothing is said about them: whether there is one is not known.
+/// Checks what several settings must agree on. With bad ports, checks that need them are skipped: it is unknown whether there are any.
 fn check(
     reader: &mut Reader<'_>,
     cli: &cli::Run,

@@ -1,5 +1,5 @@
-//! Owns what all settings have in common: their names and defaults, the text forms that several of them share, and where a value came
-//! from. Must not know any one setting's type, nor who acts on it: the rooms read it, and it reads none of them.
+//! Owns what all settings have in common: names and defaults, shared text forms, and the source of a value. Must not know any setting's
+//! type, nor which room acts on it: other rooms use this one, and it uses none of them.
 
 pub mod source;
 pub mod table;

@@ -1,4 +1,4 @@
-//! Owns where a setting's value came from, and how that is named to whoever has to change it. Must not know what a value means.
+//! Owns where a setting's value came from, and how to name that to the user. Must not know what a value means.
 
 /// Where a value came from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -6,18 +6,18 @@ pub enum Source {
     #[default]
     Default,
     Flag,
-    /// The setting's own variable.
+    /// The setting's variable.
     Variable,
-    /// `PORT`, which is for ports only.
+    /// `PORT`. Only for ports.
     Port,
-    /// The profile, which a flag named.
+    /// The profile, set by its flag.
     Profile,
-    /// The profile, which its variable named.
+    /// The profile, set by its variable.
     ProfileVariable,
 }
 
 impl Source {
-    /// The word for machines.
+    /// The source for programs that read JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
@@ -27,7 +27,7 @@ impl Source {
         }
     }
 
-    /// What has to be changed for another value, for the setting with this flag and variable: `--wait`, `REBERTH_WAIT`, `PORT`.
+    /// What to change for another value of the setting with this flag and variable: `--wait`, `REBERTH_WAIT`, `PORT`.
     pub fn place(self, flag: &str, variable: &str) -> String {
         match self {
             Self::Default => "the default".into(),
@@ -40,12 +40,12 @@ impl Source {
     }
 }
 
-/// The sources of the settings that are set; all others have their default.
+/// The sources of the settings that are set. All others have their default.
 #[derive(Debug, Clone, Default)]
 pub struct Sources(Vec<(&'static str, Source)>);
 
 impl Sources {
-    /// Notes where this setting came from; the first note counts.
+    /// Records where this setting came from. Only the first call counts.
     pub fn note(&mut self, flag: &'static str, source: Source) {
         if self.of(flag) == Source::Default {
             self.0.push((flag, source));
@@ -57,7 +57,7 @@ impl Sources {
     }
 }
 
-/// Where a value came from is no part of what it is: settings are equal that mean the same.
+/// Settings are equal if their values are, wherever the values came from.
 impl PartialEq for Sources {
     fn eq(&self, _: &Self) -> bool {
         true

@@ -1,7 +1,7 @@
-//! Owns the names and defaults of all settings, once: help, the known `REBERTH_*` names and the test that writes docs/settings.md read
-//! them here. Must not know types or how a value is read.
+//! Owns the names and defaults of all settings. Help, the list of known `REBERTH_*` names and the test that writes docs/settings.md use
+//! this table. Must not know types, or how a value is parsed.
 
-/// One setting: its long flag, its variable and its default as the user reads them.
+/// One setting: its long flag, its variable, and its default as shown to the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     /// Without the dashes.
@@ -51,7 +51,7 @@ pub static RUN: [Setting; 33] = [
     setting("state-dir", "REBERTH_STATE_DIR", "first that works: /run, /dev/shm, /tmp"),
 ];
 
-/// The settings of `healthcheck`, in the order of its help. It takes `--state-dir` too, with `run`'s variable.
+/// The settings of `healthcheck`, in the order of its help. It also takes `--state-dir`, with `run`'s variable.
 pub static HEALTHCHECK: [Setting; 14] = [
     setting("probe", "REBERTH_HEALTH_PROBE", "readiness"),
     setting("timeout", "REBERTH_HEALTH_TIMEOUT", "900ms"),
@@ -69,12 +69,12 @@ pub static HEALTHCHECK: [Setting; 14] = [
     setting("quiet", "REBERTH_HEALTH_QUIET", "off"),
 ];
 
-/// Every variable that any command of reberth knows.
+/// Every variable of every command.
 pub fn variables() -> impl Iterator<Item = &'static str> {
     RUN.iter().chain(&HEALTHCHECK).map(|setting| setting.variable)
 }
 
-/// The setting behind a flag of `run` (`healthcheck` false) or of `healthcheck` (true); `who` shares `run`'s.
+/// The setting of a flag of `run`, or of `healthcheck` (true). `who` shares `run`'s.
 pub fn of_flag(flag: &str, healthcheck: bool) -> Option<&'static Setting> {
     let own: &'static [Setting] = if healthcheck { &HEALTHCHECK } else { &RUN };
     let shared = || RUN.iter().filter(|setting| setting.flag == "state-dir");

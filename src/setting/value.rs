@@ -1,25 +1,25 @@
-//! Owns the text form of values that several settings share: durations, booleans, words, numbers, lists. Must not know which setting
-//! a value belongs to: a failure is the reason and the accepted form, without the name.
+//! Owns the text forms that several settings share: durations, booleans, words, numbers, lists. Must not know which setting a value
+//! belongs to: an error is the reason and the accepted form, without a name.
 
 use std::time::Duration;
 
-/// The longest duration taken: 136 years. A deadline that far away can still be added to any clock without an overflow.
+/// The longest accepted duration: 136 years. Adding it to an `Instant` cannot overflow.
 pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 const DURATION: &str = "a duration is written 250ms, 10s, 1m30s or 2h";
 
-/// Longest first: within one duration they come in this order, each at most once.
+/// Units of a duration in the order in which they must appear, each at most once.
 const UNITS: [(&str, u128); 4] =
     [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)];
 
-/// A duration: `0`, or numbers with units in descending order (`1h30m`, `1.5s`). A bare number is refused with a hint, since tools
-/// disagree whether it means seconds or milliseconds. Anything below a nanosecond is cut off.
+/// A duration: `0`, or numbers with units in descending order (`1h30m`, `1.5s`). A bare number is an error with a hint, because tools
+/// disagree whether it means seconds or milliseconds. Fractions of a nanosecond are cut off.
 pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Nobody means a thousand seconds or more, or a time too short to matter; in between both are meant.
+        // A thousand seconds and more are unlikely, and so are a few milliseconds. In between, either is plausible.
         let meant = match text.len() {
             1 | 2 => format!("{text}s?"),
             3 => format!("{text}ms or {text}s?"),
@@ -50,14 +50,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::new(seconds, below))
 }
 
-/// The longest head whose bytes all match, and the rest.
+/// Splits after the longest prefix of matching bytes.
 fn split(text: &str, matches: impl Fn(u8) -> bool) -> (&str, &str) {
     let end = text.bytes().position(|byte| !matches(byte)).unwrap_or(text.len());
-    // Multi-byte characters match as a whole or not at all, so `end` is always a boundary; `unwrap_or` keeps that claim harmless.
+    // A multi-byte character matches as a whole or not at all, so `end` is a boundary. `unwrap_or` avoids a panic if that were wrong.
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
-/// `12` or `1.5` as whole and billionths. `None`: not a number; `Some(None)`: too large to hold.
+/// `12` or `1.5` as whole and billionths. `None`: not a number; `Some(None)`: too large.
 fn decimal(text: &str) -> Option<Option<(u64, u64)>> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -85,13 +85,13 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Whether a value is this word. Everything that is a word and not a name of the user's comes through here: in any case, so that what one
-/// command takes as `None` another does not take as something else.
+/// Whether a value is this word, in any case. Every keyword of a setting is compared here, so that no command takes `None` as `none` while
+/// another takes it as a name.
 pub fn is(text: &str, word: &str) -> bool {
     text.eq_ignore_ascii_case(word)
 }
 
-/// One word of a fixed set, in any case. The reason names all words, and the nearest one where it is near.
+/// One word of a fixed set, in any case. The error lists all words, and suggests the nearest one if it is near.
 pub fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     if let Some((_, value)) = words.iter().find(|(word, _)| is(text, word)) {
         return Ok(*value);
@@ -114,8 +114,8 @@ pub fn number(text: &str, min: u32, max: u32) -> Result<u32, String> {
         .ok_or_else(|| format!("must be a number from {min} to {max}"))
 }
 
-/// `FROM=TO,...`; spaces around the parts are ignored, `none` is the empty list. A FROM that comes twice is refused: only one of the
-/// two could count.
+/// `FROM=TO,...`. White space around the parts is ignored, and `none` is the empty list. A duplicate FROM is an error, because only one
+/// of the two could apply.
 pub fn pairs<F: PartialEq, T>(
     text: &str,
     form: &str,
@@ -138,8 +138,8 @@ pub fn pairs<F: PartialEq, T>(
     Ok(pairs)
 }
 
-/// A value as it stands in a one-line message: as it is, or quoted and escaped where it would break the line or hide its end; at most
-/// 200 characters of it.
+/// A value for a one-line message: verbatim, or quoted and escaped if it would break the line or hide its end. At most 200 characters
+/// of it.
 pub fn shown(text: &str) -> String {
     let masked = without_login(text);
     let text = masked.as_deref().unwrap_or(text);
@@ -151,9 +151,9 @@ pub fn shown(text: &str) -> String {
     if plain { cut } else { format!("{cut:?}") }
 }
 
-/// A URL without its `USER:PASSWORD@`, which has no place in a log; `None` where there is none.
+/// A URL without its `USER:PASSWORD@`, which must not be logged. `None`: it has none.
 fn without_login(text: &str) -> Option<String> {
-    // A password may hold what ends an authority, and in what is asked of a database nothing but a login has an `@`.
+    // A password may contain the characters that end an authority. Elsewhere in the URL of a database there is no `@`.
     if let Some((scheme, rest)) = text.split_once(':')
         && ["redis", "postgres", "postgresql", "mysql", "fcgi"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
         && !rest.get(.."unix:".len()).is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
@@ -168,7 +168,7 @@ fn without_login(text: &str) -> Option<String> {
     Some(format!("{scheme}://***{}", rest.get(login.len()..)?))
 }
 
-/// A message with its control characters escaped: what the user typed must neither break the line nor talk to the terminal.
+/// Escapes control characters: the user's text must neither break the line nor control the terminal.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -181,13 +181,13 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-/// The candidate with the smallest edit distance; the first of equals.
+/// The candidate with the smallest edit distance, the first one of several.
 pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates.min_by_key(|candidate| distance(word, candidate))
 }
 
-/// Edits (insert, remove, replace, or swap two neighbours) from one word to the other. Bytes, since all known words are ASCII; words
-/// far longer than any known one are not compared at all.
+/// The edit distance: insert, remove, replace, or swap two neighbours. Compares bytes, because all known words are ASCII, and does not
+/// compare words far longer than any known one.
 pub fn distance(left: &str, right: &str) -> usize {
     if left.len() > 64 {
         return left.len();

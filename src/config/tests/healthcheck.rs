@@ -1,4 +1,4 @@
-//! Tables over the settings of `healthcheck`.
+//! Tables of the settings of `healthcheck`.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::health::target::Target;
 use crate::setting::table;
 
 type Row = (&'static str, &'static str, &'static str, fn(&mut Healthcheck));
-/// A good and a bad value for every setting of `healthcheck` that stands alone, and what the good one does to the result.
+/// A good and a bad value for every setting of `healthcheck` that can be set alone, and what the good one changes in the result.
 pub const GOOD: [Row; 13] = [
     ("probe", "liveness", "alive", |check| check.subject.probe = Probe::Liveness),
     ("timeout", "2s", "0", |check| check.terms.timeout = Duration::from_secs(2)),
@@ -65,7 +65,7 @@ fn a_client_certificate_has_both_its_files() {
         (&["healthcheck", "--key=/k"], &[], "--key /k:", "--cert (REBERTH_HEALTH_CERT)"),
         (&["healthcheck"], &vars[..1], "REBERTH_HEALTH_CERT=/c:", "--key"),
         (&["healthcheck"], &vars[1..], "REBERTH_HEALTH_KEY=/x:", "--cert"),
-        // Of a bad half the other one is not missed.
+        // If one file is bad, the missing other one is not reported.
         (&["healthcheck", "--cert=", "--key=/k"], &[], "--cert", "must be a path"),
     ] {
         let errors = errors(words, vars);
@@ -144,7 +144,7 @@ fn healthcheck_looks_only_at_what_it_uses() {
     ];
     let got = decision(&["healthcheck"], &bad);
     assert!(got.mode.is_ok() && got.warnings.is_empty(), "{got:?}");
-    // What only decides without a state is kept for that case, and is told along with other errors.
+    // Values that only matter without a state file are kept for that case, and reported along with other errors.
     let vars = [("REBERTH_PORT", "x"), ("REBERTH_HEALTH", "x"), ("REBERTH_LIVENESS", "x")];
     let got = healthcheck(&[], &vars);
     assert_eq!(got.subject.unreadable.len(), 2, "{:?}", got.subject.unreadable);
@@ -152,7 +152,7 @@ fn healthcheck_looks_only_at_what_it_uses() {
     assert_eq!(healthcheck(&["/x"], &vars).subject.unreadable.len(), 1);
     assert_eq!(healthcheck(&[], &[("PORT", "x")]).subject.unreadable.len(), 1);
     assert_eq!(errors(&["healthcheck", "--timeout=1"], &vars).len(), 3);
-    // One of the two wins where one is typed; on the same level they contradict each other.
+    // A flag beats the other one's variable. From the same source, the two contradict each other.
     let ca = [("REBERTH_HEALTH_CA", "/ca"), ("REBERTH_HEALTH_INSECURE", "1")];
     let pair = |check: Healthcheck| (check.terms.ca.is_some(), check.terms.insecure);
     assert_eq!(pair(healthcheck(&["--insecure"], &ca[..1])), (false, true));
@@ -165,7 +165,7 @@ fn healthcheck_looks_only_at_what_it_uses() {
     }
 }
 
-/// What `run` takes as one word is no other for the probe beside it.
+/// `healthcheck` accepts the same keywords as `run`.
 #[test]
 fn the_probe_reads_runs_words_as_run_does() {
     for (text, moves) in [("none", false), ("None", false), ("NONE", false), ("next", true), ("Any", true), ("x", true)]

@@ -1,4 +1,4 @@
-//! Tables over all settings: both spellings, precedence, bad values together.
+//! Tables of all settings: both spellings, precedence, several bad values together.
 
 mod healthcheck;
 #[cfg(feature = "register")]
@@ -103,7 +103,7 @@ fn who_install_and_no_command() {
     }
 }
 
-/// Numbers below a bound, the same ones on every machine.
+/// Pseudorandom numbers below a bound, the same on every machine.
 fn generator() -> impl FnMut(usize) -> usize {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     move |below: usize| {
@@ -115,7 +115,7 @@ fn generator() -> impl FnMut(usize) -> usize {
     }
 }
 
-/// What random words are made of.
+/// The pieces of random arguments.
 fn pieces() -> Vec<&'static [u8]> {
     [
         "run",
@@ -164,7 +164,7 @@ fn pieces() -> Vec<&'static [u8]> {
     .collect()
 }
 
-/// Whatever is typed, and whatever the environment holds: a decision, never a panic, and no line that breaks.
+/// Any arguments in any environment give a decision: never a panic, and never an error that spans lines.
 #[test]
 fn no_input_panics() {
     let mut random = generator();

@@ -1,4 +1,4 @@
-//! Tables over `--register` and its companions.
+//! Tables of `--register` and the settings that go with it.
 
 use super::{decision, errors};
 use crate::config::*;

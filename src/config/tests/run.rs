@@ -1,4 +1,4 @@
-//! Tables over the settings of `run`.
+//! Tables of the settings of `run`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,7 +18,7 @@ use crate::port::policy::{Backoff, Fallback, Wait};
 use crate::setting::{Sources, table};
 use crate::share::Share;
 
-/// A good and a bad value for every setting of `run`, the start of the reason, and what the good one does to the result.
+/// A good and a bad value for every setting of `run`, the start of the error, and what the good one changes in the result.
 type Row = (&'static str, &'static str, &'static str, &'static str, fn(&mut Run));
 
 const RUN: [Row; 19] = [
@@ -71,7 +71,7 @@ fn every_setting_of_run_in_both_spellings() {
         change(&mut want);
         assert_eq!(run(&[&long], &[]), want, "{long}");
         assert_eq!(run(&[], &[(setting.variable, good)]), want, "{}", setting.variable);
-        // The flag beats the variable, whose value is then not even judged; an empty variable is unset.
+        // The flag beats the variable, whose value is not even checked. An empty variable is unset.
         assert_eq!(run(&[&long], &[(setting.variable, bad)]), want, "{long}");
         assert_eq!(run(&[], &[(setting.variable, "")]), run(&[], &[]), "{}", setting.variable);
 
@@ -83,7 +83,7 @@ fn every_setting_of_run_in_both_spellings() {
             assert!(line.starts_with(&format!("{}={bad}: {reason}", setting.variable)), "{line}");
         }
     }
-    // The table above misses exactly these, which have tests of their own.
+    // Exactly these are missing from the table; they have their own tests.
     let mut own =
         vec!["profile", "log-file", "log", "log-format", "start-timeout", "prewarm", "share", "share-secret-file"];
     own.extend(["after", "after-wait", "exit-on-unhealthy", "unhealthy-failures"]);
@@ -93,7 +93,7 @@ fn every_setting_of_run_in_both_spellings() {
     }
 }
 
-/// An env file with Windows line ends: a carriage return is refused, or does not count; never is it part of the value.
+/// An env file with Windows line endings: a carriage return is an error or ignored, and never part of the value.
 #[test]
 fn no_setting_takes_a_carriage_return_with_it() {
     let mut all: Vec<(&str, &str, &str)> = RUN.iter().map(|row| (row.0, row.1, "run")).collect();
@@ -131,7 +131,7 @@ fn no_setting_takes_a_carriage_return_with_it() {
         let lines = errors(words, &[vars]);
         assert!(lines.len() == 1 && lines[0].contains("carriage return"), "{words:?} {vars:?}: {lines:?}");
     }
-    // Anywhere else in a path it is the user's own.
+    // A carriage return inside a path belongs to it.
     assert_eq!(run(&[], &[("REBERTH_PORT_FILE", "/a\r/b")]).port_file, Some("/a\r/b".into()));
 }
 
@@ -158,7 +158,7 @@ fn how_a_health_target_is_asked_is_judged_with_it() {
     let bad = [("REBERTH_HEALTH_TIMEOUT", "10"), ("REBERTH_HEALTH_STATUS", "ok")];
     let lines = errors(&["run", "--health", "/", "-p", "80", "--grace", "1", "x"], &bad);
     assert_eq!(lines.len(), 3, "{lines:?}");
-    // Where `run` asks nothing, they are the healthcheck's affair.
+    // If `run` does not probe, only the healthcheck reads them.
     assert_eq!(run(&["-p", "80"], &bad).terms, None);
     let asks =
         run(&["-p", "80", "--health", "/"], &[("REBERTH_HEALTH_TIMEOUT", "3s"), ("REBERTH_HEALTH_METHOD", "HEAD")]);
@@ -220,7 +220,7 @@ fn log_settings() {
         errors(&["run", "--log-format=xml", "x"], &[])[0].starts_with("--log-format xml: must be one of text, json")
     );
     assert!(errors(&["run", "--log-file=", "x"], &[])[0].starts_with("--log-file \"\": must be a path"));
-    // The format holds even where other settings, or the command line itself, are bad.
+    // The format applies even if other settings, or the command line itself, are bad.
     for list in [
         &["run", "--log-format=json", "--wait=1", "x"][..],
         &["run", "--log-format", "json", "--nope"],
@@ -280,7 +280,7 @@ fn profiles() {
     assert_eq!(both(run(&[], &[("REBERTH_PROFILE", "DEV")])), (zero, Fallback::Next(100)));
     assert_eq!(both(run(&["--profile", "prod"], &[("REBERTH_PROFILE", "dev")])), (full, Fallback::None));
     assert_eq!(both(run(&["--profile=test"], &[])), (full, Fallback::None));
-    // What is set beats the profile, wherever it is set.
+    // A setting that is set beats the profile, whatever its source.
     assert_eq!(
         both(run(&["--profile=dev"], &[("REBERTH_WAIT", "75s"), ("REBERTH_FALLBACK", "none")])),
         (full, Fallback::None)
@@ -309,7 +309,7 @@ fn bad_values_come_together() {
     for (line, start) in lines.iter().zip(starts) {
         assert!(line.starts_with(start), "{line}");
     }
-    // A missing COMMAND is one of them, but is not guessed at where the command line is broken anyway.
+    // A missing COMMAND is reported too, but not if the command line is broken anyway.
     let lines = errors(&["run", "--wait=10"], &[]);
     assert!(lines.len() == 2 && lines[1].starts_with("run: a COMMAND is missing"), "{lines:?}");
     assert_eq!(errors(&["run", "--nope"], &[]).len(), 1);
@@ -335,7 +335,7 @@ fn bytes_that_are_not_text() {
         "--grace \u{fffd}: is not UTF-8",
     ];
     assert_eq!(error.lines(), starts);
-    // A flag beats it, the app's own words and all other variables are never looked at, and a path may be any bytes.
+    // A flag beats it, the app's arguments and all other variables are ignored, and a path may hold any bytes.
     let vars =
         [("REBERTH_WAIT".into(), raw(b"\xff")), ("PORT".into(), raw(b"\xff")), (raw(b"REBERTH_\xff"), raw(b"\xff"))];
     let got = decide(&argv(&[b"reberth", b"run", b"--wait=1s", b"--port-file=/\xff", b"a\xff", b"--\xff"]), &vars);
@@ -388,7 +388,7 @@ fn templates_and_handover() {
         let lines = errors(list, &[]);
         assert!(lines.len() == 1 && parts.iter().all(|part| lines[0].contains(part)), "{list:?} {lines:?}");
     }
-    // Where the ports themselves are bad, nothing is said about templates.
+    // With bad ports, templates are not checked.
     assert_eq!(errors(&["run", "-p=x", "app", "{port}"], &[]).len(), 1);
 }
 
