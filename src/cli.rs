@@ -1,7 +1,7 @@
 //! Owns the command line: which words are options, which belong to the app, and the help. Must not know defaults, nor what a value
-//! means: every value stays raw text here, so that all bad ones are reported together, whatever their encoding.
+//! means: values stay raw text here, so that all bad ones are reported together, whatever their encoding.
 //!
-//! clap makes no help pages here (`help` does); a command that overrides its page keeps the flags for it all the same.
+//! `help` prints the help pages, not clap. Overriding a command's page keeps clap's `--help` and `-h` flags.
 
 mod help;
 mod options;
@@ -17,7 +17,7 @@ pub use parse::{Typed, parse};
 pub use plain::Plain;
 pub use version::version;
 
-/// What `reberth --help` prints.
+/// The text of `reberth --help`.
 pub const HELP: &str = "\
 Waits for its port, starts the app, is its init, and answers its health probes.
 
@@ -37,7 +37,7 @@ Options:
 In an image: ENTRYPOINT [\"/reberth\", \"run\", \"--\"]
 ";
 
-/// All commands, for what is made from their words.
+/// All commands, for man pages and completions.
 pub fn documented() -> [clap::Command; 5] {
     [
         help::documented::<Run>(),

@@ -1,8 +1,8 @@
-//! Owns the help pages: which options stand together, an example for each group, and how all of it is laid out. Must not know what a value
-//! means: names and words are the parser's, variables and defaults the table's.
+//! Owns the help pages: the groups of options, an example for each group, and the layout. Must not know what a value means: names and
+//! descriptions are the parser's, variables and defaults the table's.
 //!
-//! clap's own pages would cost every binary 45 KB, most of it for fitting a text to a terminal. Man pages and completions are made from the
-//! same words by `pages/`, which no binary has.
+//! clap's own help would add 45 KB to every binary, most of it for wrapping text to a terminal. `pages/` makes man pages and completions
+//! from the same text and is in no binary.
 
 use std::fmt::Write as _;
 
@@ -10,20 +10,20 @@ use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use crate::setting::table;
 
-/// One command's page.
+/// The page of one command.
 #[derive(Debug)]
 pub struct Page {
     pub about: &'static str,
     pub usage: &'static str,
-    /// What `-h` has, flag and words, a line each; empty: all that there is.
+    /// The options of `-h`, each with a short description. Empty: `-h` prints everything.
     pub short: &'static [(&'static str, &'static str)],
-    /// The groups of `--help`; empty: there is but one.
+    /// The groups of `--help`. Empty: all options form one group.
     pub groups: &'static [Group],
-    /// What stands below.
+    /// The text below the options.
     pub notes: &'static str,
 }
 
-/// Options that belong together.
+/// A group of options.
 #[derive(Debug)]
 pub struct Group {
     pub heading: &'static str,
@@ -145,7 +145,7 @@ pub fn page(command: &Command, page: &Page, long: bool) -> String {
         }
         line(&mut text, "  -h, --help", "print this; --help has all settings, with examples");
         line(&mut text, "  -V, --version", "print the version");
-        // A String takes everything: there is no error to look at.
+        // Writing to a String cannot fail.
         let _ = write!(text, "\nEach has a variable as well: --log-file is REBERTH_LOG_FILE.\n{}\n", page.notes);
         return text;
     }
@@ -182,7 +182,7 @@ pub fn page(command: &Command, page: &Page, long: bool) -> String {
     text
 }
 
-/// A line of two columns.
+/// A line with two columns.
 fn line(text: &mut String, left: &str, right: &str) {
     let _ = writeln!(text, "{left:22} {right}");
 }
@@ -196,7 +196,7 @@ fn name(arg: &Arg) -> String {
 /// `  -p, --port <SPECS>`
 fn named(arg: &Arg) -> String {
     let value = arg.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
-    // What may stand without its value.
+    // The value of a BOOL is optional.
     let value = if value == "BOOL" { "[=<BOOL>]".to_owned() } else { format!(" <{value}>") };
     name(arg) + &value
 }
@@ -205,7 +205,7 @@ fn words(arg: &Arg) -> String {
     arg.get_help().map(ToString::to_string).unwrap_or_default()
 }
 
-/// The command as man pages and completions have it: the page's words, and with each option its variable and default.
+/// The command for man pages and completions: the page's text, and the variable and default of each option.
 pub fn documented<T: Paged>() -> Command {
     let command = T::command();
     let healthcheck = command.get_name().ends_with("healthcheck");

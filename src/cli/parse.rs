@@ -1,6 +1,6 @@
-//! Owns the step from words to options by clap, and clap's complaints in one line each. Must not know which options there are.
+//! Owns the parsing of options by clap, and clap's errors as one line each. Must not know which options there are.
 //!
-//! Only the named command's own parser is ever built: `healthcheck` must not pay for the options of `run` every few seconds.
+//! Builds only the parser of the named command, because `healthcheck` runs every few seconds and must not pay for the options of `run`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -11,22 +11,22 @@ use clap::error::{ContextKind, ContextValue, Error as ClapError, ErrorKind};
 use super::help::{self, Paged};
 use super::version::version;
 
-/// What a command's words were.
+/// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Typed<T> {
-    /// The options, all of them understood.
+    /// The options, all valid.
     Options(T),
-    /// Usage errors, a line each, and the options that were understood all the same.
+    /// Usage errors, one per line, and the options that could be parsed nevertheless.
     Usage(Vec<String>, T),
     /// Help or version, for stdout.
     Print(String),
 }
 
-/// Parses the words of one command; `words` are those after the command's name.
+/// Parses the words after the command's name.
 pub fn parse<T: Paged>(words: &[OsString]) -> Typed<T> {
     let mut words = words.to_vec();
     let mut lines = Vec::new();
-    // An unknown option is taken out and the rest is read again, so that all that is wrong is told at once.
+    // Removes an unknown option and parses the rest again, so that all errors are reported at once.
     while !words.is_empty() {
         let error = match matches::<T>(T::command(), &words) {
             Ok(typed) if lines.is_empty() => return Typed::Options(typed),
@@ -45,7 +45,7 @@ pub fn parse<T: Paged>(words: &[OsString]) -> Typed<T> {
         match unknown_option(&error, &words) {
             Some(position) => {
                 words.remove(position);
-                // Before a `--` all words are options and their values, so a bare one here was the unknown one's value.
+                // Before a `--` there are only options and their values, so a bare word here was the unknown option's value.
                 let bare = words.get(position).is_some_and(|word| !word.as_bytes().starts_with(b"-"));
                 if bare && words.iter().skip(position).any(|word| word == "--") {
                     words.remove(position);
@@ -57,7 +57,7 @@ pub fn parse<T: Paged>(words: &[OsString]) -> Typed<T> {
     if lines.is_empty() { Typed::Options(T::default()) } else { Typed::Usage(lines, T::default()) }
 }
 
-/// Where the option stands that the parser does not know.
+/// The position of the unknown option.
 fn unknown_option(error: &ClapError, words: &[OsString]) -> Option<usize> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     let option = option.as_bytes();
@@ -76,7 +76,7 @@ fn matches<T: FromArgMatches>(command: clap::Command, words: &[OsString]) -> Res
     T::from_arg_matches_mut(&mut command.try_get_matches_from(argv)?)
 }
 
-/// clap's message in one line: its first line and its tips, without its usage paragraph.
+/// clap's message on one line: the first line and the tips, without the usage paragraph.
 fn usage(error: &ClapError, command: &str) -> String {
     let text = error.render().to_string();
     let mut line = String::new();
@@ -85,7 +85,7 @@ fn usage(error: &ClapError, command: &str) -> String {
             Some(part) => (true, part),
             None => (false, part.strip_prefix("error: ").unwrap_or(part)),
         };
-        // "to pass '--x' as a value, use '-- --x'" would be the next mistake.
+        // The tip "to pass '--x' as a value, use '-- --x'" would lead to the next mistake.
         if part.is_empty() || part.starts_with("For more information") || tip && part.starts_with("to pass") {
             continue;
         }

@@ -1,5 +1,5 @@
-//! Owns the short way through usual command lines, without a parser. Must not know what is wrong with a word: whatever is not quite
-//! plain goes to the parser, and both agree on all the rest (the fuzz target `arguments` holds them to it).
+//! Owns the fast path for common command lines, which avoids building clap's parser. Must not know what is wrong with a word: anything
+//! unusual is left to the parser, and both agree on the rest (checked by the fuzz target `arguments`).
 
 use std::ffi::OsString;
 
@@ -7,21 +7,21 @@ use super::help::Paged;
 use super::options::{Healthcheck, Run};
 use super::parse::{Typed, parse};
 
-/// Commands whose usual command lines need no parser: building one takes longer than all else that a `healthcheck` does.
+/// Commands with a fast path. Building the parser takes longer than everything else that `healthcheck` does.
 pub trait Plain: Paged {
-    /// Takes an option with its value, which stood as `--name value` or `--name=value`; `false`: that is for the parser to judge.
+    /// Sets an option that was written as `--name value` or `--name=value`. `false`: leave the command line to the parser.
     fn set(&mut self, name: &str, value: OsString) -> bool;
 
-    /// Takes the first word that is no option, and all after it; `false`: that is for the parser to judge.
+    /// Takes the first word that is not an option, and all after it. `false`: leave the command line to the parser.
     fn rest(&mut self, words: &[OsString]) -> bool;
 
-    /// Parses the words of the command, without the parser where they are plain.
+    /// Parses the words of the command, on the fast path if possible.
     fn from_words(words: &[OsString]) -> Typed<Self> {
         plain(words).map_or_else(|| parse(words), Typed::Options)
     }
 }
 
-/// The options of a plain command line; whatever is not quite plain, wrong ones above all, is the parser's.
+/// The options of a common command line. `None`: it is unusual or wrong, so the parser has to read it.
 pub(super) fn plain<T: Plain>(words: &[OsString]) -> Option<T> {
     let mut typed = T::default();
     let mut words = words;
@@ -36,7 +36,7 @@ pub(super) fn plain<T: Plain>(words: &[OsString]) -> Option<T> {
             None if option.len() == 1 => (option, None),
             _ => return None,
         };
-        // `--p` is no `-p`.
+        // `--p` is not `-p`.
         if option.starts_with('-') && name.len() < 2 {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Owns what command lines come to. Must not know what a value means.
+//! Owns tables of command lines and what they parse to. Must not know what a value means.
 
 use std::os::unix::ffi::OsStringExt;
 
@@ -48,7 +48,7 @@ fn everything_after_the_command_is_the_apps() {
         (&["--"], &[]),
     ] {
         assert_eq!(command(list), words(want), "{list:?}");
-        // The way without the parser and the parser agree.
+        // The fast path and the parser agree.
         match parse::<Run>(&words(list)) {
             Typed::Options(run) => assert_eq!(run.command, words(want), "{list:?}"),
             other => panic!("{list:?}: {other:?}"),
@@ -134,7 +134,7 @@ fn usage_errors_are_one_line() {
             other => panic!("{list:?}: {other:?}"),
         }
     }
-    // What was understood before the error still counts, so that its own errors are reported along.
+    // Options that were parsed before the error count, so that their own errors are reported too.
     assert!(matches!(Run::from_words(&words(&["--wait", "10", "--nope"])), Typed::Usage(_, run) if run.wait.is_some()));
     assert!(matches!(Run::from_words(&words(&["--nope", "--wait", "10"])), Typed::Usage(lines, run)
         if lines.len() == 1 && run.wait.is_some()));
@@ -173,7 +173,7 @@ fn help_names_every_setting() {
         }
         other => panic!("{other:?}"),
     }
-    // A screen has 24 lines of 80 letters.
+    // A terminal has 24 lines of 80 columns.
     match Run::from_words(&words(&["-h"])) {
         Typed::Print(short) => {
             assert!(short.lines().count() <= 24, "{short}");
@@ -192,10 +192,10 @@ fn every_flag_has_a_setting_and_every_setting_a_flag() {
         command.get_arguments().filter_map(|arg| arg.get_long().map(String::from)).collect()
     };
     let (run, check) = (flags(Run::command()), flags(Healthcheck::command()));
-    // What is no setting of a run.
+    // Not settings of `run`.
     let own: Vec<&str> = table::RUN.iter().map(|setting| setting.flag).chain(["check", "json"]).collect();
     assert_eq!(run, own);
-    // Each stands in one group of the help.
+    // Each is in exactly one group of the help.
     let mut grouped: Vec<&str> = help::RUN.groups.iter().flat_map(|group| group.flags).copied().collect();
     let mut all = own;
     grouped.sort_unstable();
