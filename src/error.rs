@@ -1,21 +1,21 @@
-//! Owns the one error type: what went wrong in the user's words, and which exit code that is. Must not know where it is caught.
+//! Owns the error type: what went wrong, in words for the user, and the exit code for it. Must not know where it is caught.
 
 use std::fmt;
 use std::io;
 
 use crate::exit::Code;
 
-/// Why a command of reberth could not do its work. `Display` is one or more lines (`lines` gives them one by one), each lower case
-/// and complete in itself: what, the value, the accepted form, the next step.
+/// Why a command failed. `Display` prints one or more lines (`lines` returns them one by one), each of them lower case and complete:
+/// what, the value, the accepted form, the next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// Bad settings, all of them together, one line each. Code 125 (`healthcheck`: 1).
+    /// All bad settings together, one per line. Code 125 (`healthcheck`: 1).
     Settings(Vec<String>),
-    /// reberth could not do its own part: bind, write a file, fork. Code 125.
+    /// reberth itself failed: to bind, to write a file, to fork. Code 125.
     Cannot(Vec<String>),
-    /// The port was not free in time; the diagnosis, line by line. Code 124.
+    /// The port was not free in time. The diagnosis, line by line. Code 124.
     PortBusy(Vec<String>),
-    /// What `--after` names was not healthy in time; a line for each. Code 124.
+    /// Targets of `--after` were not healthy in time, one per line. Code 124.
     NotHealthy(Vec<String>),
     /// COMMAND exists but cannot be executed. Code 126.
     NotExecutable(String),
@@ -24,12 +24,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// One failure of reberth's own.
+    /// A failure of reberth itself, in one line.
     pub fn cannot(line: impl Into<String>) -> Self {
         Self::Cannot(vec![line.into()])
     }
 
-    /// The exit code of this error, as `run`, `who` and `install` report it.
+    /// The exit code of this error for `run`, `who` and `install`.
     pub fn code(&self) -> Code {
         match self {
             Self::Settings(_) | Self::Cannot(_) => Code::CANNOT,
@@ -56,7 +56,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The system's words for an error, lower case, without Rust's "(os error 13)".
+/// The system's text for an error, in lower case, without Rust's "(os error 13)".
 pub fn words(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),

@@ -1,4 +1,4 @@
-//! Owns `install`: a copy of this very binary at a place of the user's. Must not know what it is copied for.
+//! Owns `install`: copying this binary to a place of the user's choice. Must not know what the copy is for.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use crate::atomic;
 use crate::error::{Error, words};
 
-/// Copies this binary to `dest`, or into it where it is a folder, with mode 0755, and returns the place.
+/// Copies this binary to `dest`, or into it if it is a folder, with mode 0755. Returns the path of the copy.
 ///
-/// Written beside and renamed: a pod's containers may be running the old copy (ETXTBSY), and nobody ever sees half of the new one.
+/// Writes a temporary file and renames it: a container may be running the old copy (ETXTBSY), and no process sees a partial new one.
 ///
 /// # Errors
-/// [`Error::Cannot`] (125): a missing folder, no permission, a full disk, a place that is no file.
+/// [`Error::Cannot`] (125): a missing folder, no permission, a full disk, a destination that is not a regular file.
 #[inline(never)]
 pub fn run(dest: &Path) -> Result<PathBuf, Error> {
     let failed = |what: String| Error::cannot(format!("install: {what}"));
@@ -22,7 +22,7 @@ pub fn run(dest: &Path) -> Result<PathBuf, Error> {
     let mut source = source().map_err(|error| failed(format!("this binary cannot be read: {}", words(&error))))?;
     let written = atomic::replace(&place, 0o755, |file| {
         io::copy(&mut source, file)?;
-        // Whatever the umask says.
+        // Independent of the umask.
         file.set_permissions(Permissions::from_mode(0o755))
     });
     written.map_err(|error| {
@@ -35,28 +35,28 @@ pub fn run(dest: &Path) -> Result<PathBuf, Error> {
     Ok(place)
 }
 
-/// The file to write: `dest`, or `reberth` in it.
+/// The file to write: `dest`, or `dest/reberth` if that is a folder.
 fn place(dest: &Path) -> Result<PathBuf, String> {
     if dest.is_dir() {
         let place = dest.join("reberth");
         return if place.is_dir() { Err(format!("{place:?} is a folder itself; move it away")) } else { Ok(place) };
     }
-    // `Path` hides a last slash, and a user who typed one means a folder.
+    // `Path` drops a trailing slash, but the user means a folder by it.
     let folder = dest.as_os_str().as_encoded_bytes().ends_with(b"/");
     let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if folder || !parent.is_dir() || dest.file_name().is_none() {
         let missing = if folder { dest } else { parent };
         return Err(format!("{dest:?}: there is no folder {missing:?}; create it first, install makes none"));
     }
-    // A rename would replace a device such as /dev/null by a file.
+    // A rename would replace a device such as /dev/null with a file.
     match fs::symlink_metadata(dest) {
         Ok(meta) if !meta.is_file() && !meta.is_symlink() => Err(format!("{dest:?} is neither a file nor a folder")),
         _ => Ok(dest.to_owned()),
     }
 }
 
-/// `/proc/self/exe` opens even a binary that was replaced or removed; without `/proc` there is the name we were called by, if that is a
-/// path: a bare name was found in PATH, and here it could be any other file.
+/// `/proc/self/exe` opens even a binary that was replaced or removed. Without `/proc`, use argv[0], but only if it contains a slash: a
+/// bare name was found in PATH, and in the current folder it may name another file.
 fn source() -> io::Result<File> {
     let called = || std::env::args_os().next().filter(|name| name.as_bytes().contains(&b'/'));
     File::open("/proc/self/exe").or_else(|error| File::open(called().ok_or(error)?))

@@ -1,5 +1,5 @@
-//! reberth: the program that starts in a container before the app does. Owns the list of rooms; ARCHITECTURE.md is the map.
-//! A library only so that fuzzers and tests reach the pure parts; it promises no stable API.
+//! reberth: the container entrypoint that claims a port before the app starts. Owns the list of rooms; ARCHITECTURE.md is the map.
+//! A library only so that fuzzers and tests reach the pure parts. The API is not stable.
 
 pub mod app;
 mod atomic;

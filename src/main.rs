@@ -1,4 +1,4 @@
-//! Owns the map of the straight line, and the exit. Must not know how anything works.
+//! Owns the way from arguments to the exit code. Must not know how any step works.
 //!
 //! argv, environ → settings → mode → run, healthcheck, who or install → exit code.
 
@@ -21,14 +21,14 @@ static MEMORY: reberth::sys::arena::Arena = reberth::sys::arena::Arena::new();
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // Signals first: PID 1 has no default actions, so a TERM that came while the settings are read would be lost.
+    // First of all: the default actions of signals do not apply to PID 1, so a TERM during the next lines would be lost.
     let signals = arguments.get(1).is_some_and(|word| word == "run" || word == "keep").then(Signals::block);
     let environment: Environment = std::env::vars_os().collect();
     let decision = decide(&arguments, &environment);
     ExitCode::from(perform(decision, &environment, signals))
 }
 
-/// Does what was decided.
+/// Runs the decided mode.
 fn perform(decision: Decision, environment: &Environment, signals: Option<io::Result<Signals>>) -> Code {
     match &decision.mode {
         Ok(Mode::Run(settings)) => {
@@ -60,7 +60,7 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             install::run(destination).map_or_else(|error| refuse(&decision.log, &error), |_| Code::OK)
         }
         Ok(Mode::Print(text)) => print(text),
-        // Docker reserves every code of a HEALTHCHECK but 0 and 1.
+        // For a HEALTHCHECK, Docker reserves every code except 0 and 1.
         Err(error) if decision.command == Command::Healthcheck => {
             refuse(&decision.log, error);
             Code::NO
@@ -69,9 +69,9 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
     }
 }
 
-/// The commands that stay: with signals and a log.
+/// Runs the commands that stay running: with signals and a log.
 ///
-/// Not in line, nor are the other commands: their room would be on the stack of a healthcheck too, page by page at a microsecond each.
+/// Not inlined, like the other commands: their locals would enlarge the stack of `healthcheck`, and each page of it costs a microsecond.
 #[inline(never)]
 fn live(
     Decision { log, warnings, .. }: &Decision,
@@ -98,7 +98,7 @@ fn live(
         }
     };
     if let Err(error) = log::init(log) {
-        // The other file is looked at as well: who corrects one should not find the next one at the next start.
+        // Check the port file too: otherwise its error would appear only at the next start, after the log file has been corrected.
         let other = port_file.and_then(|path| file::check(path).err());
         let code = refuse(log, &error);
         other.iter().for_each(|error| log::settings_error(log, error.lines()));
@@ -108,7 +108,7 @@ fn live(
         tracing::warn!("{line}");
     }
     work(&signals).unwrap_or_else(|error| {
-        // A path that cannot be written is a bad setting, and `--log off` does not silence those.
+        // A path that cannot be written is a bad setting, and `--log off` does not hide those.
         if matches!(error, Error::Settings(_)) {
             return refuse(log, &error);
         }
@@ -119,13 +119,13 @@ fn live(
     })
 }
 
-/// Says why reberth could not, whatever the log's level, and gives the code for it.
+/// Prints the error, whatever the log level. Returns its exit code.
 fn refuse(log: &Log, error: &Error) -> Code {
     log::settings_error(log, error.lines());
     error.code()
 }
 
-/// What was asked for goes to stdout; a reader that has gone away is no failure.
+/// Prints to stdout. A closed pipe is not an error.
 fn print(text: &str) -> Code {
     let _ = io::stdout().write_all(text.as_bytes());
     Code::OK

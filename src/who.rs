@@ -1,4 +1,4 @@
-//! Owns the `who` command: each port asked about, free or held, by whom, and what to do, as a table or as JSON. Must not know how a
+//! Owns the `who` command: for each port, whether it is free, who holds it and what to do, as a table or as JSON. Must not know how a
 //! holder is found.
 
 mod print;
@@ -14,12 +14,12 @@ use print::{json, notes, table};
 use report::{HELD, Report, everybody, judge_all};
 use settings::Who;
 
-/// Prints who has the ports asked about, or every listener when none was.
+/// Prints who holds the requested ports, or every listener if none is requested.
 ///
-/// `Code::OK`: all free, or a mere list. `Code::NO`: some port is held.
+/// `Code::OK`: all are free, or it is only a list. `Code::NO`: some port is held.
 ///
 /// # Errors
-/// `Cannot` (125): it cannot be told, or not be printed. A reader that went away is no error.
+/// `Cannot` (125): a port could not be checked, or the report could not be printed. A closed pipe is not an error.
 #[inline(never)]
 pub fn run(asked: &Who) -> Result<Code, Error> {
     if asked.watch {
@@ -33,7 +33,7 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
         (Report { at: None, ports }, if held { Code::NO } else { Code::OK })
     };
     let (text, notes) = if asked.json { (json(&report)?, String::new()) } else { (table(&report), notes(&report)) };
-    // A pipe gets the rows alone, for awk and its like; the advice is for people.
+    // A pipe gets only the rows, for awk and others; the advice goes to stderr.
     let beside = !std::io::stdout().is_terminal();
     let text = if beside { text } else { text + &notes };
     if beside {

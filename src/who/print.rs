@@ -1,4 +1,4 @@
-//! Owns how a report of `who` is printed: as JSON, or as a table with notes. Must not know how a port is judged.
+//! Owns how a `who` report is printed: as JSON, or as a table with notes. Must not know how a port is checked.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ pub fn json(report: &Report) -> Result<String, Error> {
 
 const HEADINGS: [&str; 9] = ["PORT", "STATE", "HOLDER", "PID", "USER", "ADDRESS", "CONTAINER", "SINCE", "COMMAND"];
 
-/// The table for people, its head included.
+/// The table, with its headings.
 pub fn table(report: &Report) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     for port in &report.ports {
@@ -33,13 +33,13 @@ pub fn table(report: &Report) -> String {
     let mut text = String::new();
     for row in &rows {
         let padded: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        // A String takes everything: there is no error to look at.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{}", padded.join("  ").trim_end());
     }
     text
 }
 
-/// What is to be said of the ports, a line each.
+/// The advice for all ports, one per line.
 pub fn notes(report: &Report) -> String {
     let mut text = String::new();
     for port in &report.ports {

@@ -1,5 +1,5 @@
-//! Owns what `who` reports of a port: whether a claim would find it free, who holds it, and what to do about it. Must not know how a
-//! report is printed, or how a holder is found.
+//! Owns what `who` reports about a port: whether a claim would get it, who holds it, and what to do. Must not know how the report is
+//! printed, or how a holder is found.
 
 use serde::Serialize;
 
@@ -14,39 +14,39 @@ use crate::setting::Source;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// With a watch: when this was so.
+    /// With `--watch`: the time of the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     pub ports: Vec<Port>,
 }
 
-/// What is known of one port.
+/// The report on one port.
 #[derive(Debug, Serialize)]
 pub struct Port {
     pub port: u16,
     pub protocol: &'static str,
-    /// `free` or `held`: held is what a claim would wait for.
+    /// `free` or `held`. Held means that a claim would have to wait.
     pub state: &'static str,
     pub holders: Vec<Line>,
     pub advice: Vec<String>,
-    /// The holders in words, as a log has them.
+    /// The holders in words, as in the log.
     #[serde(skip)]
     pub words: String,
 }
 
 impl Port {
-    /// A claim would have to wait.
+    /// Whether a claim would have to wait.
     pub fn is_held(&self) -> bool {
         self.state == HELD
     }
 
-    /// `free`, or by whom it is held.
+    /// `free`, or who holds it.
     pub fn summary(&self) -> String {
         if self.is_held() { format!("held by {}", self.words) } else { self.state.to_owned() }
     }
 }
 
-/// One holder, every key always there, unknown values null.
+/// One holder. Every key is always present; unknown values are null.
 #[derive(Debug, Serialize)]
 pub struct Line {
     pub pid: Option<i32>,
@@ -59,9 +59,9 @@ pub struct Line {
     pub since: Option<String>,
     pub seconds_left: Option<u64>,
     pub hidden: Option<String>,
-    /// The same as a word: `kernel`, `closed`, `no-proc`, `refused`, `user` or `namespace`.
+    /// The same as one word: `kernel`, `closed`, `no-proc`, `refused`, `user` or `namespace`.
     pub hidden_by: Option<&'static str>,
-    /// How many sockets this line is for, and whether with SO_REUSEPORT; the table tells, the JSON has had its keys fixed.
+    /// How many sockets this line stands for, and whether with SO_REUSEPORT. Only in the table: the JSON keys are fixed.
     #[serde(skip)]
     pub sockets: usize,
     #[serde(skip)]
@@ -89,7 +89,7 @@ impl From<Holder> for Line {
     }
 }
 
-/// Who asks may be a person at a shell or in a container, and is told both ways.
+/// The user may be at a shell or in a container, so the advice covers both.
 const ADVISED: Given = Given {
     voice: Voice::Both,
     port: Source::Default,
@@ -135,7 +135,7 @@ pub fn everybody() -> Result<Vec<Port>, Error> {
     Ok(ports)
 }
 
-/// What is known of each of these ports, or all failures together.
+/// The report on each of these ports, or all failures together.
 pub fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
     let (mut ports, mut failures) = (Vec::new(), Vec::new());
     for spec in specs {
@@ -147,23 +147,23 @@ pub fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
     if failures.is_empty() { Ok(ports) } else { Err(Error::Cannot(failures)) }
 }
 
-/// What is known of the port of `spec`. Held is what a claim would find held, so a claim's own try decides: a bind that never listens, let go at once.
+/// The report on one port. It is held if a claim would find it held, so an actual bind decides: without listen, and released immediately.
 pub fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
     judge_noting(spec, v6_only, &mut Vec::new())
 }
 
-/// The same; `own` gets the kernel's name of the socket that tried.
+/// The same. Appends the cookie of the socket that was bound to `own`.
 pub fn judge_noting(spec: &Spec, v6_only: bool, own: &mut Vec<u64>) -> Result<Port, String> {
     let mut attempt = Attempt::new(spec, v6_only);
     let tried = attempt.bind();
     own.extend(attempt.into_socket().map(|(_, _, cookie)| cookie));
-    // Any port is free, and nobody in particular has it.
+    // Port 0 is always free and has no holder.
     let look = if spec.port == 0 { Look::default() } else { holder::look(spec, Depth::Programs) };
     let mut notes = Vec::new();
     let held = match tried {
         Tried::Ours => false,
         Tried::Busy => true,
-        // Who may not bind may still be told who listens.
+        // Without the permission to bind, listeners can still be listed.
         Tried::Never(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             notes.push(advice::never(spec, &error));
             look.holders.iter().any(blocks)

@@ -1,15 +1,15 @@
-//! Owns everything that `who` was told. Must not know what becomes of it.
+//! Owns the settings of `who`. Must not know what they do.
 
 use std::path::PathBuf;
 
 use crate::port::spec::Spec;
 
-/// What `who` was told.
+/// The settings of `who`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
-    /// Empty: list every listener.
+    /// Empty: list all listeners.
     pub ports: Vec<Spec>,
-    /// A line at each change; then `ports` is not empty.
+    /// Print a line at each change. `ports` is not empty then.
     pub watch: bool,
     pub json: bool,
     pub state_dir: Option<PathBuf>,

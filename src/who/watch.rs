@@ -1,8 +1,8 @@
-//! Owns `who --watch`: a line at each change of who holds the ports asked about. Must not know how a holder is found or put into words.
+//! Owns `who --watch`: prints a line whenever a port's holders change. Must not know how a holder is found or described.
 //!
-//! The kernel tells of every socket on these ports that ends, and of none that begins: for those the sockets are listed once a second, which
-//! takes microseconds. Whether a port is free is told by a bind, which is made only where something has changed: one a second would sooner or
-//! later be in the way of an app.
+//! The kernel sends an event when a socket on these ports is destroyed, but none when one is created, so the sockets are also listed once
+//! a second, which takes microseconds. Only a bind shows whether a port is free. It is tried only after a change: once a second, it would
+//! sooner or later collide with an app's own bind.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
@@ -21,30 +21,30 @@ use crate::port::spec::Spec;
 use crate::port::watch::Destroyed;
 use crate::sys::descriptor::wait_readable;
 
-/// Between two lists of the sockets.
+/// How often the sockets are listed.
 const TICK: Duration = Duration::from_secs(1);
-/// So many of our own binds are remembered: each ends as a socket on a watched port, which is no news.
+/// How many of our own binds are remembered. Each one ends in an event that has to be ignored.
 const OWN: usize = 64;
 
-/// What is known of one port.
+/// The last known state of a port.
 struct Watched<'a> {
     spec: &'a Spec,
     v6_only: bool,
-    /// Who has it, as far as a list of sockets tells.
+    /// The sockets from the last list.
     sockets: String,
-    /// Who has it, as it was told last.
+    /// The holders last printed.
     told: Option<String>,
     held: bool,
 }
 
-/// Prints until a signal ends it, or until whoever reads has gone.
+/// Prints until a signal arrives, or until the reader closes the pipe.
 ///
 /// # Errors
-/// A port cannot be asked about, or a line not be printed.
+/// `Cannot` (125): a port cannot be checked, or a line cannot be printed.
 pub fn run(asked: &Who) -> Result<Code, Error> {
     crate::sys::signal::end_as_pid_1();
     let ports: Vec<_> = asked.ports.iter().map(|spec| (spec.port, spec.protocol)).collect();
-    // Without netlink the clock alone tells.
+    // Without netlink, only the timer triggers.
     let events = Destroyed::open(&ports).ok();
     let mut own = Vec::new();
     let mut all: Vec<Watched<'_>> = asked
@@ -96,7 +96,7 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
             }
         }
         let stdout = io::stdout();
-        // Nothing is asked of it: what comes all the same is that nobody reads any more.
+        // No events are requested, so the only ones reported are errors: the reader has closed the pipe.
         let mut polled = vec![PollFd::new(stdout.as_fd(), PollFlags::empty())];
         polled.extend(events.as_ref().map(|events| PollFd::new(events.as_fd(), PollFlags::POLLIN)));
         if wait_readable(&mut polled, Some(next)).first() == Some(&true) {
@@ -105,18 +105,18 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
     }
 }
 
-/// As of `who` without a watch.
+/// The exit code, as of `who` without `--watch`.
 fn code(all: &[Watched<'_>]) -> Code {
     if all.iter().any(|one| one.held) { Code::NO } else { Code::OK }
 }
 
-/// The sockets on the port, as the kernel lists them; not the times that run there.
+/// The sockets on the port, as the kernel lists them. Without their timers, which would change every second.
 fn sockets(spec: &Spec) -> String {
     let look = holder::look(spec, Depth::Sockets);
     look.holders.iter().map(|one| format!("{:?} {:?} {};", one.state, one.uid, one.address)).collect()
 }
 
-/// What makes a line news: the state, and who holds it in which.
+/// What counts as a change: the state, and the holders with their states.
 fn identity(port: &Port) -> String {
     let who = |line: &Line| format!("{:?} {} {:?} {:?};", line.pid, line.state, line.uid, line.address);
     format!("{} {}", port.state, port.holders.iter().map(who).collect::<String>())
