@@ -1,5 +1,5 @@
-//! A whole healthcheck against a server that answers with what libFuzzer made up: one byte of options, then an answer for each connection,
-//! between them two NULs; the last one is given again where redirects ask for more.
+//! A whole healthcheck against a server that answers with libFuzzer's bytes: one byte of options, then one answer per connection, separated
+//! by two NULs. The last answer is repeated if redirects need more.
 #![no_main]
 
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use reberth::health::verdict::Verdict;
 
 static ANSWERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// Serves whatever stands in `ANSWERS`, for as long as the fuzzer lives.
+/// Serves the answers in `ANSWERS` for as long as the fuzzer runs.
 fn server() -> &'static PathBuf {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -81,7 +81,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         Err(reason) => (false, reason),
     };
     answer.closing.close();
-    // The server never keeps anybody waiting, so whoever waits does it by himself.
+    // The server answers immediately, so any delay comes from the probe.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: {reason}", begun.elapsed());
     assert!(!healthy || matches!(answer.status, Some(Status::Http(200..400))), "{:?} {reason}", answer.status);
     let verdict = Verdict { healthy, about: answer.shown, status: answer.status, reason, needs_settings: false };

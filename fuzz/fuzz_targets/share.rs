@@ -1,4 +1,4 @@
-//! Hands what libFuzzer makes up to the check; see `src/fuzzing`.
+//! Passes libFuzzer's bytes to the check of this name in `src/fuzzing`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| reberth::fuzzing::share(data));

@@ -1,5 +1,5 @@
-//! Owns the man pages and the completions for bash, zsh and fish: `cargo run --manifest-path pages/Cargo.toml -- FOLDER` writes them there.
-//! Must not know a setting: all words are those of reberth's own parser and help, so that nothing can be forgotten here.
+//! Owns the man pages and the completions for bash, zsh and fish: `cargo run --manifest-path pages/Cargo.toml -- FOLDER` writes them.
+//! Must not know any setting: all text comes from reberth's own parser and help, so that nothing is missing here.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ fn main() -> io::Result<()> {
     make(&folder)
 }
 
-/// Man pages in `man`, completions in `completions`.
+/// Writes man pages to `man` and completions to `completions`.
 fn make(folder: &Path) -> io::Result<()> {
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&man)?;
@@ -25,7 +25,7 @@ fn make(folder: &Path) -> io::Result<()> {
     write(&man, whole(&commands), "reberth")?;
     for command in &commands {
         let name = name(command);
-        // The page's own name; in its synopsis it is called as it is typed.
+        // The page needs a hyphen in its name, but its synopsis shows the command as it is typed.
         let page = command.clone().name(format!("reberth-{name}")).bin_name(format!("reberth {name}"));
         write(&man, page, &format!("reberth-{name}"))?;
     }
@@ -35,10 +35,10 @@ fn make(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// reberth with its commands below it.
+/// reberth with its subcommands.
 fn whole(commands: &[Command]) -> Command {
     let below = commands.iter().map(|command| {
-        // Behind the options stands a command line of its own, which the shell can complete.
+        // After the options comes another command line, which the shell can complete.
         command.clone().name(name(command)).mut_args(|arg| {
             if arg.get_id() == "command" { arg.value_hint(ValueHint::CommandWithArguments) } else { arg }
         })
@@ -50,14 +50,14 @@ fn whole(commands: &[Command]) -> Command {
         .subcommands(below)
 }
 
-/// `run`, of `reberth run`.
+/// `run` for `reberth run`.
 fn name(command: &Command) -> String {
     command.get_name().rsplit(' ').next().unwrap_or_default().to_owned()
 }
 
 fn write(folder: &Path, command: Command, name: &str) -> io::Result<()> {
     let mut page = Vec::new();
-    // No date: the same sources give the same bytes.
+    // No date, so that the same sources give the same bytes.
     let version = reberth::cli::version();
     let source = version.split(' ').take(2).collect::<Vec<_>>().join(" ");
     Man::new(command)

@@ -1,5 +1,5 @@
-//! Owns the checks of what the kernel and the file system say, and of what the app's memory has: netlink messages, files in `/proc`, the
-//! head of a program, the address of a bind.
+//! Owns the checks of what comes from the kernel, from files and from the app's memory: netlink messages, files in `/proc`, the first
+//! bytes of a program, the address of a bind.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,7 +23,7 @@ pub fn netlink(data: &[u8]) {
     assert!(told <= data.len() / 16, "{told} messages in {} bytes", data.len());
 }
 
-/// One file of `/proc`, read as each of those that are looked at.
+/// One file of `/proc`, parsed as each kind that reberth reads.
 pub fn proc_files(data: &[u8]) {
     let text = &*String::from_utf8_lossy(data);
     if let Some((id, _)) = container(text) {
@@ -47,10 +47,10 @@ pub fn proc_files(data: &[u8]) {
     }
 }
 
-/// What an app's bind points to.
+/// The address that an app passes to bind(2).
 pub fn address(data: &[u8]) {
     let parsed = parse_address(data);
-    // Nothing behind the largest address counts.
+    // Bytes after the largest kind of address are ignored.
     assert_eq!(parsed, parse_address(data.get(..28).unwrap_or(data)));
     let Some(parsed) = parsed else { return };
     assert!(data.len() >= if parsed.is_ipv4() { 16 } else { 24 }, "{parsed} of {} bytes", data.len());
@@ -65,7 +65,7 @@ pub fn address(data: &[u8]) {
 pub fn head(data: &[u8]) {
     if let Some(name) = interpreter(data) {
         assert!(!name.is_empty() && name.len() <= 3 * data.len() + 100, "{name:?}");
-        // It is quoted in an error, and the file may be anybody's.
+        // An error quotes it, and any user may have written the file.
         assert!(is_one_line(&crate::setting::value::one_line(&name)), "{name:?}");
     }
 }

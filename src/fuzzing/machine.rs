@@ -1,4 +1,4 @@
-//! Owns the checks of the supervising machine: it is played against a small world, and held to what it promises about KILL and its end.
+//! Owns the check of the supervisor's state machine: runs it against a small simulated world and checks when it kills and how it ends.
 
 use std::time::{Duration, Instant};
 
@@ -8,16 +8,16 @@ use crate::app::supervisor::{Action, Event, StopPolicy, Supervisor, Surroundings
 use crate::exit::Code;
 use crate::sys::process::End;
 
-/// What the machine acts upon: an app, what it leaves behind, a clock.
+/// What the machine acts on: an app, its other children, the time.
 struct World {
     machine: Supervisor,
     policy: StopPolicy,
     surroundings: Surroundings,
     now: Instant,
     app_runs: bool,
-    /// Children beside the app.
+    /// Children other than the app.
     children: u8,
-    /// When the first request to stop was forwarded, or the app ended.
+    /// When the first request to stop was forwarded, or the app exited.
     grace_began: Option<Instant>,
     app_killed: bool,
     late: bool,
@@ -25,7 +25,7 @@ struct World {
     finished: Option<Code>,
 }
 
-/// Two bytes of policy, then two bytes an event.
+/// Two bytes of policy, then two bytes per event.
 pub fn supervisor(data: &[u8]) {
     let Some(([first, second], script)) = data.split_first_chunk() else { return };
     let mut world = World::new(*first, *second);
@@ -89,7 +89,7 @@ impl World {
         }
     }
 
-    /// Time goes by, and what is due happens on the way.
+    /// Advances the time, with an event at each deadline on the way.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(due) = self.machine.deadline().filter(|due| *due <= until && self.finished.is_none()) {
@@ -116,7 +116,7 @@ impl World {
     fn child_ends(&mut self) {
         let Some(left) = self.children.checked_sub(1) else { return };
         self.children = left;
-        // The app is a child too: only without it a child can be the last.
+        // The app is a child too, so while it runs no other child is the last one.
         self.tell(if left == 0 && !self.app_runs { Event::LastChildGone } else { Event::ChildGone });
     }
 
@@ -164,7 +164,7 @@ impl World {
         assert!(self.now >= began + self.policy.grace, "KILL before the grace is over");
     }
 
-    /// However the script went, a request to stop leads to the end, and to the right code.
+    /// Whatever happened before, a request to stop leads to the end, with the right exit code.
     fn end(mut self) {
         self.tell(Event::Signal(libc::SIGINT));
         self.tell(Event::Signal(libc::SIGINT));
@@ -177,11 +177,11 @@ impl World {
                 (true, true, _) => self.app_ends(End::Signal(libc::SIGKILL), false),
                 (true, false, true) => self.app_ends(End::Code(7), false),
                 (true, false, false) => {}
-                // Without a grace they take as long as they take.
+                // Without a grace period, children may take any time.
                 (false, _, true) => self.child_ends(),
                 (false, ..) => {}
             }
-            // More children than rounds: all but the last end unseen.
+            // There may be more children than rounds: reduce them without events.
             self.children = self.children.min(2);
         }
         let code = self.finished.expect("it never ends");

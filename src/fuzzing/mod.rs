@@ -1,6 +1,6 @@
-//! Owns what must hold for every input of a parser, whoever wrote it: each function takes arbitrary bytes, feeds them to code that reads
-//! a stranger's text, and checks its promises. Compiled for fuzzers (`fuzz/`, `--cfg fuzzing`) and for tests, which play the same checks
-//! over the seeds and a fixed pseudo-random table. Must not be needed by anything.
+//! Owns what must hold for every input of a parser, whoever wrote it: each function feeds arbitrary bytes to code that parses untrusted
+//! input, and checks its promises. Compiled for fuzzers (`fuzz/`, `--cfg fuzzing`) and for tests, which run the same checks over the seeds
+//! and over pseudorandom mutations of them. No other code may use it.
 #![allow(clippy::expect_used, reason = "a check that fails is meant to panic")]
 
 mod kernel;
@@ -16,7 +16,7 @@ pub use wire::{database, fcgi, grpc, http, share, state, url};
 /// A check over arbitrary bytes.
 pub type Check = fn(&[u8]);
 
-/// Every check under the name of its fuzz target and its folder of seeds.
+/// Every check, under the name of its fuzz target and of its folder of seeds.
 pub const CHECKS: [(&str, Check); 16] = [
     ("arguments", arguments),
     ("settings", settings),
@@ -36,7 +36,7 @@ pub const CHECKS: [(&str, Check); 16] = [
     ("supervisor", supervisor),
 ];
 
-/// A message to the user stays on one line and says something.
+/// Whether a message for the user is a single line and not empty.
 fn is_one_line(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_control)
 }

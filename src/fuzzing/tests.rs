@@ -1,4 +1,4 @@
-//! Owns the same checks without a fuzzer: over every seed, and over a table of its mutations that is the same at each run.
+//! Owns the same checks without a fuzzer: over every seed, and over mutations of it that are the same in each run.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::CHECKS;
 /// Mutations of each seed.
 const ROUNDS: usize = 100;
 
-/// Pieces that the grammars are made of; a random byte hardly ever is one.
+/// Tokens of the grammars, which random bytes would rarely hit.
 const WORDS: [&[u8]; 24] = [
     b"\0",
     b"\0\0",
@@ -35,7 +35,7 @@ const WORDS: [&[u8]; 24] = [
     b"%",
 ];
 
-/// Marsaglia's xorshift64: the table must be the same everywhere, not unpredictable.
+/// Marsaglia's xorshift64: the numbers must be the same everywhere, not unpredictable.
 struct Random(u64);
 
 impl Random {
@@ -91,7 +91,7 @@ fn every_check_holds_for_its_seeds_and_their_mutations() {
 
 #[test]
 fn a_check_that_is_broken_is_noticed() {
-    // The negative control: what the machine must never see makes its check fail.
+    // The negative control: a check fails if its promise is broken.
     assert!(std::panic::catch_unwind(|| assert!(super::is_one_line("two\nlines"))).is_err());
     assert!(!super::is_one_line("") && super::is_one_line("one line"));
 }

@@ -58,7 +58,7 @@ pub fn settings(data: &[u8]) {
     }
 }
 
-/// The app gets what we got, byte for byte, but for what is set for it.
+/// The app gets the inherited environment byte for byte, except for the variables that reberth sets.
 fn check_environment(inherited: &Vec<(OsString, OsString)>) {
     let passed = Activation::inherited(inherited, 7);
     assert!(passed.names.len() <= 1024 && passed.names.iter().all(|name| !name.is_empty()), "{passed:?}");
@@ -76,7 +76,7 @@ fn check_environment(inherited: &Vec<(OsString, OsString)>) {
     assert!(value == environment::PID_PLACEHOLDER);
 }
 
-/// Words that end in NUL: a plain command line is read as the parser reads it.
+/// Words that end in NUL: the fast path and the parser read a command line alike.
 pub fn arguments(data: &[u8]) {
     let words: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
     assert_eq!(cli::Run::from_words(&words), cli::parse(&words), "{words:?}");
@@ -105,7 +105,7 @@ fn check_run(run: &Run) {
 fn check_healthcheck(Healthcheck { subject, terms, .. }: &Healthcheck) {
     assert!(!terms.timeout.is_zero() && terms.timeout <= value::LONGEST);
     assert!(terms.status.iter().all(|(low, high)| 100 <= *low && low <= high && *high <= 599), "{:?}", terms.status);
-    // What goes into a request line or a header must not end it.
+    // Text for a request line or a header must not end it.
     let sent = terms.headers.iter().flat_map(|(name, value)| [name, value]).chain([&terms.method, &terms.user_agent]);
     for text in sent {
         assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
@@ -129,7 +129,7 @@ fn target_reads_back(target: &Target) {
     }
 }
 
-/// One text, read as every kind of value.
+/// One text, parsed as every kind of value.
 pub fn values(data: &[u8]) {
     let text = &*String::from_utf8_lossy(data);
     if let Ok(specs) = spec::list(text) {
@@ -158,7 +158,7 @@ pub fn values(data: &[u8]) {
     assert_eq!(value::distance(text, text).min(1), usize::from(text.len() > 64), "{text:?}");
 }
 
-/// Whatever the order asked, the order claimed is the same: two instances never hold one port each and wait for the other.
+/// Whatever order the ports are configured in, they are claimed in the same one: no two instances each hold a port that the other waits for.
 fn claimed_in_one_order(mut specs: Vec<Spec>) {
     let claimed =
         |specs: &[Spec]| -> Vec<String> {
@@ -168,7 +168,7 @@ fn claimed_in_one_order(mut specs: Vec<Spec>) {
             assert!(sorted.windows(2).all(
                 |pair| matches!(pair, [one, other] if other.port == 0 || one.port <= other.port && one.port != 0)
             ));
-            // Names are no part of what the kernel is asked for, and of port 0 every claim is a different port.
+            // Names do not matter to the kernel, and every claim of port 0 gets a different port.
             sorted.into_iter().map(|spec| Spec { name: None, ..spec.clone() }.to_string()).collect()
         };
     let one = claimed(&specs);
@@ -176,7 +176,7 @@ fn claimed_in_one_order(mut specs: Vec<Spec>) {
     assert_eq!(claimed(&specs), one);
 }
 
-/// A duration as the settings take it.
+/// A duration in the syntax of the settings.
 fn written(time: Duration) -> String {
     let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
     format!("{}h{}m{}.{nanos:09}s", seconds / 3600, seconds / 60 % 60, seconds % 60)
@@ -210,7 +210,7 @@ pub fn templates(data: &[u8]) {
     }
 }
 
-/// The slow and obvious way: at each byte, is it one of the texts?
+/// A slow and obvious implementation: does one of the templates start at this byte?
 fn replaced(argument: &[u8], known: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = argument;

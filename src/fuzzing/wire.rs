@@ -1,4 +1,4 @@
-//! Owns the checks of what others send or leave behind: answers of a server, redirects, state files.
+//! Owns the checks of what servers and other programs send or leave behind: responses, redirects, state files.
 
 use crate::health::probe::body::{Body, Framing, MAX_BODY};
 use crate::health::probe::database::dialect::Healthy;
@@ -11,13 +11,13 @@ use crate::health::target::Target;
 use crate::health::url::Url;
 use crate::state;
 
-/// The first byte says where the stream is cut; the rest is an answer.
+/// The first byte says where the stream is cut; the rest is a response.
 pub fn http(data: &[u8]) {
     let Some((cut, text)) = data.split_first() else { return };
     let cut = text.len() * usize::from(*cut) / 256;
     let _ = begins_like_http(text);
     let end = end_of_head(text, 0);
-    // Wherever the packets were cut, the end of the head is the same.
+    // Wherever the packets are cut, the head ends at the same byte.
     let early = text.get(..cut).and_then(|early| end_of_head(early, 0));
     assert_eq!(early.or_else(|| end_of_head(text, cut)), end);
     let Some(end) = end else { return };
@@ -36,15 +36,15 @@ pub fn http(data: &[u8]) {
     }
 }
 
-/// What was kept of a body, whether that is all of it, and whether more may come; `None`: it is malformed.
+/// The kept text of a body, whether it is complete, and whether nothing more follows. `None`: it is malformed.
 fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, bool, bool)> {
     let (mut body, mut dropped) = (Body::new(framing), Body::new(framing).discarding());
     for piece in pieces {
-        // The reader asks for no more than that either.
+        // The reader stops here, too.
         if !body.over {
             body.feed(piece).ok()?;
         }
-        // Nobody looking at it does not change where it ends, as far as anybody looks.
+        // Discarding the text does not change where the body ends, within the part that is kept.
         if body.text.len() < MAX_BODY {
             assert!(dropped.over || dropped.feed(piece).is_ok());
             assert_eq!((body.ended, body.over), (dropped.ended, dropped.over), "{framing:?}");
@@ -54,7 +54,7 @@ fn body(framing: Framing, pieces: &[&[u8]]) -> Option<(Vec<u8>, bool, bool)> {
     Some((body.text, body.ended, body.over))
 }
 
-/// A URL and, after a NUL, a `Location` that it sends us to.
+/// A URL and, after a NUL, a `Location` that redirects from it.
 pub fn url(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (base, location) = text.split_once('\0').unwrap_or((&text, ""));
@@ -97,13 +97,13 @@ pub fn grpc(data: &[u8]) {
     }
 }
 
-/// The first byte says where the stream is cut; the rest is what a database answers.
+/// The first byte says where the stream is cut; the rest is what a database sends.
 pub fn database(data: &[u8]) {
     let Some((cut, text)) = data.split_first() else { return };
     let early = text.get(..text.len() * usize::from(*cut) / 256).unwrap_or_default();
     for read in [redis::read, postgres::read, mysql::read] {
         let whole = read(text);
-        // What has come decides, not how it was cut.
+        // The bytes decide, not where they are cut.
         let first = read(early);
         assert!(matches!(first, Ok(None)) || first == whole, "{first:?} and then {whole:?}");
         match whole {
@@ -113,13 +113,13 @@ pub fn database(data: &[u8]) {
     }
 }
 
-/// Likewise, of a FastCGI responder.
+/// The same for a FastCGI responder.
 pub fn fcgi(data: &[u8]) {
     let Some((cut, text)) = data.split_first() else { return };
     let early = text.get(..text.len() * usize::from(*cut) / 256).unwrap_or_default();
     for wanted in [None, Some(&b"pong"[..])] {
         let (first, whole) = (cgi::read(early, wanted), cgi::read(text, wanted));
-        // A record that is not whole yet may hold more of the server's own log.
+        // Bytes of an incomplete record may add to the server's stderr.
         assert!(matches!(first, Ok(None)) || first == whole, "{first:?} and then {whole:?}");
         if let Ok(Some(response)) = whole {
             assert!((100..600).contains(&response.status) && response.found.is_some() == wanted.is_some());
@@ -128,12 +128,12 @@ pub fn fcgi(data: &[u8]) {
     }
 }
 
-/// What came of it, and what was sent back meanwhile.
+/// The outcome, and the replies sent meanwhile.
 fn exchange(pieces: &[&[u8]]) -> (Result<Option<Response>, String>, Vec<u8>) {
     let mut exchange = Exchange::default();
     for piece in pieces {
         let outcome = exchange.feed(piece);
-        // Nobody makes us send more than he did himself, or keep more than a frame of it.
+        // A server cannot make the client send more than it sent itself, or keep more than one frame beyond that.
         assert!(exchange.replies.len() <= MAX_ANSWER && exchange.kept() <= MAX_ANSWER + MAX_FRAME + piece.len());
         if !matches!(outcome, Ok(None)) {
             return (outcome, exchange.replies);
@@ -153,7 +153,7 @@ pub fn state(data: &[u8]) {
     }
 }
 
-/// What another instance says: read back it is the same, and nothing else is a message.
+/// A message from another instance: it prints as it was parsed, and nothing else parses.
 pub fn share(data: &[u8]) {
     use crate::share::message::{Message, SIZE};
     if let Ok(message) = Message::parse(data) {
