@@ -131,7 +131,7 @@ fn judge(check: &Check, run: &Run, environment: &Environment) -> Report {
             code = Code::CANNOT;
             continue;
         }
-        match who::judge(spec, v6_only) {
+        match who::check(spec, v6_only) {
             Ok(port) => {
                 if port.is_held() {
                     busy.push(spec);

@@ -90,7 +90,7 @@ pub struct Environ {
     /// `TERM` is `dumb`: the terminal cannot rewrite a line.
     pub dumb: bool,
     /// Known variables whose value is not UTF-8: an error if the setting is used.
-    pub unreadable: Vec<(&'static str, OsString)>,
+    pub not_utf8: Vec<(&'static str, OsString)>,
     /// Unknown names under `REBERTH_`, with their values.
     unknown: Vec<(String, String)>,
 }
@@ -129,7 +129,7 @@ impl Environ {
                             None => run.push((name.into(), text.into())),
                         }
                     }
-                    (Some(known), None) => found.unreadable.push((known, value.clone())),
+                    (Some(known), None) => found.not_utf8.push((known, value.clone())),
                     (None, _) => found.unknown.push((name.into(), value.to_string_lossy().into_owned())),
                 },
             }
@@ -218,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_values() {
+    fn values_that_are_not_utf8() {
         let found = Environ::read(&pairs(&[
             ("REBERTH_WAIT", b"\xff"),
             ("REBERTH_NOPE", b"\xff"),
             ("OTHER", b"\xff"),
             ("PORT", b"\xff"),
         ]));
-        assert_eq!(found.unreadable.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["REBERTH_WAIT"]);
+        assert_eq!(found.not_utf8.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["REBERTH_WAIT"]);
         assert_eq!((found.port, found.unknown.len()), (None, 1));
     }
 

@@ -11,7 +11,7 @@ use std::io::{IsTerminal as _, Write as _};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use print::{json, notes, table};
-use report::{HELD, Report, everybody, judge_all};
+use report::{HELD, Report, all_listeners, check_all};
 use settings::Who;
 
 /// Prints who holds the requested ports, or every listener if none is requested.
@@ -21,22 +21,22 @@ use settings::Who;
 /// # Errors
 /// `Cannot` (125): a port could not be checked, or the report could not be printed. A closed pipe is not an error.
 #[inline(never)]
-pub fn run(asked: &Who) -> Result<Code, Error> {
-    if asked.watch {
-        return watch::run(asked);
+pub fn run(settings: &Who) -> Result<Code, Error> {
+    if settings.watch {
+        return watch::run(settings);
     }
-    let (report, code) = if asked.ports.is_empty() {
-        (Report { at: None, ports: everybody()? }, Code::OK)
+    let (report, code) = if settings.ports.is_empty() {
+        (Report { at: None, ports: all_listeners()? }, Code::OK)
     } else {
-        let ports = judge_all(&asked.ports)?;
+        let ports = check_all(&settings.ports)?;
         let held = ports.iter().any(|port| port.state == HELD);
         (Report { at: None, ports }, if held { Code::NO } else { Code::OK })
     };
-    let (text, notes) = if asked.json { (json(&report)?, String::new()) } else { (table(&report), notes(&report)) };
+    let (text, notes) = if settings.json { (json(&report)?, String::new()) } else { (table(&report), notes(&report)) };
     // A pipe gets only the rows, for awk and others; the advice goes to stderr.
-    let beside = !std::io::stdout().is_terminal();
-    let text = if beside { text } else { text + &notes };
-    if beside {
+    let piped = !std::io::stdout().is_terminal();
+    let text = if piped { text } else { text + &notes };
+    if piped {
         let _ = std::io::stderr().write_all(notes.as_bytes());
     }
     match std::io::stdout().lock().write_all(text.as_bytes()) {

@@ -66,10 +66,10 @@ pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &R
             "{label}: somebody has to ask, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
         ));
     }
-    let asked = run.liveness.as_ref().or(run.health.as_ref());
-    let is_bad = asked.is_none() && [&cli.health, &cli.liveness].iter().any(|flag| flag.is_some())
-        || asked.is_none() && [&vars.health, &vars.liveness].iter().any(|variable| variable.is_some());
-    if run.ports.is_empty() && !is_bad && asked.is_none_or(Target::needs_port) {
+    let target = run.liveness.as_ref().or(run.health.as_ref());
+    let is_bad = target.is_none() && [&cli.health, &cli.liveness].iter().any(|flag| flag.is_some())
+        || target.is_none() && [&vars.health, &vars.liveness].iter().any(|variable| variable.is_some());
+    if run.ports.is_empty() && !is_bad && target.is_none_or(Target::needs_port) {
         reader.errors.push(format!(
             "{label}: there is nothing to ask: set a port (--port, REBERTH_PORT) or a full target (--liveness http://…)"
         ));

@@ -59,8 +59,8 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
             typed => {
                 let (options, usage) = split(typed);
                 let broken = !usage.is_empty();
-                let (mode, decided, told) = run::decide(&options, &environ, usage);
-                (log, warnings) = (decided, told);
+                let (mode, decided, warned) = run::decide(&options, &environ, usage);
+                (log, warnings) = (decided, warned);
                 if broken {
                     log.format = typed_format(words).unwrap_or(log.format);
                 }

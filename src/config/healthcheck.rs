@@ -25,25 +25,25 @@ pub fn decide(cli: &cli::Healthcheck, environ: &Environ, usage: Vec<String>) -> 
     let mut reader = Reader::new(environ, PREFIX);
     reader.errors.extend(usage);
     let target = target(&mut reader, cli);
-    let mut told = own(&mut reader, cli, environ);
-    told.state_dir = reader.path("state-dir", from(&cli.state_dir, &environ.run.state_dir));
-    told.subject = subject(environ, target, told.subject.probe);
+    let mut settings = health_settings(&mut reader, cli, environ);
+    settings.state_dir = reader.path("state-dir", from(&cli.state_dir, &environ.run.state_dir));
+    settings.subject = subject(environ, target, settings.subject.probe);
     if reader.errors.is_empty() {
-        Ok(Mode::Healthcheck(Box::new(told)))
+        Ok(Mode::Healthcheck(Box::new(settings)))
     } else {
-        Err(Error::Settings(reader.errors.into_iter().chain(told.subject.unreadable).collect()))
+        Err(Error::Settings(reader.errors.into_iter().chain(settings.subject.deferred_errors).collect()))
     }
 }
 
 /// The options that a HEALTHCHECK without arguments would use in this environment, or the errors in them.
 pub fn terms(environ: &Environ) -> Result<Terms, Vec<String>> {
     let mut reader = Reader::new(environ, PREFIX);
-    let told = own(&mut reader, &cli::Healthcheck::default(), environ);
-    if reader.errors.is_empty() { Ok(told.terms) } else { Err(reader.errors) }
+    let settings = health_settings(&mut reader, &cli::Healthcheck::default(), environ);
+    if reader.errors.is_empty() { Ok(settings.terms) } else { Err(reader.errors) }
 }
 
 /// All settings with a `REBERTH_HEALTH_*` variable. Of the subject, only the probe is set.
-fn own(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> Healthcheck {
+fn health_settings(reader: &mut Reader<'_>, cli: &cli::Healthcheck, environ: &Environ) -> Healthcheck {
     let vars = &environ.healthcheck;
     let probe = reader.read("probe", from(&cli.probe, &vars.probe), phase::probe).unwrap_or_default();
     let timeout = reader.read("timeout", from(&cli.timeout, &vars.timeout), positive);
@@ -140,7 +140,7 @@ fn subject(environ: &Environ, target: Option<Target>, probe: Probe) -> Subject {
     let on_port = target.as_ref().is_none_or(Target::needs_port);
     let ports = if on_port { ports(&mut reader, environ) } else { Vec::new() };
     let port_may_move = port_may_move(environ);
-    Subject { probe, target, health, liveness, ports, port_may_move, unreadable: reader.errors }
+    Subject { probe, target, health, liveness, ports, port_may_move, deferred_errors: reader.errors }
 }
 
 /// The ports from the environment, read as `run` reads them but without its warnings.

@@ -34,14 +34,14 @@ pub enum Ports {
 pub fn of_environment<'a>(reader: &mut Reader<'_>, environ: &'a Environ) -> (Ports, Vec<(&'static str, &'a str)>) {
     let outcome = |ports: Option<Vec<Spec>>| ports.map_or(Ports::Bad, Ports::Set);
     let own = environ.run.port.as_deref().filter(|text| service_link(text));
-    let unreadable = environ.unreadable.iter().any(|(name, _)| *name == "REBERTH_PORT");
-    if own.is_none() && (environ.run.port.is_some() || unreadable) {
+    let not_utf8 = environ.not_utf8.iter().any(|(name, _)| *name == "REBERTH_PORT");
+    if own.is_none() && (environ.run.port.is_some() || not_utf8) {
         return (outcome(reader.read("port", from(&None, &environ.run.port), spec::list)), Vec::new());
     }
     let plain = environ.port.as_deref().filter(|text| service_link(text));
     let ports = match &environ.port {
         Some(text) if plain.is_none() => {
-            reader.origins.note("port", Source::Port);
+            reader.sources.note("port", Source::Port);
             outcome(plain_port(text).map_or_else(|line| reader.bad(line), Some))
         }
         _ => Ports::Unset,

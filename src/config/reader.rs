@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use crate::env::Environ;
-use crate::setting::source::{Source, Sources as Origins};
+use crate::setting::source::{Source, Sources};
 use crate::setting::value::shown;
 
 /// Refuses a final carriage return, which an env file with Windows line endings adds: the path or text would be accepted and never match.
@@ -23,50 +23,50 @@ pub struct Reader<'a> {
     prefix: &'static str,
     pub errors: Vec<String>,
     /// Where the values of the settings that are set came from.
-    pub origins: Origins,
+    pub sources: Sources,
 }
 
 /// A setting's raw text. The flag beats the variable.
 #[derive(Clone, Copy)]
-pub struct Sources<'a> {
+pub struct RawSetting<'a> {
     flag: Option<&'a OsString>,
     variable: Option<&'a String>,
 }
 
 /// The raw text of one setting, from `cli` and `env`.
-pub fn from<'a>(flag: &'a Option<OsString>, variable: &'a Option<String>) -> Sources<'a> {
-    Sources { flag: flag.as_ref(), variable: variable.as_ref() }
+pub fn from<'a>(flag: &'a Option<OsString>, variable: &'a Option<String>) -> RawSetting<'a> {
+    RawSetting { flag: flag.as_ref(), variable: variable.as_ref() }
 }
 
 impl<'a> Reader<'a> {
     pub fn new(environ: &'a Environ, prefix: &'static str) -> Self {
-        Self { environ, prefix, errors: Vec::new(), origins: Origins::default() }
+        Self { environ, prefix, errors: Vec::new(), sources: Sources::default() }
     }
 
     /// The setting's value, if it is set and valid. A bad value is recorded and counts as unset, so that later settings are still checked.
     pub fn read<T>(
         &mut self,
         name: &'static str,
-        sources: Sources<'_>,
+        raw: RawSetting<'_>,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         // Header lines may end in CRLF, as in HTTP.
         let parse =
             |text: &str| if name == "header" { Ok(()) } else { no_carriage_return(text) }.and_then(|()| parse(text));
-        if let Some(flag) = sources.flag {
-            self.origins.note(name, Source::Flag);
+        if let Some(flag) = raw.flag {
+            self.sources.note(name, Source::Flag);
             return match flag.to_str() {
                 Some(text) => self.checked(|| flag_label(name, flag), parse(text)),
                 None => self.bad(format!("{}: is not UTF-8", flag_label(name, flag))),
             };
         }
-        match (sources.variable, self.unreadable(name)) {
+        match (raw.variable, self.not_utf8(name)) {
             (_, Some(value)) => {
                 let label = format!("{}={}", self.variable(name), shown(&value.to_string_lossy()));
                 self.bad(format!("{label}: is not UTF-8"))
             }
             (Some(text), None) => {
-                self.origins.note(name, Source::Variable);
+                self.sources.note(name, Source::Variable);
                 let outcome = parse(text);
                 let variable = self.variable(name);
                 self.checked(|| format!("{variable}={}", shown(text)), outcome)
@@ -76,20 +76,20 @@ impl<'a> Reader<'a> {
     }
 
     /// A path. A flag may hold any bytes but none at all; a variable must be UTF-8, as all of reberth's variables.
-    pub fn path(&mut self, name: &'static str, sources: Sources<'_>) -> Option<PathBuf> {
-        match sources.flag {
+    pub fn path(&mut self, name: &'static str, raw: RawSetting<'_>) -> Option<PathBuf> {
+        match raw.flag {
             Some(flag) if flag.is_empty() => self.bad(format!("{}: must be a path", flag_label(name, flag))),
             Some(flag) => {
-                self.origins.note(name, Source::Flag);
+                self.sources.note(name, Source::Flag);
                 self.checked(|| flag_label(name, flag), no_carriage_return(flag).map(|()| flag.into()))
             }
-            None => self.read(name, sources, |text| Ok(text.into())),
+            None => self.read(name, raw, |text| Ok(text.into())),
         }
     }
 
     /// The setting's name and value for messages: the flag if it decides, else the variable.
-    pub fn label(&self, name: &str, sources: Sources<'_>) -> String {
-        match (sources.flag, sources.variable) {
+    pub fn label(&self, name: &str, raw: RawSetting<'_>) -> String {
+        match (raw.flag, raw.variable) {
             (Some(flag), _) => flag_label(name, flag),
             (None, Some(text)) => format!("{}={}", self.variable(name), shown(text)),
             (None, None) => format!("--{name} ({})", self.variable(name)),
@@ -110,8 +110,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The value of this setting's variable, if it is not UTF-8.
-    fn unreadable(&self, name: &str) -> Option<&'a OsStr> {
-        let list = &self.environ.unreadable;
+    fn not_utf8(&self, name: &str) -> Option<&'a OsStr> {
+        let list = &self.environ.not_utf8;
         if list.is_empty() {
             return None;
         }

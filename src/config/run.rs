@@ -48,13 +48,13 @@ fn decide_as(
     let profile =
         reader.read("profile", from(&cli.profile, &environ.run.profile), ports::profile).unwrap_or(Profile::Prod);
     let ports = ports(&mut reader, cli, environ, profile == Profile::Test, &mut warnings);
-    let by_profile = match reader.origins.of("profile") {
+    let by_profile = match reader.sources.of("profile") {
         Source::Flag => Source::Profile,
         _ => Source::ProfileVariable,
     };
     let ports = match ports {
         Ports::Unset if profile == Profile::Test => {
-            reader.origins.note("port", by_profile);
+            reader.sources.note("port", by_profile);
             Some(vec![ports::any()])
         }
         Ports::Unset => Some(Vec::new()),
@@ -63,8 +63,8 @@ fn decide_as(
     };
     let run = settings(&mut reader, cli, environ, profile);
     if profile == Profile::Dev {
-        reader.origins.note("wait", by_profile);
-        reader.origins.note("fallback", by_profile);
+        reader.sources.note("wait", by_profile);
+        reader.sources.note("fallback", by_profile);
     }
     let mut run = Run { ports: ports.clone().unwrap_or_default(), ..run };
     let checks = reader.read("check", from(&cli.check, &None), boolean).unwrap_or(false);
@@ -84,7 +84,7 @@ fn decide_as(
     } else if complete {
         check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
     }
-    run.sources = std::mem::take(&mut reader.origins);
+    run.sources = std::mem::take(&mut reader.sources);
     if checks {
         let run = if reader.errors.is_empty() { Ok(run) } else { Err(reader.errors) };
         let profile = match profile {
@@ -92,8 +92,8 @@ fn decide_as(
             Profile::Dev => "dev",
             Profile::Test => "test",
         };
-        let told = Check { run, profile, log: log.clone(), warnings: warnings.clone(), json };
-        return (Ok(Mode::Check(Box::new(told))), log, warnings);
+        let check = Check { run, profile, log: log.clone(), warnings: warnings.clone(), json };
+        return (Ok(Mode::Check(Box::new(check))), log, warnings);
     }
     let mode = match reader.errors.is_empty() {
         true if keeps => Ok(Mode::Keep(Box::new(run))),
@@ -205,25 +205,25 @@ fn settings(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, profile:
 
 /// `--handover` and `--prewarm`. A prewarmed app can wait for its port only in its bind, so prewarm decides what `auto` means.
 fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bool) -> (Handover, bool) {
-    let sources = from(&cli.handover, &vars.handover);
-    let asked = reader.read("handover", sources, handover::handover).unwrap_or(None);
+    let raw = from(&cli.handover, &vars.handover);
+    let chosen = reader.read("handover", raw, handover::handover).unwrap_or(None);
     let prewarms = from(&cli.prewarm, &vars.prewarm);
     let prewarm = reader.read("prewarm", prewarms, boolean).unwrap_or(false);
-    if prewarm && asked.is_some_and(|way| !way.hears_binds()) {
-        let (handover, prewarm) = (reader.label("handover", sources), reader.label("prewarm", prewarms));
+    if prewarm && chosen.is_some_and(|way| !way.hears_binds()) {
+        let (handover, prewarm) = (reader.label("handover", raw), reader.label("prewarm", prewarms));
         reader
             .errors
             .push(format!("{handover}: {prewarm} waits in the app's own bind: set --handover bind, or leave it out"));
     }
-    if shares && asked.is_some_and(|way| !way.gives_sockets()) {
+    if shares && chosen.is_some_and(|way| !way.gives_sockets()) {
         let (handover, share) =
-            (reader.label("handover", sources), reader.label("share", from(&cli.share, &vars.share)));
+            (reader.label("handover", raw), reader.label("share", from(&cli.share, &vars.share)));
         reader
             .errors
             .push(format!("{handover}: {share} gives the app a socket: set --handover bind or on, or leave it out"));
     }
     let auto = Handover::auto(templates::wants_fd(&cli.command), prewarm, shares);
-    (asked.unwrap_or(auto), prewarm)
+    (chosen.unwrap_or(auto), prewarm)
 }
 
 /// What `keep` requires and excludes.
@@ -263,14 +263,14 @@ fn check(
     }
     reader.errors.extend(templates::check(&run.command, &run.ports, run.handover));
     if run.handover.hears_binds() || run.share.is_some() {
-        let (name, sources) = if run.share.is_some() {
+        let (name, raw) = if run.share.is_some() {
             ("share", from(&cli.share, &vars.share))
         } else if run.prewarm {
             ("prewarm", from(&cli.prewarm, &vars.prewarm))
         } else {
             ("handover", from(&cli.handover, &vars.handover))
         };
-        let label = reader.label(name, sources);
+        let label = reader.label(name, raw);
         if run.exec {
             reader.errors.push(format!(
                 "{label}: somebody has to answer the app's bind, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
@@ -283,21 +283,21 @@ fn check(
     }
     register::check(reader, cli, environ, run);
     after::check(reader, cli, environ, run);
-    let targets: [(&str, _, reader::Sources<'_>); 2] = [
+    let targets: [(&str, _, reader::RawSetting<'_>); 2] = [
         ("health", &run.health, from(&cli.health, &vars.health)),
         ("liveness", &run.liveness, from(&cli.liveness, &vars.liveness)),
     ];
-    for (name, target, sources) in targets {
+    for (name, target, raw) in targets {
         if run.ports.is_empty() && target.as_ref().is_some_and(crate::health::target::Target::needs_port) {
-            let label = reader.label(name, sources);
+            let label = reader.label(name, raw);
             warnings.push(format!(
                 "{label}: asks the primary port, and no port is configured: set --port, REBERTH_PORT or PORT, or a full URL"
             ));
         }
     }
-    let asked = run.health.as_ref().is_some_and(|target| !target.needs_port());
+    let has_own_target = run.health.as_ref().is_some_and(|target| !target.needs_port());
     let health_bad = run.health.is_none() && (cli.health.is_some() || vars.health.is_some());
-    if run.start_timeout.is_some() && run.ports.is_empty() && !asked && !health_bad {
+    if run.start_timeout.is_some() && run.ports.is_empty() && !has_own_target && !health_bad {
         let label = reader.label("start-timeout", from(&cli.start_timeout, &vars.start_timeout));
         reader.errors.push(format!(
             "{label}: nothing tells when the app is ready: set a port (--port, REBERTH_PORT) or a full health target (--health http://…)"

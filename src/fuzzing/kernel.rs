@@ -13,14 +13,14 @@ use crate::sys::notify::{parse_address, parse_flags};
 
 /// One datagram of `NETLINK_SOCK_DIAG`.
 pub fn netlink(data: &[u8]) {
-    let mut told = 0;
+    let mut seen = 0;
     messages(data, None, |_, row| {
-        told += 1;
+        seen += 1;
         if let Some(row) = row {
             assert_eq!(row.local.is_ipv4(), row.peer.is_ipv4());
         }
     });
-    assert!(told <= data.len() / 16, "{told} messages in {} bytes", data.len());
+    assert!(seen <= data.len() / 16, "{seen} messages in {} bytes", data.len());
 }
 
 /// One file of `/proc`, parsed as each kind that reberth reads.

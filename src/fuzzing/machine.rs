@@ -71,10 +71,10 @@ impl World {
     fn play(&mut self, [kind, value]: [u8; 2]) {
         match kind % 8 {
             0 | 1 => self.pass(Duration::from_millis(u64::from(value) * 20)),
-            2 => self.tell(Event::Signal(i32::from(value % 31) + 1)),
-            3 => self.tell(Event::Signal(libc::SIGTERM)),
+            2 => self.handle(Event::Signal(i32::from(value % 31) + 1)),
+            3 => self.handle(Event::Signal(libc::SIGTERM)),
             4 if self.app_runs => {
-                self.tell(Event::AppStopped { by: i32::from(value % 31) + 1, in_front: value & 1 != 0 })
+                self.handle(Event::AppStopped { by: i32::from(value % 31) + 1, in_front: value & 1 != 0 })
             }
             5 if self.app_runs => {
                 let end = if value & 1 == 0 { End::Code(value) } else { End::Signal(i32::from(value % 31) + 1) };
@@ -83,7 +83,7 @@ impl World {
             6 => self.child_ends(),
             7 if self.app_runs && !self.late && self.machine.is_running() => {
                 self.late = true;
-                self.tell(Event::GiveUp(Code::TIMEOUT));
+                self.handle(Event::GiveUp(Code::TIMEOUT));
             }
             _ => self.children = self.children.saturating_add(1),
         }
@@ -95,7 +95,7 @@ impl World {
         while let Some(due) = self.machine.deadline().filter(|due| *due <= until && self.finished.is_none()) {
             self.now = self.now.max(due);
             let before = self.machine.clone();
-            self.tell(Event::Due);
+            self.handle(Event::Due);
             assert!(
                 self.finished.is_some() || self.machine.deadline() != before.deadline(),
                 "due for ever: {before:?}"
@@ -110,17 +110,17 @@ impl World {
             End::Code(code) => Code(code),
             End::Signal(signal) => Code::signalled(signal),
         });
-        self.tell(Event::AppEnded { end, leftovers: self.children > 0, again, never_listened: None });
+        self.handle(Event::AppEnded { end, leftovers: self.children > 0, again, never_listened: None });
     }
 
     fn child_ends(&mut self) {
         let Some(left) = self.children.checked_sub(1) else { return };
         self.children = left;
         // The app is a child too, so while it runs no other child is the last one.
-        self.tell(if left == 0 && !self.app_runs { Event::LastChildGone } else { Event::ChildGone });
+        self.handle(if left == 0 && !self.app_runs { Event::LastChildGone } else { Event::ChildGone });
     }
 
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         if self.finished.is_some() {
             return;
         }
@@ -166,8 +166,8 @@ impl World {
 
     /// Whatever happened before, a request to stop leads to the end, with the right exit code.
     fn end(mut self) {
-        self.tell(Event::Signal(libc::SIGINT));
-        self.tell(Event::Signal(libc::SIGINT));
+        self.handle(Event::Signal(libc::SIGINT));
+        self.handle(Event::Signal(libc::SIGINT));
         for _ in 0..16 {
             self.pass(Duration::from_secs(4));
             if self.finished.is_some() {

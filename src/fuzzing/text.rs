@@ -47,7 +47,7 @@ pub fn settings(data: &[u8]) {
                 Err(lines) => assert!(!lines.is_empty() && lines.iter().all(|line| is_one_line(line)), "{lines:?}"),
             }
         }
-        Ok(Mode::Healthcheck(told)) => check_healthcheck(told),
+        Ok(Mode::Healthcheck(settings)) => check_healthcheck(settings),
         Ok(Mode::Who(Who { ports, .. })) => ports.iter().for_each(reads_back),
         Ok(Mode::Install(destination)) => assert!(!destination.as_os_str().is_empty()),
         Ok(Mode::Print(text)) => assert!(text.ends_with('\n')),
@@ -110,7 +110,7 @@ fn check_healthcheck(Healthcheck { subject, terms, .. }: &Healthcheck) {
     for text in sent {
         assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
     }
-    assert!(subject.unreadable.iter().all(|line| is_one_line(&one_line(line))));
+    assert!(subject.deferred_errors.iter().all(|line| is_one_line(&one_line(line))));
     subject.ports.iter().for_each(reads_back);
     subject.target.iter().chain(&subject.health).chain(&subject.liveness).for_each(target_reads_back);
 }

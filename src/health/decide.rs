@@ -101,7 +101,7 @@ fn probed_at(configured: Option<IpAddr>, listens: &[IpAddr]) -> Option<IpAddr> {
 }
 
 fn by_settings(subject: &Subject, note: Option<String>) -> Plan {
-    if let Some(first) = subject.unreadable.first() {
+    if let Some(first) = subject.deferred_errors.first() {
         return Plan::NeedsSettings { reason: with(first.clone(), note) };
     }
     let target =

@@ -62,7 +62,7 @@ pub fn run(settings: &Healthcheck, report: impl FnOnce(&Report)) -> Code {
     }
     let code = if verdict.healthy { Code::OK } else { Code::NO };
     let line = if verdict.healthy && settings.quiet { String::new() } else { verdict.line(begun.elapsed()) };
-    let errors = if verdict.needs_settings { settings.subject.unreadable.clone() } else { Vec::new() };
+    let errors = if verdict.needs_settings { settings.subject.deferred_errors.clone() } else { Vec::new() };
     report(&Report { line, errors });
     closing.close();
     code

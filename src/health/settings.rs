@@ -36,5 +36,5 @@ pub struct Subject {
     pub port_may_move: bool,
     /// What is wrong with `health`, `liveness` and `ports`, one per line. An error only if these are used, that is without a trusted state
     /// file: a flag of `run` may have overridden the bad value.
-    pub unreadable: Vec<String>,
+    pub deferred_errors: Vec<String>,
 }

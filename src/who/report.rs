@@ -90,7 +90,7 @@ impl From<Holder> for Line {
 }
 
 /// The user may be at a shell or in a container, so the advice covers both.
-const ADVISED: Given = Given {
+const CIRCUMSTANCES: Given = Given {
     voice: Voice::Both,
     port: Source::Default,
     wait: Source::Default,
@@ -107,7 +107,7 @@ pub const HELD: &str = "held";
 ///
 /// # Errors
 /// `Cannot` (125): sockets cannot be listed.
-pub fn everybody() -> Result<Vec<Port>, Error> {
+pub fn all_listeners() -> Result<Vec<Port>, Error> {
     let all = holder::everybody().map_err(|error| {
         Error::cannot(format!("cannot list sockets: neither netlink nor /proc/net can be read: {}", words(&error)))
     })?;
@@ -136,10 +136,10 @@ pub fn everybody() -> Result<Vec<Port>, Error> {
 }
 
 /// The report on each of these ports, or all failures together.
-pub fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
+pub fn check_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
     let (mut ports, mut failures) = (Vec::new(), Vec::new());
     for spec in specs {
-        match judge(spec, claim::v6_only(spec, specs)) {
+        match check(spec, claim::v6_only(spec, specs)) {
             Ok(port) => ports.push(port),
             Err(line) => failures.push(line),
         }
@@ -148,12 +148,12 @@ pub fn judge_all(specs: &[Spec]) -> Result<Vec<Port>, Error> {
 }
 
 /// The report on one port. It is held if a claim would find it held, so an actual bind decides: without listen, and released immediately.
-pub fn judge(spec: &Spec, v6_only: bool) -> Result<Port, String> {
-    judge_noting(spec, v6_only, &mut Vec::new())
+pub fn check(spec: &Spec, v6_only: bool) -> Result<Port, String> {
+    check_noting(spec, v6_only, &mut Vec::new())
 }
 
 /// The same. Appends the cookie of the socket that was bound to `own`.
-pub fn judge_noting(spec: &Spec, v6_only: bool, own: &mut Vec<u64>) -> Result<Port, String> {
+pub fn check_noting(spec: &Spec, v6_only: bool, own: &mut Vec<u64>) -> Result<Port, String> {
     let mut attempt = Attempt::new(spec, v6_only);
     let tried = attempt.bind();
     own.extend(attempt.into_socket().map(|(_, _, cookie)| cookie));
@@ -172,7 +172,7 @@ pub fn judge_noting(spec: &Spec, v6_only: bool, own: &mut Vec<u64>) -> Result<Po
     };
     notes.extend(look.incomplete.map(|reason| format!("this may not be all: {reason}")));
     if held {
-        notes.extend(advice::advice(spec, &look, &ADVISED));
+        notes.extend(advice::advice(spec, &look, &CIRCUMSTANCES));
     } else {
         notes.extend(look.holders.iter().map(|holder| format!("this does not block a claim: {holder}")));
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags};
 
 use super::print::json;
-use super::report::{HELD, Line, Port, Report, judge_noting};
+use super::report::{HELD, Line, Port, Report, check_noting};
 use super::settings::Who;
 use crate::error::{Error, words};
 use crate::exit::Code;
@@ -33,7 +33,7 @@ struct Watched<'a> {
     /// The sockets from the last list.
     sockets: String,
     /// The holders last printed.
-    told: Option<String>,
+    printed: Option<String>,
     held: bool,
 }
 
@@ -41,20 +41,20 @@ struct Watched<'a> {
 ///
 /// # Errors
 /// `Cannot` (125): a port cannot be checked, or a line cannot be printed.
-pub fn run(asked: &Who) -> Result<Code, Error> {
+pub fn run(settings: &Who) -> Result<Code, Error> {
     crate::sys::signal::end_as_pid_1();
-    let ports: Vec<_> = asked.ports.iter().map(|spec| (spec.port, spec.protocol)).collect();
+    let ports: Vec<_> = settings.ports.iter().map(|spec| (spec.port, spec.protocol)).collect();
     // Without netlink, only the timer triggers.
     let events = Destroyed::open(&ports).ok();
     let mut own = Vec::new();
-    let mut all: Vec<Watched<'_>> = asked
+    let mut all: Vec<Watched<'_>> = settings
         .ports
         .iter()
         .map(|spec| Watched {
             spec,
-            v6_only: claim::v6_only(spec, &asked.ports),
+            v6_only: claim::v6_only(spec, &settings.ports),
             sockets: String::new(),
-            told: None,
+            printed: None,
             held: false,
         })
         .collect();
@@ -62,9 +62,9 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
     loop {
         let now = Instant::now();
         let ended: Vec<u16> = match events.as_ref().map(Destroyed::drain) {
-            Some(Ok(heard)) if heard.lost => ports.iter().map(|(port, _)| *port).collect(),
-            Some(Ok(heard)) => {
-                heard.events.iter().filter(|event| !own.contains(&event.cookie)).map(|event| event.port).collect()
+            Some(Ok(drained)) if drained.lost => ports.iter().map(|(port, _)| *port).collect(),
+            Some(Ok(drained)) => {
+                drained.events.iter().filter(|event| !own.contains(&event.cookie)).map(|event| event.port).collect()
             }
             _ => Vec::new(),
         };
@@ -78,18 +78,18 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
                 continue;
             }
             let sockets = sockets(one.spec);
-            if !ended && sockets == one.sockets && one.told.is_some() {
+            if !ended && sockets == one.sockets && one.printed.is_some() {
                 continue;
             }
             one.sockets = sockets;
-            let port = judge_noting(one.spec, one.v6_only, &mut own).map_err(Error::cannot)?;
+            let port = check_noting(one.spec, one.v6_only, &mut own).map_err(Error::cannot)?;
             own.drain(..own.len().saturating_sub(OWN));
             let who = identity(&port);
             one.held = port.state == HELD;
-            if one.told.as_ref() != Some(&who) {
-                one.told = Some(who);
-                match tell(port, asked.json) {
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(code(&all)),
+            if one.printed.as_ref() != Some(&who) {
+                one.printed = Some(who);
+                match print(port, settings.json) {
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(exit_code(&all)),
                     Err(error) => return Err(Error::cannot(format!("cannot write to stdout: {}", words(&error)))),
                     Ok(()) => {}
                 }
@@ -100,13 +100,13 @@ pub fn run(asked: &Who) -> Result<Code, Error> {
         let mut polled = vec![PollFd::new(stdout.as_fd(), PollFlags::empty())];
         polled.extend(events.as_ref().map(|events| PollFd::new(events.as_fd(), PollFlags::POLLIN)));
         if wait_readable(&mut polled, Some(next)).first() == Some(&true) {
-            return Ok(code(&all));
+            return Ok(exit_code(&all));
         }
     }
 }
 
 /// The exit code, as of `who` without `--watch`.
-fn code(all: &[Watched<'_>]) -> Code {
+fn exit_code(all: &[Watched<'_>]) -> Code {
     if all.iter().any(|one| one.held) { Code::NO } else { Code::OK }
 }
 
@@ -122,7 +122,7 @@ fn identity(port: &Port) -> String {
     format!("{} {}", port.state, port.holders.iter().map(who).collect::<String>())
 }
 
-fn tell(port: Port, as_json: bool) -> io::Result<()> {
+fn print(port: Port, as_json: bool) -> io::Result<()> {
     #[allow(clippy::disallowed_methods, reason = "the time of day is what a change is read by")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let at = holder::timestamp(now);

@@ -147,10 +147,10 @@ fn healthcheck_looks_only_at_what_it_uses() {
     // Values that only matter without a state file are kept for that case, and reported along with other errors.
     let vars = [("REBERTH_PORT", "x"), ("REBERTH_HEALTH", "x"), ("REBERTH_LIVENESS", "x")];
     let got = healthcheck(&[], &vars);
-    assert_eq!(got.subject.unreadable.len(), 2, "{:?}", got.subject.unreadable);
-    assert_eq!(healthcheck(&["http://h/"], &vars).subject.unreadable, [""; 0]);
-    assert_eq!(healthcheck(&["/x"], &vars).subject.unreadable.len(), 1);
-    assert_eq!(healthcheck(&[], &[("PORT", "x")]).subject.unreadable.len(), 1);
+    assert_eq!(got.subject.deferred_errors.len(), 2, "{:?}", got.subject.deferred_errors);
+    assert_eq!(healthcheck(&["http://h/"], &vars).subject.deferred_errors, [""; 0]);
+    assert_eq!(healthcheck(&["/x"], &vars).subject.deferred_errors.len(), 1);
+    assert_eq!(healthcheck(&[], &[("PORT", "x")]).subject.deferred_errors.len(), 1);
     assert_eq!(errors(&["healthcheck", "--timeout=1"], &vars).len(), 3);
     // A flag beats the other one's variable. From the same source, the two contradict each other.
     let ca = [("REBERTH_HEALTH_CA", "/ca"), ("REBERTH_HEALTH_INSECURE", "1")];

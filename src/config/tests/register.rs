@@ -3,7 +3,7 @@
 use super::{decision, errors};
 use crate::config::*;
 
-fn told(list: &[&str], vars: &[(&str, &str)]) -> Decision {
+fn decided(list: &[&str], vars: &[(&str, &str)]) -> Decision {
     decision(&[&["run"], list, &["--", "app"]].concat(), vars)
 }
 
@@ -13,7 +13,7 @@ fn bad(list: &[&str], vars: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn flags_beat_the_variable_and_both_may_name_several() {
-    let registries = |list: &[&str], vars: &[(&str, &str)]| match told(list, vars).mode {
+    let registries = |list: &[&str], vars: &[(&str, &str)]| match decided(list, vars).mode {
         Ok(Mode::Run(run)) => {
             run.register.map_or_else(Vec::new, |found| found.registries.iter().map(ToString::to_string).collect())
         }
@@ -59,6 +59,6 @@ fn a_login_is_never_echoed() {
         }
     }
     let vars = [("PORT", "80"), ("ETCDCTL_USER", "root:hunter2")];
-    let text = format!("{:?}", told(&["--register", "etcd://a/p"], &vars));
+    let text = format!("{:?}", decided(&["--register", "etcd://a/p"], &vars));
     assert!(!text.contains("hunter2"), "{text}");
 }
