@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use super::mode::Mode;
 use super::{healthcheck, run};
-use crate::check::Check;
+use crate::check::settings::Check;
 use crate::cli::{self, Plain, Typed};
 use crate::env::Environ;
 use crate::error::Error;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::app::settings::Run;
-use crate::check::Check;
+use crate::check::settings::Check;
 use crate::health::settings::Healthcheck;
 use crate::who::settings::Who;
 

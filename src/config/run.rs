@@ -12,7 +12,7 @@ use crate::app::settings::{self, Run};
 use crate::app::signal::{self, SignalScope};
 use crate::app::supervisor::StopPolicy;
 use crate::app::{exit_map, templates};
-use crate::check::Check;
+use crate::check::settings::Check;
 use crate::cli;
 use crate::env::{self, Environ};
 use crate::error::Error;
