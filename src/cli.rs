@@ -25,10 +25,10 @@ Usage: reberth COMMAND ...
 
 Commands:
   run          The ENTRYPOINT: claim the ports, launch the app, be its init
-  healthcheck  The HEALTHCHECK and the exec probe: one verdict, exit 0 or 1
+  healthcheck  The HEALTHCHECK or exec probe: one verdict, exit 0 or 1
   keep         Hold the ports of a --share name, without an app
-  who          Who holds a port, in which state, and what to do about it
-  install      Copy this very binary somewhere else
+  who          Show who holds a port, in which state, and what to do about it
+  install      Copy this binary somewhere else
 
 Options:
   -h, --help     Print help; 'reberth COMMAND --help' lists a command's settings

@@ -45,12 +45,12 @@ pub static RUN: Page = Page {
         ("wait", "DURATION|forever for a busy port"),
         ("fallback", "none|next[:N]|any, after the wait"),
         ("handover", "auto|on|off|bind: give the app the socket"),
-        ("health", "/path, tcp, a URL: what readiness asks"),
+        ("health", "/path, tcp, a URL: what readiness checks"),
         ("start-timeout", "DURATION for the app to become ready"),
         ("drain", "DURATION from the first TERM to the app's"),
         ("grace", "DURATION from the app's TERM to KILL"),
         ("log", "off|error|warn|info|debug|trace"),
-        ("check", "tell what a run would do, and do nothing"),
+        ("check", "print what a run would do, and do nothing"),
     ],
     groups: &[
         Group {
@@ -88,7 +88,7 @@ pub static RUN: Page = Page {
     notes: "\
 In the arguments of COMMAND, {port}, {port.NAME}, {addr}, {host}, {fd} and {fd.NAME} are replaced.
 A flag beats its variable, then PORT (for ports), the profile and the default. Durations: 250ms, 10s, 1m30s, 2h.
-Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth could not, 126 and 127 as in a shell.",
+Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth failed, 126 and 127 as in a shell.",
 };
 
 pub static KEEP: Page = Page {
@@ -97,34 +97,35 @@ pub static KEEP: Page = Page {
     short: &[],
     groups: &[],
     notes: "\
-A container or sidecar that outlives restarts, crashes and deployments of the app: clients wait meanwhile, and are not refused.
-Exit codes: 0 after TERM, INT or QUIT; 124 the port was not free in time, 125 reberth could not.
+Run it in its own container or sidecar: it outlives restarts, crashes and deployments of the app, and clients wait meanwhile
+instead of being refused.
+Exit codes: 0 after TERM, INT or QUIT; 124 the port was not free in time, 125 reberth failed.
 Example: reberth keep --share api --port 0.0.0.0:8080",
 };
 
 pub static HEALTHCHECK: Page = Page {
-    about: "Ask once whether the app is healthy: exit 0 (healthy) or 1 (anything else)",
+    about: "Check once whether the app is healthy: exit 0 (healthy) or 1 (anything else)",
     usage: "reberth healthcheck [OPTIONS] [TARGET]",
     short: &[],
     groups: &[],
     notes: "\
-Without TARGET it asks what 'reberth run' in the same container was told, on the port that it really took;
-without one beside it, REBERTH_HEALTH, REBERTH_LIVENESS, REBERTH_PORT and PORT decide.
+Without TARGET it checks what 'reberth run' in the same container is configured with, on the port actually taken;
+if none is running, REBERTH_HEALTH, REBERTH_LIVENESS, REBERTH_PORT and PORT decide.
 Example: reberth healthcheck --probe liveness --timeout 2s",
 };
 
 pub static WHO: Page = Page {
-    about: "Say who holds a port, in which state, and what to do about it",
+    about: "Show who holds a port, in which state, and what to do about it",
     usage: "reberth who [OPTIONS] [PORT]...",
     short: &[],
     groups: &[],
     notes: "\
-Exit codes: 0 the ports are free, 1 some port is held, 125 could not tell.
+Exit codes: 0 the ports are free, 1 some port is held, 125 reberth failed.
 Examples: reberth who 8080 53/udp; reberth who --watch 8080",
 };
 
 pub static INSTALL: Page = Page {
-    about: "Copy this very binary to DEST (a folder gets DEST/reberth)",
+    about: "Copy this binary to DEST, or to DEST/reberth if DEST is a folder",
     usage: "reberth install DEST",
     short: &[],
     groups: &[],
@@ -143,10 +144,10 @@ pub fn page(command: &Command, page: &Page, long: bool) -> String {
                 line(&mut text, &name(arg), &format!("{words}{default}"));
             }
         }
-        line(&mut text, "  -h, --help", "print this; --help has all settings, with examples");
+        line(&mut text, "  -h, --help", "print this; --help shows all settings, with examples");
         line(&mut text, "  -V, --version", "print the version");
         // Writing to a String cannot fail.
-        let _ = write!(text, "\nEach has a variable as well: --log-file is REBERTH_LOG_FILE.\n{}\n", page.notes);
+        let _ = write!(text, "\nEach also has a variable: --log-file is REBERTH_LOG_FILE.\n{}\n", page.notes);
         return text;
     }
     let healthcheck = command.get_name().ends_with("healthcheck");

@@ -1,4 +1,4 @@
-//! Owns the options of every command, as raw text: a field each, with the words of its help. Must not know defaults, nor what a value means.
+//! Owns the options of every command as raw text: one field per option, with its help text. Must not know defaults, nor what a value means.
 
 use std::ffi::OsString;
 
@@ -22,63 +22,63 @@ pub struct Run {
     /// After the wait: give up, try N (100) adjacent ports, or take any free port
     #[arg(long, value_name = "none|next[:N]|any", allow_hyphen_values = true)]
     pub fallback: Option<OsString>,
-    /// Pauses between tries where the kernel sends no event
+    /// Delay between retries where the kernel sends no event
     #[arg(long, value_name = "MIN..MAX", allow_hyphen_values = true)]
     pub backoff: Option<OsString>,
-    /// Give the app the listening socket: on = by LISTEN_FDS, bind = in its own bind(2); auto = on when
-    /// an argument uses {fd}
+    /// Give the app the listening socket: on = as a file descriptor (LISTEN_FDS), bind = in its own bind(2);
+    /// auto = on if an argument uses {fd}
     #[arg(long, value_name = "auto|on|off|bind")]
     pub handover: Option<OsString>,
     /// Launch the app while the port is still busy; it waits in its bind. Implies --handover bind
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub prewarm: Option<OsString>,
-    /// Use one socket with all instances of this name in this network
+    /// Share one socket among all instances with this name in one network namespace
     #[arg(long, value_name = "NAME")]
     pub share: Option<OsString>,
-    /// Only who knows the content of this file may share
+    /// Only instances that know the content of this file may share
     #[arg(long, value_name = "PATH")]
     pub share_secret_file: Option<OsString>,
-    /// Launch again at most N times if the app loses its port before it listens
+    /// Relaunch the app at most N times if it loses its port before listening
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub relaunch: Option<OsString>,
-    /// Write the ports really used there
+    /// Write the ports actually used to this file
     #[arg(long, value_name = "PATH")]
     pub port_file: Option<OsString>,
-    /// Append the log there too
+    /// Also append the log to this file
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<OsString>,
     /// off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<OsString>,
-    /// Form of the log lines on stderr
+    /// Format of the log lines on stderr
     #[arg(long, value_name = "text|json")]
     pub log_format: Option<OsString>,
-    /// Replace reberth by the app once the port is claimed
+    /// Replace reberth with the app once the port is claimed
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub exec: Option<OsString>,
-    /// Whom a forwarded signal reaches
+    /// Forward signals to the app alone, or to its process group
     #[arg(long, value_name = "child|group")]
     pub signal_scope: Option<OsString>,
-    /// Rewrite signals, such as TERM=QUIT; TO 0 or none drops one
+    /// Rewrite signals, such as TERM=QUIT; TO 0 or none drops the signal
     #[arg(long, value_name = "FROM=TO,...", allow_hyphen_values = true)]
     pub signal_map: Option<OsString>,
     /// Rewrite the app's exit codes, such as 143=0
     #[arg(long, value_name = "FROM=TO,...", allow_hyphen_values = true)]
     pub exit_map: Option<OsString>,
-    /// At the first TERM: readiness fails now, the app gets the signal after this delay
+    /// At the first TERM, readiness fails immediately and the app gets the signal after this delay
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub drain: Option<OsString>,
-    /// From the forwarded TERM, INT or QUIT to KILL; 0s = never kill
+    /// Time from the forwarded TERM, INT or QUIT to KILL; 0s = never kill
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub grace: Option<OsString>,
-    /// Signal to get when the parent dies
+    /// Signal that reberth receives when its parent dies
     #[arg(long, value_name = "SIG", allow_hyphen_values = true)]
     pub parent_death_signal: Option<OsString>,
-    /// What readiness asks: /path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE],
+    /// What readiness checks: /path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE],
     /// grpc://host:port[/SERVICE], unix:/sock[:/path]
     #[arg(long, value_name = "TARGET")]
     pub health: Option<OsString>,
-    /// What liveness asks
+    /// What liveness checks
     #[arg(long, value_name = "TARGET")]
     pub liveness: Option<OsString>,
     /// Stop the app with code 124 if it is not ready within this time
@@ -87,35 +87,35 @@ pub struct Run {
     /// Claim and launch only after these targets are healthy; comma-separated, may be repeated
     #[arg(long, value_name = "TARGET,...", action = clap::ArgAction::Append)]
     pub after: Vec<OsString>,
-    /// How long to wait for all of them; 0s = one try
+    /// How long to wait for all --after targets; 0s = one attempt
     #[arg(long, value_name = "DURATION|forever", allow_hyphen_values = true)]
     pub after_wait: Option<OsString>,
-    /// Once ready, ask liveness this often, and stop an app that is unhealthy with code 1
+    /// Once the app is ready, check liveness this often; stop the app with code 1 if it is unhealthy
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub exit_on_unhealthy: Option<OsString>,
-    /// So many failures in a row make it unhealthy
+    /// How many failures in a row make the app unhealthy
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub unhealthy_failures: Option<OsString>,
-    /// Announce the app there while it is ready: etcd://HOST[:2379][,HOST...]/PREFIX, etcd+tls://...; may be
-    /// repeated
+    /// Announce the app in this registry while it is ready: etcd://HOST[:2379][,HOST...]/PREFIX,
+    /// etcd+tls://...; may be repeated
     #[arg(long, value_name = "URL", action = clap::ArgAction::Append)]
     pub register: Vec<OsString>,
-    /// What is announced, if not the address that leads to the registry and the primary port
+    /// What to announce, if not the address that leads to the registry and the primary port
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub advertise: Option<OsString>,
-    /// Goes into the entry's Metadata
+    /// Pairs for the entry's Metadata
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub register_metadata: Option<OsString>,
-    /// How long an entry outlives an instance that has vanished
+    /// How long an entry outlives an instance that has disappeared
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub register_ttl: Option<OsString>,
-    /// Where the state file goes
+    /// Folder for the state file
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
-    /// Say what would be claimed, asked and launched, with the source of each setting, and do nothing
+    /// Print what would be claimed, checked and launched, with the source of each setting, and do nothing
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub check: Option<OsString>,
-    /// The same as JSON, for machines
+    /// With --check, print JSON
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub json: Option<OsString>,
     /// The app and its arguments; everything after COMMAND is the app's own
@@ -133,31 +133,31 @@ pub struct Keep {
     /// How long to wait for a busy port
     #[arg(long, value_name = "DURATION|forever", allow_hyphen_values = true)]
     pub wait: Option<OsString>,
-    /// Only none: a port that others were told of does not move
+    /// Only none: clients rely on this port, so it must not move
     #[arg(long, value_name = "none", allow_hyphen_values = true)]
     pub fallback: Option<OsString>,
-    /// Pauses between tries where the kernel sends no event
+    /// Delay between retries where the kernel sends no event
     #[arg(long, value_name = "MIN..MAX", allow_hyphen_values = true)]
     pub backoff: Option<OsString>,
-    /// Whose ports these are
+    /// The name under which the ports are shared
     #[arg(long, value_name = "NAME")]
     pub share: Option<OsString>,
-    /// Only who knows the content of this file may share
+    /// Only instances that know the content of this file may share
     #[arg(long, value_name = "PATH")]
     pub share_secret_file: Option<OsString>,
-    /// Write the ports really used there
+    /// Write the ports actually used to this file
     #[arg(long, value_name = "PATH")]
     pub port_file: Option<OsString>,
-    /// Append the log there too
+    /// Also append the log to this file
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<OsString>,
     /// off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<OsString>,
-    /// Form of the log lines on stderr
+    /// Format of the log lines on stderr
     #[arg(long, value_name = "text|json")]
     pub log_format: Option<OsString>,
-    /// Where the state file goes
+    /// Folder for the state file
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
 }
@@ -185,22 +185,22 @@ impl From<Keep> for Run {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
 #[command(name = "reberth healthcheck", override_help = "", version, args_override_self = true)]
 pub struct Healthcheck {
-    /// Which question is asked
+    /// Which probe to run
     #[arg(long, value_name = "readiness|liveness|startup")]
     pub probe: Option<OsString>,
-    /// One clock over connect, request and headers
+    /// One deadline for connect, request and headers together
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub timeout: Option<OsString>,
-    /// Ask again until healthy or this time is over
+    /// Retry until healthy, at most this long
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub wait: Option<OsString>,
-    /// Pause between tries with --wait
+    /// Delay between retries with --wait
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub interval: Option<OsString>,
-    /// Status codes that are healthy, such as 200-399,418
+    /// Status codes that count as healthy, such as 200-399,418
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub status: Option<OsString>,
-    /// A header to send; may be repeated (the variable: a line each)
+    /// A header to send; may be repeated (in the variable: one per line)
     #[arg(long, value_name = "'K: V'", action = clap::ArgAction::Append)]
     pub header: Vec<OsString>,
     /// The request method
@@ -215,7 +215,7 @@ pub struct Healthcheck {
     /// Do not verify the server's certificate
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub insecure: Option<OsString>,
-    /// Client certificate to show, PEM, with --key
+    /// Client certificate to present, PEM, with --key
     #[arg(long, value_name = "FILE")]
     pub cert: Option<OsString>,
     /// The private key of --cert, PEM
@@ -227,7 +227,7 @@ pub struct Healthcheck {
     /// Print nothing when healthy
     #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub quiet: Option<OsString>,
-    /// Where run's state file is
+    /// Folder of run's state file
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
     /// /path, :port/path, http://..., https://..., tcp, tcp://host:port, grpc[:SERVICE], grpc://host:port[/SERVICE],
@@ -241,13 +241,13 @@ pub struct Healthcheck {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
 #[command(name = "reberth who", override_help = "", version, args_override_self = true)]
 pub struct Who {
-    /// Go on, with a line at each change, until a signal or until nobody reads
+    /// Keep running and print a line at each change, until a signal or until the output is closed
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub watch: Option<OsString>,
-    /// JSON for machines
+    /// Print JSON
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub json: Option<OsString>,
-    /// Where run's state file is
+    /// Folder of run's state file
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
     /// Ports as in 'run --port'; none = list all listeners
@@ -259,7 +259,7 @@ pub struct Who {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Parser)]
 #[command(name = "reberth install", override_help = "", version)]
 pub struct Install {
-    /// A file, or a folder that exists
+    /// A file, or an existing folder
     #[arg(value_name = "DEST")]
     pub dest: Option<OsString>,
 }
