@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn first_of_twins_empty_and_case() {
+    fn duplicate_empty_and_lower_case_names() {
         let found = Environ::read(&pairs(&[
             ("REBERTH_WAIT", b"1s"),
             ("REBERTH_WAIT", b"2s"),

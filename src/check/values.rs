@@ -200,7 +200,7 @@ mod tests {
                 continue;
             }
             // Settings that some of them require.
-            let beside: &[&str] = match flag {
+            let required: &[&str] = match flag {
                 "share-secret-file" => &["--share", "api", "--port", "80"],
                 "unhealthy-failures" => &["--exit-on-unhealthy", "1s", "--port", "80"],
                 "advertise" | "register-metadata" | "register-ttl" => &["--register", "etcd://e/p", "--port", "80"],
@@ -209,8 +209,8 @@ mod tests {
             };
             let setting = table::of_flag(flag, false).unwrap();
             let typed = format!("--{flag}={given}");
-            let by_flag = check(&[beside, &[&typed, "app"]].concat(), &[]);
-            let by_variable = check(&[beside, &["app"]].concat(), &[(setting.variable, given)]);
+            let by_flag = check(&[required, &[&typed, "app"]].concat(), &[]);
+            let by_variable = check(&[required, &["app"]].concat(), &[(setting.variable, given)]);
             for (check, source, place) in
                 [(by_flag, "flag", format!("--{flag}")), (by_variable, "variable", setting.variable.to_owned())]
             {

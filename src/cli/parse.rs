@@ -35,9 +35,9 @@ pub fn parse<T: Paged>(words: &[OsString]) -> Typed<T> {
         };
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let asked =
+                let flag =
                     words.iter().take_while(|word| *word != "--").find(|word| *word == "-h" || *word == "--help");
-                return Typed::Print(help::page(&T::command(), T::PAGE, asked.is_some_and(|word| word == "--help")));
+                return Typed::Print(help::page(&T::command(), T::PAGE, flag.is_some_and(|word| word == "--help")));
             }
             ErrorKind::DisplayVersion => return Typed::Print(version()),
             _ => lines.push(usage(&error, T::command().get_name())),

@@ -23,7 +23,7 @@ fn command(list: &[&str]) -> Vec<OsString> {
 }
 
 #[test]
-fn parsers_are_sound() {
+fn parsers_are_consistent() {
     Run::command().debug_assert();
     Healthcheck::command().debug_assert();
     Who::command().debug_assert();
@@ -31,7 +31,7 @@ fn parsers_are_sound() {
 }
 
 #[test]
-fn everything_after_the_command_is_the_apps() {
+fn everything_after_the_command_belongs_to_the_app() {
     for (list, want) in [
         (&["echo", "-p"][..], &["echo", "-p"][..]),
         (&["--", "echo", "-p", "80"], &["echo", "-p", "80"]),
@@ -98,7 +98,7 @@ fn plain_command_lines_need_no_parser_and_agree_with_it() {
 }
 
 #[test]
-fn last_one_wins_and_ports_and_headers_add_up() {
+fn the_last_flag_wins_and_ports_and_headers_accumulate() {
     match Run::from_words(&words(&["--wait", "1s", "--exec", "--wait=2s", "--exec=off", "-p", "1", "--port=2", "x"])) {
         Typed::Options(run) => {
             assert_eq!((run.wait, run.exec, run.port), (Some("2s".into()), Some("off".into()), words(&["1", "2"])));

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn budgets_and_beats() {
+    fn waits_and_intervals() {
         let second = Duration::from_secs(1);
         assert_eq!(run(&[], &[]).after_wait, Wait::For(60 * second));
         assert_eq!(run(&["--after-wait", "forever"], &[]).after_wait, Wait::Forever);

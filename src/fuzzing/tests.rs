@@ -90,7 +90,7 @@ fn every_check_holds_for_its_seeds_and_their_mutations() {
 }
 
 #[test]
-fn a_check_that_is_broken_is_noticed() {
+fn a_broken_promise_fails_the_check() {
     // The negative control: a check fails if its promise is broken.
     assert!(std::panic::catch_unwind(|| assert!(super::is_one_line("two\nlines"))).is_err());
     assert!(!super::is_one_line("") && super::is_one_line("one line"));

@@ -45,10 +45,10 @@ pub struct Report {
 
 /// Runs `healthcheck`. Passes the verdict to `report` as soon as it is known and closes connections gracefully only afterwards.
 pub fn run(settings: &Healthcheck, report: impl FnOnce(&Report)) -> Code {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut verdict, mut closing) = attempt(settings, settings.terms.timeout);
     if !settings.wait.is_zero() {
-        let overall = Deadline::after(settings.wait.saturating_sub(begun.elapsed()));
+        let overall = Deadline::after(settings.wait.saturating_sub(started.elapsed()));
         while !verdict.healthy && pause(settings, overall, &mut closing) {
             // No attempt outlives `--wait`. If that left it too little time to finish, the previous verdict says more than its timeout.
             let (timeout, tried) = (settings.terms.timeout.min(overall.remaining()), Instant::now());
@@ -61,7 +61,7 @@ pub fn run(settings: &Healthcheck, report: impl FnOnce(&Report)) -> Code {
         }
     }
     let code = if verdict.healthy { Code::OK } else { Code::NO };
-    let line = if verdict.healthy && settings.quiet { String::new() } else { verdict.line(begun.elapsed()) };
+    let line = if verdict.healthy && settings.quiet { String::new() } else { verdict.line(started.elapsed()) };
     let errors = if verdict.needs_settings { settings.subject.deferred_errors.clone() } else { Vec::new() };
     report(&Report { line, errors });
     closing.close();

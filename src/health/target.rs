@@ -261,20 +261,20 @@ const LONGEST_SERVICE: usize = 1024;
 /// `fcgi:`. With a socket, the `:` before the path is optional: without it the socket ends at the segment that ends in `.sock` or
 /// `.socket`, else before the last segment.
 fn fcgi(rest: &str) -> Result<Target, String> {
-    let (peer, asked) = place("fcgi", rest, None)?;
-    let (peer, asked) = match peer {
-        Peer::Socket(socket) if asked.is_empty() => {
+    let (peer, request) = place("fcgi", rest, None)?;
+    let (peer, request) = match peer {
+        Peer::Socket(socket) if request.is_empty() => {
             let text = socket.to_str().unwrap_or_default();
             let end = [".sock/", ".socket/"].iter().filter_map(|end| Some(text.find(end)? + end.len() - 1)).min();
             let whole = text.ends_with(".sock") || text.ends_with(".socket");
             let end = end.or_else(|| text.rfind('/').filter(|at| *at > 0 && !whole)).unwrap_or(text.len());
-            let (socket, asked) = text.split_at_checked(end).unwrap_or((text, ""));
-            (Peer::Socket(socket.into()), asked.to_owned())
+            let (socket, request) = text.split_at_checked(end).unwrap_or((text, ""));
+            (Peer::Socket(socket.into()), request.to_owned())
         }
-        peer => (peer, asked.to_owned()),
+        peer => (peer, request.to_owned()),
     };
-    let asked = if asked.is_empty() { "/".to_owned() } else { path(&asked)? };
-    Ok(Target::Fcgi(peer, asked))
+    let request = if request.is_empty() { "/".to_owned() } else { path(&request)? };
+    Ok(Target::Fcgi(peer, request))
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_names_who_shares_and_the_json_keeps_its_keys() {
+    fn the_table_shows_so_reuseport_and_the_json_keeps_its_keys() {
         let mut shared = report();
         shared.ports[0].holders[0].reuse_port = true;
         assert!(table(&shared).contains("TIME_WAIT x3 SO_REUSEPORT 42s"), "{}", table(&shared));

@@ -74,7 +74,7 @@ fn a_client_certificate_has_both_its_files() {
 }
 
 #[test]
-fn credentials_are_never_told() {
+fn credentials_are_never_printed() {
     for target in [
         "redis://:hunter2@h",
         "redis://:hun/ter2@h:1",
@@ -99,7 +99,7 @@ fn credentials_are_never_told() {
 }
 
 #[test]
-fn healthcheck_defaults_and_whom_it_asks() {
+fn healthcheck_defaults_and_targets() {
     let got = healthcheck(&[], &[]);
     assert_eq!(
         (got.subject.probe, got.subject.target.is_none(), got.subject.ports.len(), got.quiet),
@@ -134,7 +134,7 @@ fn healthcheck_defaults_and_whom_it_asks() {
 }
 
 #[test]
-fn healthcheck_looks_only_at_what_it_uses() {
+fn healthcheck_reads_only_what_it_uses() {
     let bad = [
         ("REBERTH_WAIT", "10"),
         ("REBERTH_LOG", "x"),
@@ -167,7 +167,7 @@ fn healthcheck_looks_only_at_what_it_uses() {
 
 /// `healthcheck` accepts the same keywords as `run`.
 #[test]
-fn the_probe_reads_runs_words_as_run_does() {
+fn healthcheck_accepts_the_keywords_of_run() {
     for (text, moves) in [("none", false), ("None", false), ("NONE", false), ("next", true), ("Any", true), ("x", true)]
     {
         assert_eq!(healthcheck(&[], &[("REBERTH_FALLBACK", text)]).subject.port_may_move, moves, "{text}");

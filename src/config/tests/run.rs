@@ -95,7 +95,7 @@ fn every_setting_of_run_in_both_spellings() {
 
 /// An env file with Windows line endings: a carriage return is an error or ignored, and never part of the value.
 #[test]
-fn no_setting_takes_a_carriage_return_with_it() {
+fn no_setting_contains_a_carriage_return() {
     let mut all: Vec<(&str, &str, &str)> = RUN.iter().map(|row| (row.0, row.1, "run")).collect();
     all.extend([("profile", "dev", "run"), ("log-file", "/l", "run"), ("log", "warn", "run")]);
     all.extend([("log-format", "json", "run"), ("start-timeout", "off", "run"), ("health", "/h", "run")]);
@@ -136,7 +136,7 @@ fn no_setting_takes_a_carriage_return_with_it() {
 }
 
 #[test]
-fn values_with_a_hyphen_and_several_mistakes_are_all_told() {
+fn values_with_a_hyphen_and_several_errors_are_all_reported() {
     let lines = errors(&["run", "--wait", "-5s", "--grace", "10", "--port", "-1", "x"], &[]);
     assert_eq!(lines.len(), 3, "{lines:?}");
     for (line, start) in lines.iter().zip(["--port -1: ", "--wait -5s: ", "--grace 10: "]) {
@@ -154,15 +154,15 @@ fn values_with_a_hyphen_and_several_mistakes_are_all_told() {
 }
 
 #[test]
-fn how_a_health_target_is_asked_is_judged_with_it() {
+fn probe_options_are_checked_with_the_health_target() {
     let bad = [("REBERTH_HEALTH_TIMEOUT", "10"), ("REBERTH_HEALTH_STATUS", "ok")];
     let lines = errors(&["run", "--health", "/", "-p", "80", "--grace", "1", "x"], &bad);
     assert_eq!(lines.len(), 3, "{lines:?}");
     // If `run` does not probe, only the healthcheck reads them.
     assert_eq!(run(&["-p", "80"], &bad).terms, None);
-    let asks =
+    let probing =
         run(&["-p", "80", "--health", "/"], &[("REBERTH_HEALTH_TIMEOUT", "3s"), ("REBERTH_HEALTH_METHOD", "HEAD")]);
-    let terms = asks.terms.unwrap();
+    let terms = probing.terms.unwrap();
     assert_eq!((terms.timeout, terms.method.as_str()), (Duration::from_secs(3), "HEAD"));
 }
 
@@ -292,7 +292,7 @@ fn profiles() {
 }
 
 #[test]
-fn bad_values_come_together() {
+fn bad_values_are_reported_together() {
     let lines = errors(
         &["run", "--wait", "10", "--grace=x", "--wiat=3s", "--", "app"],
         &[("REBERTH_DRAIN", "5"), ("PORT", "x"), ("REBERTH_GRACE", "8"), ("REBERTH_LOG", "loud")],
@@ -318,7 +318,7 @@ fn bad_values_come_together() {
 }
 
 #[test]
-fn bytes_that_are_not_text() {
+fn values_that_are_not_utf8() {
     let raw = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     let argv = |list: &[&[u8]]| -> Vec<OsString> { list.iter().map(|word| raw(word)).collect() };
     let vars = [
@@ -393,7 +393,7 @@ fn templates_and_handover() {
 }
 
 #[test]
-fn start_timeout_needs_something_that_tells() {
+fn start_timeout_needs_a_sign_of_readiness() {
     let five = Some(Duration::from_secs(5));
     assert_eq!(run(&["--start-timeout=5s", "-p80"], &[]).start_timeout, five);
     assert_eq!(run(&["--health=http://h/"], &[("REBERTH_START_TIMEOUT", "5s")]).start_timeout, five);

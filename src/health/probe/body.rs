@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worth_reading_to_its_end() {
+    fn what_is_worth_draining() {
         let of = |framing, text: &[u8]| {
             let mut body = Body::new(framing).discarding();
             body.feed(text).unwrap();

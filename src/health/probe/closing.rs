@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_read_to_its_end() {
+    fn a_body_is_drained() {
         let long = Duration::from_secs(10);
         let body = [b'x'; 8000];
         for (framing, answer, rest, closed) in [
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_one_is_not() {
+    fn an_endless_body_is_not_drained() {
         // More than is drained, and less than a socket buffers without a reader.
         let flood = [b'x'; 64 * 1024];
         for framing in [Framing::UntilClose, Framing::Length(flood.len() as u64)] {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_one_leaves_the_others_their_time() {
+    fn a_slow_connection_leaves_time_for_the_others() {
         let (slow, _slow_server) = connection();
         let (other, mut server) = connection();
         let body = || Body::new(Framing::UntilClose).discarding();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_is_taken_and_last_words_are_said() {
+    fn a_greeting_is_read_and_a_farewell_is_sent() {
         let (connection, mut server) = connection();
         server.write_all(b"220 hello\r\n").unwrap();
         let open = OpenConnection::sending(connection, b"QUIT\r\n".to_vec());

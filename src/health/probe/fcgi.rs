@@ -128,7 +128,7 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Response
     let mut rest = text;
     while let Some(first) = rest.first() {
         if *first != 1 {
-            return Err(stranger());
+            return Err(other_protocol());
         }
         let Some(([_, kind, id_high, id_low, high, low, padding, _], after)) = rest.split_first_chunk::<8>() else {
             break;
@@ -161,7 +161,7 @@ pub(crate) fn read(text: &[u8], wanted: Option<&[u8]>) -> Result<Option<Response
             }
             // Management records, or records of a request that is not ours.
             0..=11 => {}
-            _ => return Err(stranger()),
+            _ => return Err(other_protocol()),
         }
         let Some(next) = after.get(length + usize::from(*padding)..) else { break };
         rest = next;
@@ -180,7 +180,7 @@ fn refusal(content: &[u8]) -> Result<(), String> {
         Some(1) => "it takes no more requests on this connection",
         Some(2) => "it is overloaded",
         Some(3) => "it is no responder",
-        _ => return Err(stranger()),
+        _ => return Err(other_protocol()),
     };
     Err(format!("the server refuses the request: {why}"))
 }
@@ -203,7 +203,7 @@ fn status(head: &[u8]) -> Result<u16, String> {
     Ok(status)
 }
 
-fn stranger() -> String {
+fn other_protocol() -> String {
     "the answer is not that of a FastCGI server".into()
 }
 

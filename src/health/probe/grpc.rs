@@ -235,7 +235,7 @@ fn varint(fields: &mut &[u8]) -> Option<u64> {
 
 /// The verdict. Only SERVING in a call that succeeded is healthy.
 pub(crate) fn judge(response: &Response, service: &str) -> (Option<Status>, Result<String, String>) {
-    let asked =
+    let subject =
         if service.is_empty() { "the server as a whole".to_owned() } else { format!("the service '{service}'") };
     let http = response.status.map(Status::Http);
     let Some(code) = response.code.filter(|_| response.status == Some(200)) else {
@@ -249,7 +249,7 @@ pub(crate) fn judge(response: &Response, service: &str) -> (Option<Status>, Resu
         let name = usize::try_from(code).ok().and_then(|code| CODES.get(code)).copied();
         let mut reason = match code {
             UNIMPLEMENTED => "the server has no health service (grpc.health.v1.Health)".to_owned(),
-            NOT_FOUND => format!("the health service does not know {asked}"),
+            NOT_FOUND => format!("the health service does not know {subject}"),
             _ => format!("the call failed with grpc-status {code}"),
         };
         if !response.message.is_empty() {
@@ -258,10 +258,10 @@ pub(crate) fn judge(response: &Response, service: &str) -> (Option<Status>, Resu
         return (Some(Status::Grpc(name.unwrap_or("UNRECOGNIZED"))), Err(reason));
     }
     let (status, outcome) = match serving_status(&response.data) {
-        Some(0) => ("UNKNOWN", Err(format!("the health of {asked} is not known yet"))),
-        Some(1) => ("SERVING", Ok(format!("{asked} serves"))),
-        Some(2) => ("NOT_SERVING", Err(format!("{asked} does not serve"))),
-        Some(3) => ("SERVICE_UNKNOWN", Err(format!("the health service does not know {asked}"))),
+        Some(0) => ("UNKNOWN", Err(format!("the health of {subject} is not known yet"))),
+        Some(1) => ("SERVING", Ok(format!("{subject} serves"))),
+        Some(2) => ("NOT_SERVING", Err(format!("{subject} does not serve"))),
+        Some(3) => ("SERVICE_UNKNOWN", Err(format!("the health service does not know {subject}"))),
         Some(other) => ("UNRECOGNIZED", Err(format!("the status {other} is none of grpc.health.v1"))),
         None => ("OK", Err("the answer is no HealthCheckResponse".to_owned())),
     };

@@ -150,8 +150,8 @@ impl Session {
             let _ = self.tls.write_tls(self.wire.socket());
             let context = Context {
                 version_known: self.tls.protocol_version().is_some(),
-                certificate_asked: self.client.asked.load(Ordering::Relaxed),
-                certificate_shown: self.client.identity.is_some(),
+                certificate_requested: self.client.requested.load(Ordering::Relaxed),
+                certificate_available: self.client.identity.is_some(),
                 http2: self.alpn == Alpn::Http2,
                 by_address: self.by_address,
             };
@@ -188,7 +188,7 @@ fn retry(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Client {
     identity: Option<Arc<CertifiedKey>>,
-    asked: AtomicBool,
+    requested: AtomicBool,
 }
 
 impl Client {
@@ -214,13 +214,13 @@ impl Client {
                 Some(Arc::new(identity))
             }
         };
-        Ok(Self { identity, asked: AtomicBool::new(false) })
+        Ok(Self { identity, requested: AtomicBool::new(false) })
     }
 }
 
 impl ResolvesClientCert for Client {
     fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.asked.store(true, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Relaxed);
         self.identity.clone()
     }
 

@@ -21,13 +21,13 @@ const TURNS: usize = 3;
 
 /// The greeting of protocol 10. An error in its place is a server that refuses clients.
 pub fn read(text: &[u8]) -> Read {
-    let Some((sequence, payload)) = packet(text).map_err(|()| stranger())? else { return Ok(None) };
+    let Some((sequence, payload)) = packet(text).map_err(|()| other_protocol())? else { return Ok(None) };
     match payload.split_first() {
         Some((10, rest)) if sequence == 0 => {
-            let end = rest.iter().position(|byte| *byte == 0).ok_or_else(stranger)?;
+            let end = rest.iter().position(|byte| *byte == 0).ok_or_else(other_protocol)?;
             let version =
                 rest.get(..end).filter(|version| !version.is_empty() && version.iter().all(u8::is_ascii_graphic));
-            let version = String::from_utf8_lossy(version.ok_or_else(stranger)?).into_owned();
+            let version = String::from_utf8_lossy(version.ok_or_else(other_protocol)?).into_owned();
             // MariaDB adds this prefix for replicas that know no version above 5.
             let version = version.strip_prefix("5.5.5-").unwrap_or(&version);
             let reason = format!("it greets as {}", version.get(..100).unwrap_or(version));
@@ -37,7 +37,7 @@ pub fn read(text: &[u8]) -> Read {
             let code = u16::from_le_bytes([*low, *high]);
             Err(format!("it refuses clients with the error {code}{}", quoted(message)))
         }
-        _ => Err(stranger()),
+        _ => Err(other_protocol()),
     }
 }
 
@@ -112,7 +112,7 @@ pub(in crate::health::probe) fn log_in(connection: &mut Connection, mut words: V
     }
 }
 
-fn stranger() -> String {
+fn other_protocol() -> String {
     "the answer is not that of a MySQL server".into()
 }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_led_to_its_end() {
+    fn a_login_is_completed() {
         let words = login();
         assert_eq!(words[..4], [words.len() as u8 - 4, 0, 0, 1]);
         for (sequence, payload, want) in [

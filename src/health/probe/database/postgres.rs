@@ -25,12 +25,12 @@ pub fn read(text: &[u8]) -> Read {
         let Some((&kind, after)) = rest.split_first() else { return Ok(None) };
         // Decided by the first byte: a server of another protocol may never send a complete message.
         if !matches!(kind, b'R' | b'E' | b'N' | b'v') {
-            return Err(stranger());
+            return Err(other_protocol());
         }
         let Some((length, after)) = after.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         if !(4..=LONGEST).contains(&length) {
-            return Err(stranger());
+            return Err(other_protocol());
         }
         let Some((message, next)) = after.split_at_checked(length - 4) else { return Ok(None) };
         match kind {
@@ -43,7 +43,7 @@ pub fn read(text: &[u8]) -> Read {
 }
 
 fn authentication(message: &[u8]) -> Result<Healthy, String> {
-    let (method, _) = message.split_first_chunk::<4>().ok_or_else(stranger)?;
+    let (method, _) = message.split_first_chunk::<4>().ok_or_else(other_protocol)?;
     Ok(match u32::from_be_bytes(*method) {
         // The login succeeded, so the session has to be terminated properly.
         0 => Healthy { reason: "it takes clients".into(), ending: Ending::Sending(TERMINATE) },
@@ -56,18 +56,18 @@ fn error(message: &[u8]) -> Result<Healthy, String> {
         let mut fields = message.split(|byte| *byte == 0);
         fields.find_map(|field| field.strip_prefix(&[name]))
     };
-    let said = quoted(field(b'M').unwrap_or_default());
+    let message = quoted(field(b'M').unwrap_or_default());
     match field(b'C') {
-        Some(CANNOT_CONNECT_NOW) => Err(format!("it takes no clients now (57P03){said}")),
+        Some(CANNOT_CONNECT_NOW) => Err(format!("it takes no clients now (57P03){message}")),
         Some(code) if code.len() == 5 && code.iter().all(u8::is_ascii_alphanumeric) => {
-            let reason = format!("it answers, with the error {}{said}", String::from_utf8_lossy(code));
+            let reason = format!("it answers, with the error {}{message}", String::from_utf8_lossy(code));
             Ok(Healthy { reason, ending: Ending::Silent })
         }
-        _ => Err(format!("it answers with an error that has no SQLSTATE{said}")),
+        _ => Err(format!("it answers with an error that has no SQLSTATE{message}")),
     }
 }
 
-fn stranger() -> String {
+fn other_protocol() -> String {
     "the answer is not that of a PostgreSQL server".into()
 }
 

@@ -12,7 +12,7 @@ const LONGEST: usize = 1024;
 pub fn read(text: &[u8]) -> Read {
     let Some(end) = text.iter().take(LONGEST).position(|byte| *byte == b'\n') else {
         let redis = matches!(text.first(), None | Some(b'+' | b'-'));
-        return if redis && text.len() < LONGEST { Ok(None) } else { Err(stranger()) };
+        return if redis && text.len() < LONGEST { Ok(None) } else { Err(other_protocol()) };
     };
     let line = text.get(..end).unwrap_or_default().trim_ascii_end();
     let healthy = |reason: &str| Ok(Some(Healthy { reason: reason.into(), ending: Ending::Silent }));
@@ -23,11 +23,11 @@ pub fn read(text: &[u8]) -> Read {
             b"LOADING" => Err("it is still loading its data (LOADING)".into()),
             _ => Err(format!("it answers the PING with an error{}", quoted(error))),
         },
-        _ => Err(stranger()),
+        _ => Err(other_protocol()),
     }
 }
 
-fn stranger() -> String {
+fn other_protocol() -> String {
     "the answer is not that of a Redis server".into()
 }
 

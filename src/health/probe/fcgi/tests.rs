@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn said(kind: u8, content: &[u8]) -> Vec<u8> {
+fn sent(kind: u8, content: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     record(&mut text, kind, content);
     text
 }
 
 fn over(status: u8) -> Vec<u8> {
-    said(END_REQUEST, &[0, 0, 0, 0, status, 0, 0, 0])
+    sent(END_REQUEST, &[0, 0, 0, 0, status, 0, 0, 0])
 }
 
 #[test]
@@ -35,8 +35,8 @@ fn heads() {
 
 #[test]
 fn answers() {
-    let ok = said(STDOUT, b"Content-type: text/plain\r\n\r\npong");
-    let cut = [said(STDOUT, b"Status: 5"), said(STDERR, b"oh"), said(STDOUT, b"03 X\r\n\r\n")].concat();
+    let ok = sent(STDOUT, b"Content-type: text/plain\r\n\r\npong");
+    let cut = [sent(STDOUT, b"Status: 5"), sent(STDERR, b"oh"), sent(STDOUT, b"03 X\r\n\r\n")].concat();
     // Padding, and a management record.
     let padded =
         [&[1, STDOUT, 0, 1, 0, 8, 3, 0][..], b"A: b\r\n\r\nxxx", &[1, 10, 0, 0, 0, 0, 0, 0], &over(0)].concat();
@@ -47,7 +47,7 @@ fn answers() {
         ([ok.clone(), over(0)].concat(), Some("ping"), Ok(Some((200, Some(false))))),
         (cut.clone(), None, Ok(Some((503, None)))),
         (padded, Some("x"), Ok(Some((200, Some(false))))),
-        (said(STDOUT, b"A: b\r\n"), None, Ok(None)),
+        (sent(STDOUT, b"A: b\r\n"), None, Ok(None)),
         (Vec::new(), None, Ok(None)),
         (vec![1, STDOUT], None, Ok(None)),
         (over(0), None, Err("without an answer")),
@@ -55,8 +55,8 @@ fn answers() {
         (over(2), None, Err("overloaded")),
         (over(3), None, Err("no responder")),
         (over(4), None, Err("not that of a FastCGI")),
-        (said(END_REQUEST, &[0]), None, Err("not that of a FastCGI")),
-        (said(99, b""), None, Err("not that of a FastCGI")),
+        (sent(END_REQUEST, &[0]), None, Err("not that of a FastCGI")),
+        (sent(99, b""), None, Err("not that of a FastCGI")),
         (b"HTTP/1.1 400".to_vec(), None, Err("not that of a FastCGI")),
         ([ok.clone(), b"x".to_vec()].concat(), Some("y"), Err("not that of a FastCGI")),
         // Bytes after a complete answer are ignored.

@@ -189,7 +189,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_headers_read_back() {
         let long = "x".repeat(5000);
         for value in ["", "x", &long[..126], &long[..127], &long[..128], &long] {
             for name in ["te", &long] {

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn every_symbol_as_another_encoder_writes_it() {
+    fn every_symbol_as_encoded_by_another_library() {
         // Python's hpack 4.2: `HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(bytes(range(256)))`.
         let code = include_str!("every-symbol.hex");
         let want: Vec<u8> = (0..=255).collect();

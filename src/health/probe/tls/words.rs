@@ -8,9 +8,9 @@ pub struct Context {
     /// A version was agreed, so the peer does speak TLS.
     pub version_known: bool,
     /// The server requested a client certificate.
-    pub certificate_asked: bool,
+    pub certificate_requested: bool,
     /// The client has a certificate to present.
-    pub certificate_shown: bool,
+    pub certificate_available: bool,
     /// The protocol inside is HTTP/2.
     pub http2: bool,
     /// The host is an address, so no server name (SNI) was sent.
@@ -67,13 +67,13 @@ fn alert(description: AlertDescription, context: Context) -> String {
         | Alert::HandshakeFailure
         | Alert::AccessDenied
         | Alert::DecryptError
-            if context.certificate_asked && context.certificate_shown =>
+            if context.certificate_requested && context.certificate_available =>
         {
             CERTIFICATE_REFUSED
         }
         Alert::CertificateRequired | Alert::BadCertificate => CERTIFICATE_WANTED,
         // Before TLS 1.3, and from many servers since, a missing certificate is reported as one of these.
-        Alert::HandshakeFailure | Alert::NoCertificate | Alert::AccessDenied if context.certificate_asked => {
+        Alert::HandshakeFailure | Alert::NoCertificate | Alert::AccessDenied if context.certificate_requested => {
             CERTIFICATE_WANTED
         }
         Alert::HandshakeFailure | Alert::InsufficientSecurity => NOTHING_IN_COMMON,
