@@ -1,5 +1,5 @@
 //! Owns the checks of what comes from the kernel, from files and from the app's memory: netlink messages, files in `/proc`, the first
-//! bytes of a program, the address of a bind.
+//! bytes of a program, the address of a bind. Must not know system calls.
 
 use std::net::{IpAddr, SocketAddr};
 

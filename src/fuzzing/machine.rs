@@ -1,4 +1,5 @@
 //! Owns the check of the supervisor's state machine: runs it against a small simulated world and checks when it kills and how it ends.
+//! Must not know how an action is carried out.
 
 use std::time::{Duration, Instant};
 

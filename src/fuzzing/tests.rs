@@ -1,4 +1,5 @@
-//! Owns the same checks without a fuzzer: over every seed, and over mutations of it that are the same in each run.
+//! Owns the same checks without a fuzzer: over every seed, and over mutations of it that are the same in each run. Must not
+//! know what a check promises.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Owns the checks of what the user writes: arguments, variables, values, templates.
+//! Owns the checks of what the user writes: arguments, variables, values, templates. Must not know what a setting does.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -1,4 +1,4 @@
-//! Owns the checks of what servers and other programs send or leave behind: responses, redirects, state files.
+//! Owns the checks of what servers and other programs send or leave behind: responses, redirects, state files. Must not know sockets.
 
 use crate::health::probe::body::{Body, Framing, MAX_BODY};
 use crate::health::probe::database::dialect::Healthy;

@@ -30,7 +30,7 @@ pub enum Search {
     Found,
     /// Not in the whole body.
     Missing,
-    /// Not in the first [`MAX_BODY`] bytes, and there are more.
+    /// Not in the first [`MAX_BODY`] bytes; the rest is not searched.
     TooLong,
 }
 

@@ -184,7 +184,8 @@ fn retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// The client's identity: `--cert` and `--key`, or none. Records whether the server requested one, because alerts before TLS 1.3 do not say so.
+/// The client's identity: `--cert` and `--key`, or none. Records whether the server requested one, which alerts before TLS 1.3 do not
+/// tell.
 #[derive(Debug)]
 struct Client {
     identity: Option<Arc<CertifiedKey>>,

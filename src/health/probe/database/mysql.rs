@@ -16,7 +16,7 @@ const CAPABILITIES: u32 = 0x200 | 0x8000 | 0x8_0000 | 1;
 
 const NATIVE: &[u8] = b"mysql_native_password";
 
-/// How many packets the client sends in a login.
+/// The most packets that the client sends in a login.
 const TURNS: usize = 3;
 
 /// The greeting of protocol 10. An error in its place is a server that refuses clients.
