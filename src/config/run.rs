@@ -216,8 +216,7 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
             .push(format!("{handover}: {prewarm} waits in the app's own bind: set --handover bind, or leave it out"));
     }
     if shares && chosen.is_some_and(|way| !way.gives_sockets()) {
-        let (handover, share) =
-            (reader.label("handover", raw), reader.label("share", from(&cli.share, &vars.share)));
+        let (handover, share) = (reader.label("handover", raw), reader.label("share", from(&cli.share, &vars.share)));
         reader
             .errors
             .push(format!("{handover}: {share} gives the app a socket: set --handover bind or on, or leave it out"));
