@@ -1,5 +1,5 @@
 //! Owns the promises that only a real container engine can show: images FROM scratch with the static binary, driven through Docker.
-//! Run it with `cargo test --features container-tests --test container` after `./static`. Must not know how reberth works inside.
+//! Run it with `cargo test --features container-tests --test container` after `cargo xtask static`. Must not know how reberth works inside.
 
 // `allow-unwrap-in-tests` covers the test functions, not what they call; threads and child processes are the tests' own business.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
