@@ -1,4 +1,4 @@
-//! Owns the man pages and the completions for bash, zsh and fish: `cargo run --manifest-path pages/Cargo.toml -- FOLDER` writes them.
+//! Owns the man pages and the completions for bash, zsh and fish: `cargo run -p reberth-pages -- FOLDER` writes them.
 //! Must not know any setting: all text comes from reberth's own parser and help, so that nothing is missing here.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! Owns the version line. Must not know who prints it.
 
-/// The version line, the same for every command: with the commit, if ./static set it, and the target.
+/// The version line, the same for every command: with the commit, if `cargo xtask static` set it, and the target.
 pub fn version() -> String {
     let commit = option_env!("REBERTH_COMMIT").filter(|commit| !commit.is_empty());
     let commit = commit.map(|commit| format!("{commit}, ")).unwrap_or_default();

@@ -70,7 +70,7 @@ fn pages(tree: &Tree) -> Result<Files> {
     for folder in folders.iter().filter(|folder| folder.exists()) {
         fs::remove_dir_all(folder)?;
     }
-    run(tree.cargo("run").args(["--quiet", "--manifest-path", "pages/Cargo.toml", "--"]).arg(tree.dist()))?;
+    run(tree.cargo("run").args(["--quiet", "--package", "reberth-pages", "--"]).arg(tree.dist()))?;
     for folder in folders {
         add(&mut files, &tree.dist(), &folder)?;
     }
