@@ -67,7 +67,7 @@ fn event(id: &str, since: &str, kind: &str, needle: &str) {
 }
 
 #[test]
-fn a_late_database_an_unhealthy_app_and_a_moved_port() {
+fn the_compose_example_survives_a_late_database_an_unhealthy_app_and_a_moved_port() {
     let project = Project::new();
     let began = now();
     project.call(&["up", "-d", "--scale", "api=2", "etcd", "api"]);

@@ -73,37 +73,37 @@ fn unchanged(example: &str) {
 }
 
 #[test]
-fn uvicorn() {
+fn uvicorn_is_healthy_and_restarts_by_prewarm() {
     unchanged("uvicorn");
 }
 
 #[test]
-fn hypercorn() {
+fn hypercorn_is_healthy_and_restarts_by_prewarm() {
     unchanged("hypercorn");
 }
 
 #[test]
-fn gunicorn() {
+fn gunicorn_is_healthy_and_restarts_by_prewarm() {
     unchanged("gunicorn");
 }
 
 #[test]
-fn node() {
+fn node_is_healthy_and_restarts_by_prewarm() {
     unchanged("node");
 }
 
 #[test]
-fn go() {
+fn go_is_healthy_and_restarts_by_prewarm() {
     unchanged("go");
 }
 
 #[test]
-fn java() {
+fn java_is_healthy_and_restarts_by_prewarm() {
     unchanged("java");
 }
 
 #[test]
-fn nginx() {
+fn nginx_is_healthy_and_restarts_by_prewarm() {
     // Its page tells which instance it is: a folder each.
     let folder = std::env::temp_dir().join(format!("reberth-nginx-{}", std::process::id()));
     restarts("nginx", |name| {

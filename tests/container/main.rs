@@ -6,12 +6,12 @@
 
 mod after;
 mod bind;
+mod diagnosis;
 mod engine;
 mod examples;
 #[path = "../harness/golden.rs"]
 mod golden;
 mod manifests;
-mod nights;
 mod share;
 
 use std::time::Duration;

@@ -49,7 +49,7 @@ fn rollouts_refuse_nobody() {
 
 /// On the host's network every container is in one place, and the uid or the secret tells who belongs together.
 #[test]
-fn who_may_share_on_the_hosts_network() {
+fn on_the_hosts_network_the_uid_or_the_secret_tells_who_shares() {
     let folder = std::env::temp_dir().join(unique("secrets"));
     std::fs::create_dir(&folder).unwrap();
     let secret = |name: &str| {

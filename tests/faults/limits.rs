@@ -97,7 +97,7 @@ impl Drop for Group {
 }
 
 #[test]
-fn no_room_for_another_process() {
+fn without_room_for_another_process_it_says_why_and_leaves_the_port() {
     let Some(group) = Group::new() else {
         println!(
             "NOT RUN: a limit of processes cannot be set in /sys/fs/cgroup here; RLIMIT_NPROC is tested with the init"

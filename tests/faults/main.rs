@@ -12,14 +12,14 @@ mod app;
 mod harness;
 
 mod crowd;
-mod deaf;
 mod disk;
 mod holder;
 mod killed;
 mod limits;
+mod netlink;
+mod other_user;
 mod proc;
 mod storms;
-mod stranger;
 
 use std::ffi::OsString;
 use std::path::Path;

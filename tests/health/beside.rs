@@ -28,7 +28,7 @@ fn files(dir: &TempDir) -> usize {
 }
 
 #[test]
-fn from_the_start_to_a_clean_end() {
+fn each_probe_follows_a_run_from_the_start_to_a_clean_end() {
     let dir = TempDir::new();
     let mut run = run(&dir, &["--drain", "1h"]);
     until("the app is launched", || ask(&dir, &["tcp"]).healthy);

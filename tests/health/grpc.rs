@@ -107,7 +107,7 @@ fn only_serving_is_healthy() {
 }
 
 #[test]
-fn what_is_sent() {
+fn the_request_is_a_grpc_health_check() {
     let agent = concat!("reberth/", env!("CARGO_PKG_VERSION"));
     let (port, requests) = answering(grpcio(b"\x08\x01", "0"));
     let target = format!("grpc://127.0.0.1:{port}/a.B");
@@ -142,7 +142,7 @@ fn what_is_sent() {
 }
 
 #[test]
-fn on_the_primary_port() {
+fn a_target_without_an_address_asks_the_primary_port() {
     let (port, requests) = answering(grpcio(b"\x08\x01", "0"));
     let shown = format!("healthy grpc://127.0.0.1:{port}");
     let port = port.to_string();
@@ -156,7 +156,7 @@ fn on_the_primary_port() {
 }
 
 #[test]
-fn both_addresses_of_localhost() {
+fn localhost_is_asked_on_both_addresses() {
     let (listener, _twin) = only_v6();
     let port = serve(listener, |mut stream| {
         read_request(&mut stream);
@@ -169,7 +169,7 @@ fn both_addresses_of_localhost() {
 
 /// A server logs a connection that breaks, and not one that says goodbye.
 #[test]
-fn it_says_goodbye() {
+fn the_server_hears_goodbye_and_no_broken_connection() {
     for (serving, healthy) in [(b"\x08\x01", true), (b"\x08\x02", false)] {
         let (tell, told) = std::sync::mpsc::channel();
         let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
@@ -223,7 +223,7 @@ fn then_silence(bytes: Vec<u8>) -> impl Fn(TcpStream) + Send + Sync + 'static {
 }
 
 #[test]
-fn the_slow_ones() {
+fn a_slow_server_is_unhealthy_when_the_timeout_is_over() {
     asked(then_silence(Vec::new())).expect(false, &["timed out after 400ms", "to speak HTTP/2"]);
     asked(then_silence(GRPCIO_HELLO.to_vec())).expect(false, &["timed out after 400ms", "waiting for the answer"]);
     let whole = grpcio(b"\x08\x01", "0");
@@ -250,7 +250,7 @@ fn the_slow_ones() {
 }
 
 #[test]
-fn the_endless_ones() {
+fn an_endless_answer_is_cut_at_its_bound() {
     let hello = || GRPCIO_HELLO.to_vec();
     let headers = || [GRPCIO_HELLO, &frame(HEADERS, 0x4, GRPCIO_HEADERS)].concat();
     let open = || [GRPCIO_HELLO, &frame(HEADERS, 0, GRPCIO_HEADERS)].concat();
@@ -301,7 +301,7 @@ fn a_server_that_goes_with_its_answer_is_heard() {
 }
 
 #[test]
-fn the_wrong_ones() {
+fn what_is_no_grpc_answer_is_unhealthy_with_its_reason() {
     for (bytes, reason) in [
         (b"HTTP/1.1 505 HTTP Version Not Supported\r\n\r\n".to_vec(), "HTTP/1"),
         (b"SSH-2.0-OpenSSH_9.9\r\n".to_vec(), "not HTTP/2"),

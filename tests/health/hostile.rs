@@ -35,7 +35,7 @@ fn drip(stream: &mut TcpStream, text: &str, time: Duration) {
 }
 
 #[test]
-fn the_slow_ones() {
+fn a_slow_server_is_unhealthy_when_the_timeout_is_over() {
     asked(&[], |mut stream| while pace(&mut stream, TIMEOUT * 10) {})
         .expect(false, &["timed out after 400ms", "waiting"]);
     asked(&[], |mut stream| {
@@ -62,7 +62,7 @@ fn the_slow_ones() {
 }
 
 #[test]
-fn the_endless_ones() {
+fn an_endless_answer_is_cut_at_its_bound() {
     asked(&[], |mut stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
         flood(&mut stream, "a: b\r\n");
@@ -101,7 +101,7 @@ fn the_endless_ones() {
 }
 
 #[test]
-fn the_wrong_ones() {
+fn what_is_not_http_is_unhealthy_with_its_reason() {
     for (text, reason) in [
         // No line ever ends: the first bytes tell.
         ("SSH-2.0-OpenSSH_9.9", "not HTTP"),

@@ -7,7 +7,7 @@ use crate::server::{Server, answer, hostile, read_head};
 use crate::{check, healthcheck, said};
 
 #[test]
-fn statuses() {
+fn statuses_from_200_to_399_are_healthy() {
     for (status, healthy) in [
         (200, true),
         (204, true),
@@ -29,7 +29,7 @@ fn statuses() {
 }
 
 #[test]
-fn status_lists() {
+fn a_list_of_statuses_says_which_are_healthy() {
     let server = Server::saying(answer(404, "", ""));
     for (list, healthy) in [("404", true), ("200,400-499", true), ("200-399", false), ("403,405", false)] {
         check(&["--status", list, &server.url("/")]).expect(healthy, &["status 404", list]);
@@ -73,7 +73,7 @@ fn the_request_is_kubelets() {
 }
 
 #[test]
-fn several_headers_in_the_variable() {
+fn the_variable_takes_a_header_on_each_line() {
     let server = Server::saying(answer(200, "", ""));
     said(healthcheck().env("REBERTH_HEALTH_HEADER", "X: 1\nY: 2\n").arg(server.url("/"))).expect(true, &[]);
     let head = server.heads().pop().unwrap();

@@ -21,7 +21,7 @@ fn is_reberth(place: &Path) {
 }
 
 #[test]
-fn to_a_folder_a_file_and_over_itself() {
+fn it_installs_into_a_folder_to_a_file_and_over_itself() {
     let dir = TempDir::new();
     let inside = dir.path().join("reberth");
     for (dest, place) in [(dir.path(), inside.clone()), (&inside, inside.clone())] {
@@ -45,7 +45,7 @@ fn to_a_folder_a_file_and_over_itself() {
 }
 
 #[test]
-fn places_that_do_not_work() {
+fn a_place_that_does_not_work_is_told_with_its_reason() {
     let dir = TempDir::new();
     let file = dir.file("file", "x", 0o644);
     fs::create_dir(dir.path().join("sub")).unwrap();

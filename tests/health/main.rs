@@ -8,16 +8,16 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod addresses;
 mod beside;
 #[cfg(feature = "tls")]
-mod client;
+mod client_certificates;
 mod grpc;
 mod hostile;
 mod http;
 mod install;
 mod parting;
 mod protocols;
-mod reach;
 mod redirect;
 mod server;
 mod state;

@@ -89,7 +89,7 @@ fn bodies_are_read_to_their_end() {
 }
 
 #[test]
-fn over_a_unix_socket_too() {
+fn bodies_are_read_to_their_end_over_a_unix_socket_too() {
     let dir = TempDir::new();
     for (number, (pieces, closes)) in BODIES.into_iter().enumerate() {
         let path = dir.path().join(format!("{number}.sock"));
@@ -111,7 +111,7 @@ fn over_a_unix_socket_too() {
 
 /// The last answer, whatever is asked of it. How much of it comes with its head is chance, hence the rounds.
 #[test]
-fn whatever_is_asked_of_the_last_answer() {
+fn the_last_answer_is_read_to_its_end_whatever_is_asked_of_it() {
     for (words, head, body, healthy) in [
         (&[][..], "HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n", 8000, true),
         (&[], "HTTP/1.1 503 Sorry\r\nContent-Length: 8000\r\n\r\n", 8000, false),
@@ -137,7 +137,7 @@ fn whatever_is_asked_of_the_last_answer() {
 
 /// One client at a time, as many a development server: it hears of the redirect's goal only when the redirect's client has gone.
 #[test]
-fn a_server_of_one_client_at_a_time() {
+fn a_server_of_one_client_at_a_time_is_asked_after_its_redirect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -186,7 +186,7 @@ fn an_endless_or_slow_body_costs_no_more_than_its_time() {
 
 /// The line comes first: whoever waits for it does not wait for the body.
 #[test]
-fn the_line_is_printed_before() {
+fn the_line_is_printed_before_the_body_is_read() {
     let (tell, ends) = channel();
     let url = hostile(move |mut stream| {
         read_head(&mut stream);

@@ -87,7 +87,7 @@ fn saying(text: Vec<u8>, pause: Option<Duration>) -> impl Fn(TcpStream) + Send +
 }
 
 #[test]
-fn the_friendly_ones() {
+fn each_protocol_knows_a_healthy_answer_and_a_refusal() {
     for scheme in SCHEMES {
         asked(scheme, saying(welcome(scheme), None)).expect(true, &[&format!("healthy {scheme}://127.0.0.1:")]);
         // However the packets are cut.
@@ -100,7 +100,7 @@ fn the_friendly_ones() {
 }
 
 #[test]
-fn the_hostile_ones() {
+fn each_protocol_survives_slow_broken_and_foreign_answers() {
     for scheme in SCHEMES {
         asked(scheme, drop).expect(false, &["while"]);
         asked(scheme, |stream| {
@@ -261,7 +261,7 @@ fn fastcgi_is_judged_as_http_is() {
 }
 
 #[test]
-fn over_sockets_with_a_path_and_without() {
+fn each_protocol_works_over_unix_sockets_with_a_path_and_abstract_ones() {
     let dir = TempDir::new();
     for (scheme, tail) in [("redis", ""), ("postgres", ""), ("mysql", ""), ("fcgi", ":/ping")] {
         let name = crate::harness::place::unique();
@@ -284,7 +284,7 @@ fn over_sockets_with_a_path_and_without() {
 }
 
 #[test]
-fn an_abstract_socket_for_http() {
+fn http_works_over_an_abstract_socket() {
     let name = crate::harness::place::unique();
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     std::thread::spawn(move || {
@@ -302,7 +302,7 @@ fn an_abstract_socket_for_http() {
 }
 
 #[test]
-fn short_forms_are_this_host() {
+fn short_forms_ask_this_host() {
     let server = Server::saying(answer(200, "", ""));
     check(&[&format!(":{}/x", server.port)]).expect(true, &["http://127.0.0.1:", "/x, status 200"]);
     check(&[&format!("tcp:{}", server.port)]).expect(true, &["accepts connections"]);
@@ -315,7 +315,7 @@ fn short_forms_are_this_host() {
 
 /// A link-local address means nothing without its interface. Loopback gives it one that every machine has.
 #[test]
-fn an_address_with_its_zone() {
+fn a_link_local_address_is_reached_through_its_zone() {
     let listener = TcpListener::bind("[::1]:0").unwrap();
     let server = Server::on(listener, |_| answer(200, "", ""));
     for zone in ["%lo", "%25lo", "%1"] {

@@ -74,7 +74,7 @@ fn a_status_that_is_named_is_not_followed() {
 }
 
 #[test]
-fn answers_that_lead_nowhere() {
+fn an_answer_is_followed_only_where_it_leads_somewhere() {
     for status in [300, 301, 302, 304, 305] {
         let server = Server::saying(answer(status, "", ""));
         check(&[&server.url("/")]).expect(true, &[&format!("status {status}")]);
@@ -92,7 +92,7 @@ fn answers_that_lead_nowhere() {
 }
 
 #[test]
-fn ten_at_most() {
+fn ten_redirects_are_followed_at_most() {
     for (steps, healthy) in [(10, true), (11, false)] {
         let server = Server::new(move |head| {
             let step: u32 = head.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
@@ -106,7 +106,7 @@ fn ten_at_most() {
 }
 
 #[test]
-fn method_and_host_along_the_way() {
+fn method_and_host_change_on_the_way_as_kubelets_do() {
     let heads = |status: u16, location: &str| {
         let server = leading(status, location);
         check(&["--method", "POST", "--header", "Host: example.org", &server.url("/")]).expect(true, &[]);

@@ -53,7 +53,7 @@ fn app() -> Server {
 }
 
 #[test]
-fn the_port_really_taken() {
+fn the_port_that_run_took_is_asked() {
     let (dir, app) = (TempDir::new(), app());
     publish(&dir, &state(Phase::Ready, app.port));
     check(&dir, &[]).expect(true, &[&app.url("/"), "status 200"]);
@@ -68,7 +68,7 @@ fn the_port_really_taken() {
 
 /// Next.js and others bind one address alone: a wildcard is asked where the app was seen, and the verdict names that address.
 #[test]
-fn where_the_app_was_seen_listening() {
+fn a_wildcard_is_asked_where_the_app_was_seen_listening() {
     let dir = TempDir::new();
     // Not the port of another test, which the kernel gives on 127.0.0.1 as well: here nobody may listen there.
     let listener = TcpListener::bind(("127.0.0.2", free_port())).unwrap();
@@ -110,7 +110,7 @@ fn where_the_app_was_seen_listening() {
 }
 
 #[test]
-fn what_run_was_told() {
+fn the_targets_that_run_was_told_are_asked() {
     let (dir, app) = (TempDir::new(), app());
     let told = |health: Option<&str>, liveness: Option<&str>| State {
         health: health.map(str::to_owned),
@@ -247,7 +247,7 @@ fn other_namespaces_are_other_containers() {
 }
 
 #[test]
-fn a_file_of_another_owner() {
+fn a_state_file_of_another_owner_is_not_believed() {
     let (dir, app) = (TempDir::new(), app());
     let path = publish(&dir, &state(Phase::Ready, app.port));
     if !nix::unistd::geteuid().is_root() {

@@ -99,7 +99,7 @@ fn a_server_certificate_named_by_ca_is_trusted_and_its_name_checked() {
 }
 
 #[test]
-fn an_authority() {
+fn an_authority_named_by_ca_is_trusted_for_what_it_signed() {
     let dir = TempDir::new();
     let ca = authority();
     let path = bundle(&dir, &[&ca.pem()]);
@@ -121,7 +121,7 @@ fn an_authority() {
 }
 
 #[test]
-fn stores() {
+fn a_store_that_is_missing_or_broken_is_told() {
     let dir = TempDir::new();
     let mine = self_signed(names());
     let url = format!("https://localhost:{}/", https(&mine));
@@ -144,7 +144,7 @@ fn stores() {
 }
 
 #[test]
-fn the_wrong_protocol_on_either_side() {
+fn tls_and_plain_text_are_told_apart_on_either_side() {
     let plain = Server::saying(answer(200, "", ""));
     check(&["--insecure", &format!("https://127.0.0.1:{}/", plain.port)]).expect(false, &["TLS"]);
     let port = https(&self_signed(names()));
@@ -152,7 +152,7 @@ fn the_wrong_protocol_on_either_side() {
 }
 
 #[test]
-fn a_handshake_that_never_ends() {
+fn a_handshake_that_never_ends_is_unhealthy_within_the_timeout() {
     let timeout = Duration::from_millis(400);
     let url = hostile(|mut stream| while pace(&mut stream, Duration::from_secs(20)) {}).replace("http", "https");
     check(&["--insecure", "--timeout", "400ms", &url]).expect(false, &["timed out after 400ms", "TLS"]).within(timeout);
@@ -278,7 +278,7 @@ fn the_rest_of_a_body_is_read_here_too() {
 }
 
 #[test]
-fn a_tls_client_that_leaves_in_peace() {
+fn a_probe_over_tls_leaves_with_a_close_notify() {
     let (tell, ends) = std::sync::mpsc::channel();
     let mine = self_signed(names());
     for text in [

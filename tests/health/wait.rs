@@ -10,7 +10,7 @@ use crate::server::{Server, answer, hostile, pace};
 use crate::{check, healthcheck};
 
 #[test]
-fn it_waits_for_health() {
+fn wait_tries_until_the_server_is_healthy() {
     let count = AtomicU32::new(0);
     let server = Server::new(move |_| {
         let status = if count.fetch_add(1, Ordering::Relaxed) < 3 { 503 } else { 200 };
@@ -22,7 +22,7 @@ fn it_waits_for_health() {
 }
 
 #[test]
-fn a_server_that_comes_later() {
+fn wait_tries_until_a_server_listens() {
     let port = free_port();
     let mut running = healthcheck()
         .args(["--wait".into(), "10s".into(), "--interval".into(), "5ms".into(), format!("tcp://127.0.0.1:{port}")])
@@ -33,7 +33,7 @@ fn a_server_that_comes_later() {
 }
 
 #[test]
-fn the_time_is_the_whole() {
+fn wait_bounds_all_tries_together() {
     let port = free_port();
     let target = format!("tcp://127.0.0.1:{port}");
     let wait = Duration::from_millis(500);
@@ -57,7 +57,7 @@ fn the_first_try_has_its_full_timeout_and_no_later_one_outlives_the_whole() {
 }
 
 #[test]
-fn a_signal_ends_it() {
+fn a_signal_ends_the_wait() {
     let target = format!("tcp://127.0.0.1:{}", free_port());
     let mut running = healthcheck().args(["--wait", "1h", "--interval", "1h", &target]).start();
     crate::harness::until("it sleeps", || {

@@ -12,21 +12,21 @@ mod golden;
 mod harness;
 
 mod check;
-mod edges;
+mod diagnosis;
 mod exec;
 mod exit;
+mod exit_on_unhealthy;
 mod grace;
 mod handover;
 mod inherit;
 mod log;
-mod nights;
 mod ports;
 mod readme;
 mod relaunch;
 mod signals;
+mod surroundings;
 mod terminal;
 mod tree;
-mod vigil;
 mod who;
 
 use harness::Launch;

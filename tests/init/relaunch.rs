@@ -43,7 +43,7 @@ fn an_app_that_lost_its_port_is_launched_again() {
 }
 
 #[test]
-fn only_so_often_and_then_its_own_code_counts() {
+fn it_is_launched_again_only_so_often_and_then_its_own_code_counts() {
     let port = place::free_port();
     let mut running = start(port, "2");
     for launch in 0..3 {
@@ -66,7 +66,7 @@ fn only_so_often_and_then_its_own_code_counts() {
 }
 
 #[test]
-fn with_none_left_the_code_is_the_apps() {
+fn with_no_relaunch_left_the_code_is_the_apps() {
     let port = place::free_port();
     let mut running = start(port, "0");
     running.ready();
@@ -109,7 +109,7 @@ fn a_thief_that_is_gone_again_is_remembered() {
 
 /// It looks whether its port is free, works on, and ends for a reason of its own: nobody has taken anything from it.
 #[test]
-fn not_when_it_only_checked_its_port() {
+fn an_app_that_only_checked_its_port_is_not_launched_again() {
     for checks in
         ["try=0.0.0.0:PORT", "try=0.0.0.0:PORT try=127.0.0.1:PORT try=[::]:PORT", "try=127.0.0.1:0 try=0.0.0.0:PORT"]
     {
@@ -132,7 +132,7 @@ fn an_app_that_dies_for_another_reason_is_not_launched_again() {
 
 /// Its own socket goes away with it, and no look has seen it listen: that is nobody else's.
 #[test]
-fn not_when_it_dies_the_moment_it_listens() {
+fn an_app_that_dies_the_moment_it_listens_is_not_launched_again() {
     for round in 0..10 {
         let port = place::free_port();
         let steps = format!("say=once listen=0.0.0.0:{port} exit=9");
@@ -142,7 +142,7 @@ fn not_when_it_dies_the_moment_it_listens() {
 }
 
 #[test]
-fn not_when_it_listened_before() {
+fn an_app_that_listened_before_is_not_launched_again() {
     let port = place::free_port();
     // Each has an address of its own, so that both can listen; a wildcard claim would find the port held.
     let steps = format!("ready line listen=127.0.0.1:{port} line exit=98");
@@ -157,7 +157,7 @@ fn not_when_it_listened_before() {
 }
 
 #[test]
-fn not_after_term() {
+fn after_term_an_app_is_not_launched_again() {
     let port = place::free_port();
     let steps = format!("block ready until=15 listen=0.0.0.0:{port}");
     let mut running = run_app(&["--port", &port.to_string()], &steps).start();
@@ -188,7 +188,7 @@ fn a_stop_while_waiting_for_a_relaunch_is_its_signal() {
 }
 
 #[test]
-fn not_with_handover() {
+fn with_handover_an_app_is_not_launched_again() {
     let port = place::free_port();
     let outcome = run_app(&["--port", &port.to_string(), "--handover", "on"], "say=once exit=98")
         .start()

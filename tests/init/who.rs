@@ -19,7 +19,7 @@ fn next(running: &mut Running) -> String {
 }
 
 #[test]
-fn each_change_is_a_line() {
+fn watch_prints_a_line_for_each_change() {
     let (port, other) = (place::free_port(), place::free_port());
     let mut running = watch(&[&port.to_string(), &format!("{other}/udp")]);
     assert_eq!(next(&mut running), format!("{port}/tcp free"));
@@ -49,7 +49,7 @@ fn each_change_is_a_line() {
 }
 
 #[test]
-fn machines_get_an_object_a_line() {
+fn watch_prints_a_json_object_on_each_line() {
     let port = place::free_port();
     let holder = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let mut running = watch(&["--json", &port.to_string()]);
@@ -62,7 +62,7 @@ fn machines_get_an_object_a_line() {
 
 /// `reberth who --watch 80 | head -1`: it ends with its reader, and with the code of what it saw last.
 #[test]
-fn it_ends_with_its_reader() {
+fn watch_ends_with_its_reader() {
     let port = place::free_port();
     let _holder = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let script = format!("{{ {} who --watch {port}; echo code $? >&2; }} | head -n 1", env!("CARGO_BIN_EXE_reberth"));

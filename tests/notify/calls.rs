@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use reberth::sys::notify::{Call, Pending, can_copy, copy_of, inode_of, read_memory, socket_of, v6_only};
 
+use crate::fixture::{App, Meeting};
 use crate::harness::place::{free_port, unique};
-use crate::rig::{App, Meeting};
 use crate::supervisor::address;
 
 /// What the app says to a command that nobody is to hear.
@@ -17,7 +17,7 @@ fn unheard(app: &mut App, command: &str) -> String {
 }
 
 #[test]
-fn binds_of_every_length_that_the_kernel_takes() {
+fn binds_of_every_length_that_the_kernel_takes_are_heard() {
     let mut app = App::start();
     app.talk.must("socket tcp4 5 -");
     app.talk.must("socket tcp6 6 -");

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use reberth::sys::descriptor::inode_at;
 use reberth::sys::notify::{Asked, Call, Kind, inode_of, socket_of};
 
-use crate::rig::App;
+use crate::fixture::App;
 use crate::supervisor::address;
 
 /// A socket that listens already, with its inode.
@@ -178,7 +178,7 @@ fn children_and_their_programs_are_heard_too() {
     }
     // Its parent still has the socket of its own.
     assert_ne!(app.talk.ask("state 5"), format!("{inode} c"));
-    let meeting = crate::rig::Meeting::new();
+    let meeting = crate::fixture::Meeting::new();
     app.talk.tell(&format!("exec {}", meeting.name));
     app.talk = meeting.meet();
     app.talk.must("socket tcp4 5 -");

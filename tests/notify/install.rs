@@ -3,8 +3,8 @@
 
 use reberth::sys::notify::can_copy;
 
+use crate::fixture::{App, Meeting, Talk};
 use crate::harness::place::free_port;
-use crate::rig::{App, Meeting, Talk};
 
 /// A supervisor that has started an app: what it said, and the app.
 #[track_caller]

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use reberth::sys::descriptor::inode_at;
 use reberth::sys::notify::{Call, Pending, inode_of, socket_of};
 
+use crate::fixture::App;
 use crate::harness::until;
-use crate::rig::App;
 
 fn ours() -> (TcpListener, String, u64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -107,7 +107,7 @@ fn an_app_that_is_killed_while_it_waits_holds_nobody_up() {
     is_gone(app.give(&call, &held, 5, &theirs));
     app.listener().answer(call.id, 0);
     is_gone(inode_of(call.tid, 5));
-    crate::rig::readable("the listener says that it is over", app.listener());
+    crate::fixture::readable("the listener says that it is over", app.listener());
     assert_eq!(app.listener().pending(), Pending::Over);
 }
 

@@ -5,9 +5,9 @@
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod app;
+mod fixture;
 #[path = "../harness/mod.rs"]
 mod harness;
-mod rig;
 mod supervisor;
 
 mod calls;

@@ -8,8 +8,8 @@ use reberth::sys::exec::Image;
 use reberth::sys::notify::{Call, Listener, Pending, set_nonblocking, socket_of};
 use reberth::sys::process::end;
 
+use crate::fixture::{call, launch, readable};
 use crate::harness::launch::program;
-use crate::rig::{call, launch, readable};
 use crate::supervisor::address;
 
 /// Answers what an app asks until it listens on the port of `held`, which it gets; all else is let through.
@@ -52,7 +52,7 @@ fn serve_and_ask(words: &[&str], held: &TcpListener, request: &[u8], expected: &
 }
 
 #[test]
-fn python_with_blocking_and_nonblocking_sockets() {
+fn python_serves_from_blocking_and_nonblocking_sockets() {
     let python = program("python3").to_string_lossy().into_owned();
     for (family, address) in [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")] {
         let held = TcpListener::bind((address, 0)).unwrap();

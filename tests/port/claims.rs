@@ -18,8 +18,8 @@ fn is_free(port: u16) -> bool {
 }
 
 #[test]
-fn all_or_none() {
-    inside("claims::all_or_none", || {
+fn all_ports_are_claimed_or_none() {
+    inside("claims::all_ports_are_claimed_or_none", || {
         let _holder = listening("0.0.0.0", PORT + 1, WITHOUT_RA);
         let specs = [spec("", PORT), spec("", PORT + 1), spec("", PORT + 2)];
         let text = lines(claim(&specs, &at_once()));
@@ -200,8 +200,8 @@ fn fallen(specs: &[Spec], fallback: Fallback) -> Result<Vec<u16>, Stop> {
 }
 
 #[test]
-fn fallback_next() {
-    inside("claims::fallback_next", || {
+fn fallback_next_takes_the_next_port_that_nobody_has_or_names() {
+    inside("claims::fallback_next_takes_the_next_port_that_nobody_has_or_names", || {
         std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", format!("{}", PORT + 3)).unwrap();
         let _holders = [listening("0.0.0.0", PORT, WITHOUT_RA), listening("127.0.0.1", PORT + 1, WITHOUT_RA)];
         let specs = [spec("", PORT), spec("", PORT + 2)];
@@ -234,8 +234,8 @@ fn fallback_ends_at_the_last_port() {
 }
 
 #[test]
-fn fallback_any() {
-    inside("claims::fallback_any", || {
+fn fallback_any_takes_no_port_that_another_spec_names() {
+    inside("claims::fallback_any_takes_no_port_that_another_spec_names", || {
         // The kernel may choose between two, and another spec names one of them.
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "30000 30001").unwrap();
         let _holder = listening("0.0.0.0", PORT, WITHOUT_RA);
@@ -248,8 +248,8 @@ fn fallback_any() {
 }
 
 #[test]
-fn any_port_may_be_none() {
-    inside("claims::any_port_may_be_none", || {
+fn any_port_waits_where_none_is_left() {
+    inside("claims::any_port_waits_where_none_is_left", || {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "30000 30000").unwrap();
         let ports =
             |claims: Vec<reberth::port::claim::Claim>| claims.iter().map(|claim| claim.port).collect::<Vec<_>>();

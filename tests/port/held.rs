@@ -120,8 +120,8 @@ fn assert_as_bound_by_itself(specs: &str, wanted: &str, port: u16, socket: &Sock
 }
 
 #[test]
-fn each_is_what_a_bind_of_the_apps_own_would_have_been() {
-    inside("held::each_is_what_a_bind_of_the_apps_own_would_have_been", || {
+fn each_socket_is_what_a_bind_of_the_apps_own_would_have_been() {
+    inside("held::each_socket_is_what_a_bind_of_the_apps_own_would_have_been", || {
         let mut port = PORT;
         for specs in ["", "0.0.0.0", "::"] {
             for wanted in WANTED.iter().filter(|wanted| specs != "0.0.0.0" || !wanted.starts_with("::1")) {
@@ -415,8 +415,8 @@ fn add_to_loopback(ip: std::net::Ipv6Addr) {
 }
 
 #[test]
-fn without_ipv6() {
-    inside("held::without_ipv6", || {
+fn without_ipv6_a_bind_is_answered_as_by_the_kernel() {
+    inside("held::without_ipv6_a_bind_is_answered_as_by_the_kernel", || {
         std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
         let (mut first, mut app) = (held(&[spec("", PORT)]), App::default());
         let none = app.try_bind(&mut first, PORT, &want("::1")).unwrap_err();

@@ -101,8 +101,8 @@ fn udp_is_bound_whatever_is_asked() {
 
 /// The same rows as for a port that is probed: only what would keep the app from it does.
 #[test]
-fn what_others_leave_on_a_port() {
-    inside("hold::what_others_leave_on_a_port", || {
+fn only_what_would_block_the_app_makes_a_port_busy() {
+    inside("hold::only_what_would_block_the_app_makes_a_port_busy", || {
         let _silent = bound("0.0.0.0", PORT, WITH_RA).unwrap();
         assert!(claim(&[spec("", PORT)], &at_bind()).is_ok_and(|claims| is_silent(&claims[0])));
         let _blocks = bound("0.0.0.0", PORT + 1, WITHOUT_RA).unwrap();

@@ -134,8 +134,8 @@ fn who(ports: &str) -> (serde_json::Value, String) {
 }
 
 #[test]
-fn who_has_a_port() {
-    inside("holders::who_has_a_port", || {
+fn who_tells_holder_and_state_of_each_port() {
+    inside("holders::who_tells_holder_and_state_of_each_port", || {
         let holder = Program::start(&format!("listen {PORT}"));
         leave_time_wait(PORT + 1, WITH_RA);
         let (said, code) = who(&format!("{PORT} {} {}", PORT + 1, PORT + 2));
@@ -163,8 +163,8 @@ fn who_has_a_port() {
 }
 
 #[test]
-fn who_lists_everybody() {
-    inside("holders::who_lists_everybody", || {
+fn who_without_a_port_lists_every_holder() {
+    inside("holders::who_without_a_port_lists_every_holder", || {
         let _tcp = listening("127.0.0.1", PORT, WITHOUT_RA);
         let _udp = udp("127.0.0.1", PORT);
         let (said, code) = who("");

@@ -4,6 +4,7 @@
 // A test that panics has failed, which is what it is for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod blocking;
 mod claims;
 mod events;
 mod held;
@@ -11,4 +12,3 @@ mod hold;
 mod holders;
 mod machine;
 mod net;
-mod table;

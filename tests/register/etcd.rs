@@ -188,7 +188,7 @@ fn a_second_instance_falls_back_and_is_found() {
 }
 
 #[test]
-fn killed_and_started_again_with_and_without_its_data() {
+fn an_etcd_killed_and_started_again_has_the_entry_again_with_and_without_its_data() {
     let mut etcd = Etcd::new();
     let (mut running, port) = announced(&etcd, &|launch| launch);
     let one = beside(&running);
@@ -352,7 +352,7 @@ fn a_relaunch_is_announced_on_the_port_that_it_has_then() {
 }
 
 #[test]
-fn with_credentials() {
+fn an_app_is_announced_with_credentials() {
     let mut etcd = Etcd::new();
     for words in [
         &["user", "add", "root:hunter2"][..],
@@ -397,7 +397,7 @@ fn with_credentials() {
 }
 
 #[test]
-fn over_tls_with_a_certificate_of_its_own() {
+fn an_app_is_announced_over_tls_with_a_client_certificate() {
     let place = TempDir::new();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

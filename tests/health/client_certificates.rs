@@ -82,7 +82,7 @@ fn grpc_over_tls_trusts_as_https_does() {
 }
 
 #[test]
-fn grpc_over_a_socket() {
+fn grpc_works_over_a_unix_socket() {
     let dir = TempDir::new();
     let path = dir.path().join("grpc.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -137,7 +137,7 @@ fn a_client_certificate_is_shown_to_a_server_that_asks() {
 }
 
 #[test]
-fn files_that_are_no_client_certificate() {
+fn files_that_are_no_client_certificate_are_told_with_their_flag() {
     let dir = TempDir::new();
     let own = self_signed(names());
     let url = format!("https://localhost:{}/", serving(&own, &["http/1.1"], &BOTH, None));

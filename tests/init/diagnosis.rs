@@ -1,4 +1,4 @@
-//! The nights: what a person who is paged reads, whole, and the advice in it typed as it stands. Each message is a file in tests/golden
+//! What a person who is paged reads: each message whole, and the advice in it typed as it stands. Each message is a file in tests/golden
 //! (`GOLDEN=write` makes them anew, for a look at the difference); docs/diagnosis.md has a row for each.
 
 use std::path::Path;
@@ -46,7 +46,7 @@ fn alone(mut launch: Launch, first: &str) -> Launch {
 }
 
 #[test]
-fn somebody_has_the_port() {
+fn a_busy_port_is_told_with_its_holder_and_the_cure() {
     let port = place::free_port();
     let port = port.to_string();
     let old = holder(port.parse().unwrap());
@@ -78,7 +78,7 @@ fn somebody_has_the_port() {
 
 /// In a container: PID 1 is told variables, since an image's ENTRYPOINT takes no flag; and the holder is not to be seen from there.
 #[test]
-fn somebody_has_the_port_that_cannot_be_seen() {
+fn a_holder_that_cannot_be_seen_is_told_with_the_cure() {
     let port = place::free_port().to_string();
     let old = holder(port.parse().unwrap());
     let launch = run_app(&["--port", &port], "exit=0").env("REBERTH_WAIT", "300ms");
@@ -139,7 +139,7 @@ fn a_time_wait_outlives_a_short_wait_and_not_the_advised_one() {
 
 /// The kernel gave the port to a client of somebody's; the sysctl takes the whole list, so the advice has what is in it already.
 #[test]
-fn an_outgoing_connection_has_the_port() {
+fn an_outgoing_connection_that_has_the_port_is_told() {
     let port = place::free_port().to_string();
     let client = format!(
         "import socket, sys; s = socket.create_server((\"127.0.0.1\", 80)); c = socket.socket(); c.bind((\"127.0.0.1\", {port})); \
@@ -169,7 +169,7 @@ fn an_outgoing_connection_has_the_port() {
 
 /// `docker run IMAGE --wait 120s` makes these words the COMMAND.
 #[test]
-fn an_option_after_the_dashes() {
+fn an_option_after_the_dashes_is_told() {
     let launch = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["run", "--", "--wait", "120s"]);
     let outcome = launch.start().finish().expect_code(127);
     golden("option-as-command", &outcome.stderr, &[]);
@@ -180,7 +180,7 @@ fn an_option_after_the_dashes() {
 }
 
 #[test]
-fn a_command_line_in_one_argument() {
+fn a_command_line_in_one_argument_is_told() {
     let outcome = run(&[], ["printf it-works"]).start().finish().expect_code(127);
     golden("one-argument", &outcome.stderr, &[]);
     let list: Vec<String> =
@@ -192,7 +192,7 @@ fn a_command_line_in_one_argument() {
 }
 
 #[test]
-fn an_app_that_listens_nowhere() {
+fn an_app_that_listens_nowhere_is_told() {
     let port = place::free_port().to_string();
     let mut running = run_app(&["--port", &port], "ready line exit=3").stdin(Stdio::Pipe).start();
     running.ready();
@@ -232,7 +232,7 @@ fn a_command_that_is_not_there_is_told_before_the_wait() {
 
 /// A container without the permission to bind port 80 is told what works where it is; here that is outside of any.
 #[test]
-fn a_low_port_outside_a_container() {
+fn a_low_port_outside_a_container_is_told_with_the_cure() {
     assert!(nix::unistd::geteuid().is_root(), "this one gives a file a capability: it needs root");
     let as_user = "setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"; echo code $?; ";
     let place = place::TempDir::new();
@@ -290,7 +290,7 @@ fn files_that_cannot_be_written_are_all_told() {
 }
 
 #[test]
-fn kubernetes_has_set_the_port() {
+fn a_port_that_kubernetes_has_set_is_told() {
     let outcome = run_app(&[], "exit=0").env("PORT", "tcp://10.0.0.1:80").start().finish().expect_code(0);
     golden("service-link", &outcome.stderr, &[]);
     let flag = between(&outcome.stderr, "(set ", " or");
@@ -312,7 +312,7 @@ fn bad_values_are_told_together() {
 
 /// Whoever has just typed a command needs no time of day.
 #[test]
-fn usage_errors_at_a_terminal() {
+fn usage_errors_at_a_terminal_are_told() {
     let (master, slave) = terminal::pair();
     let mut launch = run_app(&["--wait", "60"], "exit=0").stderr(Stdio::Given(slave));
     launch.stdout = Stdio::Null;
@@ -342,7 +342,7 @@ fn what_a_healthcheck_is_spared() {
 
 /// The app's own mistakes, as they were told before, too.
 #[test]
-fn an_app_that_listens_where_nobody_asks() {
+fn an_app_that_listens_where_nobody_asks_is_told() {
     let (port, other) = (place::free_port(), place::free_port());
     let (asked, side) = (port.to_string(), other.to_string());
     for (name, listens, until) in [

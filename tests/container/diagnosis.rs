@@ -1,4 +1,4 @@
-//! The nights that only a real engine has: whose container it is, what stops it, and what works in a container where another thing does not.
+//! The messages that only a real engine brings about: whose container it is, what stops it, and what works in a container where another thing does not.
 //! The advice is typed as it stands there.
 
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn typed(line: &str) {
 }
 
 #[test]
-fn a_container_has_the_port() {
+fn a_container_that_has_the_port_is_named_with_the_cure() {
     let port = free_port();
     let old = on_host(port, &["--restart", "always"]);
     old.wait_health("healthy");
@@ -54,7 +54,7 @@ fn a_container_has_the_port() {
 }
 
 #[test]
-fn a_published_port_is_held_by_dockers_proxy() {
+fn a_published_port_is_told_to_be_held_by_dockers_proxy() {
     let port = free_port();
     let (network, publish) = (Made::new("network"), format!("{port}:8080"));
     let old = Container::run(&["--network", &network.name, "-p", &publish, "-e", "PORT=8080"], "busybox", &[]);
@@ -73,7 +73,7 @@ fn a_published_port_is_held_by_dockers_proxy() {
 
 /// On the host's network, from a PID namespace of its own.
 #[test]
-fn a_holder_that_a_container_cannot_see() {
+fn a_holder_that_a_container_cannot_see_is_told_with_the_cure() {
     let port = free_port();
     let old = on_host(port, &[]);
     old.wait_health("healthy");
@@ -93,7 +93,7 @@ fn a_holder_that_a_container_cannot_see() {
 }
 
 #[test]
-fn a_low_port_in_a_container() {
+fn a_low_port_in_a_container_is_told_with_the_cure() {
     let port = format!("PORT={}", 81);
     let plain = ["--user", "65534:65534", "-e", &port];
     // In a network of its own.
@@ -129,7 +129,7 @@ fn a_low_port_in_a_container() {
 
 /// `docker run IMAGE --wait 120s`
 #[test]
-fn an_option_behind_the_image() {
+fn an_option_behind_the_image_is_told() {
     let network = ["--network", "none"];
     let app = Container::run(&network, "busybox", &["--wait", "120s"]);
     assert_eq!(app.exit_code(), 127);

@@ -51,7 +51,7 @@ fn one_that_ignores_term_is_killed_after_the_grace() {
 
 /// Control: without the flag nobody asks, and the app lives.
 #[test]
-fn without_it_nobody_asks() {
+fn without_exit_on_unhealthy_nobody_asks_the_app() {
     let (mut running, _, file) = start(&|launch| launch, &["--exit-on-unhealthy", "off"], "ready pause");
     std::fs::remove_file(&file).unwrap();
     let pid = running.init;

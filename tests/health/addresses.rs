@@ -83,7 +83,7 @@ fn a_full_backlog_leaves_half_of_the_clock_to_the_second_address() {
 }
 
 #[test]
-fn unix_sockets() {
+fn a_unix_socket_is_asked_for_a_connection_or_a_path() {
     let dir = TempDir::new();
     let path = dir.path().join("app.sock");
     let socket = path.to_str().unwrap();
@@ -106,7 +106,7 @@ fn unix_sockets() {
 }
 
 #[test]
-fn a_unix_socket_with_a_full_backlog() {
+fn a_unix_socket_with_a_full_backlog_is_unhealthy_within_the_timeout() {
     let dir = TempDir::new();
     let path = dir.path().join("full.sock");
     let (_listener, _fillers) = full_backlog(Domain::UNIX, &socket2::SockAddr::unix(&path).unwrap());

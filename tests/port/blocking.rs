@@ -138,14 +138,14 @@ fn rows() {
 }
 
 #[test]
-fn who_blocks_whom() {
-    inside("table::who_blocks_whom", rows);
+fn each_kind_of_holder_blocks_whom_the_kernel_blocks() {
+    inside("blocking::each_kind_of_holder_blocks_whom_the_kernel_blocks", rows);
 }
 
 /// Without this, the rows above would pass on a kernel that refuses everything the second time.
 #[test]
 fn reuse_port_would_have_shared() {
-    inside("table::reuse_port_would_have_shared", || {
+    inside("blocking::reuse_port_would_have_shared", || {
         let _holder = listening("0.0.0.0", 20_000, WITH_RP);
         listening("0.0.0.0", 20_000, WITH_RP);
     });
