@@ -1,0 +1,155 @@
+//! Owns the parts of pages that are written from the code: the tables of settings, exit codes and phases. Must not know how a setting is
+//! read: the tables and the help are the program's own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use clap::CommandFactory;
+use reberth::cli;
+use reberth::config::meaning::{self, Group};
+use reberth::setting::table::{self, Setting};
+
+use crate::documents::{flags, read, root};
+
+/// Compares a generated part of a page with what the code says, or writes it (`UPDATE_DOCS`).
+fn generated(page: &str, name: &str, content: &str) {
+    let text = read(page);
+    let (opening, closing) = (format!("<!-- generated: {name} -->\n"), "\n<!-- end -->");
+    let start = text.find(&opening).unwrap_or_else(|| panic!("{page}: no line '{}'", opening.trim())) + opening.len();
+    let length = text[start..].find(closing).unwrap_or_else(|| panic!("{page}: '{name}' has no line '<!-- end -->'"));
+    let found = &text[start..start + length];
+    if found == content {
+        return;
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let new = format!("{}{content}{}", &text[..start], &text[start + length..]);
+        std::fs::write(root().join(page), new).unwrap();
+        return;
+    }
+    let differs = content.lines().zip(found.lines()).find(|(want, found)| want != found);
+    panic!(
+        "{page}: '{name}' is not what the code says (first difference, code and page: {differs:?}); \
+         UPDATE_DOCS=1 cargo test --test manifests writes it"
+    );
+}
+
+/// How a command's option is written: `-p, --port SPECS`.
+fn written(command: &clap::Command, flag: &str) -> String {
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    let arg = arg.unwrap_or_else(|| panic!("{} has no --{flag}", command.get_name()));
+    let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
+    // A switch may be given a value (`--exec=no`), and nobody needs to.
+    let switch = arg.get_num_args().is_some_and(|n| n.min_values() == 0);
+    let value = arg.get_value_names().filter(|_| !switch).map(|names| format!(" {}", names[0])).unwrap_or_default();
+    format!("{short}--{flag}{value}")
+}
+
+/// A table of settings: names, forms and defaults are the code's.
+fn settings(command: &clap::Command, coded: &[Setting], groups: &[Group], level: &str) -> String {
+    let mut left: BTreeMap<&str, &Setting> = coded.iter().map(|setting| (setting.flag, setting)).collect();
+    assert_eq!(left.len(), coded.len(), "each flag once");
+    let mut page = String::new();
+    for group in groups {
+        write!(page, "{level} {}\n\n| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n", group.title)
+            .unwrap();
+        for (flag, meaning) in group.settings {
+            let setting = left
+                .remove(flag)
+                .unwrap_or_else(|| panic!("meaning of --{flag}, which is no setting, or is there twice"));
+            let form = written(command, flag);
+            let default = setting.default.replace(concat!("reberth/", env!("CARGO_PKG_VERSION")), "reberth/VERSION");
+            let prose = default.contains(' ') || default == "off" || default == "none" && !form.contains("none|");
+            let default = if prose { default } else { format!("`{default}`") };
+            let cells = format!("`{form}` | `{}` | {default} | {meaning}", setting.variable);
+            writeln!(page, "| {} |", cells.replace('|', "\\|").replace(" \\| ", " | ")).unwrap();
+        }
+        page.push('\n');
+    }
+    assert!(left.is_empty(), "settings without a meaning (src/config/meaning.rs): {:?}", left.keys());
+    page.trim_end().to_owned()
+}
+
+/// The table and the help of a command list the same flags.
+fn helped(coded: &[Setting], command: &str) {
+    let flags = flags(command);
+    for setting in coded {
+        assert!(flags.contains(setting.flag), "--{} is in the table and not in the help of {command}", setting.flag);
+    }
+    let extra: Vec<_> =
+        flags.iter().filter(|flag| !coded.iter().any(|s| s.flag == **flag)).map(String::as_str).collect();
+    let shared =
+        if command == "run" { vec!["check", "help", "json", "version"] } else { vec!["help", "state-dir", "version"] };
+    assert_eq!(extra, shared, "flags in the help of {command} that no table has");
+}
+
+#[test]
+fn the_settings_are_those_on_the_page() {
+    helped(&table::RUN, "run");
+    helped(&table::HEALTHCHECK, "healthcheck");
+    let page = [
+        settings(&cli::Run::command(), &table::RUN, &meaning::RUN, "###"),
+        settings(&cli::Healthcheck::command(), &table::HEALTHCHECK, &meaning::HEALTHCHECK, "##"),
+    ];
+    let mut others = String::from("| command | options |\n| --- | --- |\n");
+    for (name, command) in [("keep", cli::Keep::command()), ("who", cli::Who::command())] {
+        let options: Vec<_> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .map(|flag| format!("`{}`", written(&command, flag).replace('|', "\\|")))
+            .collect();
+        writeln!(others, "| `{name}` | {} |", options.join(", ")).unwrap();
+    }
+    // One after the other: each writes the page that it has read.
+    generated("docs/settings.md", "settings of run", &page[0]);
+    generated("docs/settings.md", "settings of healthcheck", &page[1]);
+    generated("docs/settings.md", "options of keep and who", others.trim_end());
+    let codes = exit_codes();
+    generated("docs/settings.md", "exit codes", &codes);
+}
+
+/// The table of exit codes: the numbers are the code's.
+fn exit_codes() -> String {
+    use reberth::exit::Code;
+    assert_eq!(Code::signalled(15).0, 128 + 15);
+    let rows = [
+        ("the app's own".to_owned(), "the app exited"),
+        ("128+n".to_owned(), "the app, or reberth while it waited, was ended by signal n"),
+        (Code::NO.0.to_string(), "also: the app was unhealthy for too long (`--exit-on-unhealthy`)"),
+        (
+            Code::TIMEOUT.0.to_string(),
+            "not in time: the port was not free, the app not ready, or what it comes after not healthy",
+        ),
+        (Code::CANNOT.0.to_string(), "reberth itself could not: bad settings, no permission to bind, …"),
+        (Code::NOT_EXECUTABLE.0.to_string(), "COMMAND cannot be executed"),
+        (Code::NOT_FOUND.0.to_string(), "COMMAND is not found"),
+    ];
+    let rows: Vec<_> = rows.into_iter().map(|(code, meaning)| format!("| {code} | {meaning} |")).collect();
+    format!("| code | `run` |\n| --- | --- |\n{}", rows.join("\n"))
+}
+
+#[test]
+fn the_phases_are_those_on_the_page() {
+    use reberth::health::phase::Probe;
+    use reberth::health::phase::{Ruling, rule};
+    use reberth::state::Phase;
+    let word = |phase, probe| match rule(phase, probe) {
+        Ruling::Ask => "ask",
+        Ruling::Pass(_) => "pass",
+        Ruling::Fail(_) => "fail",
+    };
+    let phases = [
+        (Phase::Waiting, ": for the port, or for what `--after` names"),
+        (Phase::Starting, ": the app runs, and is not ready yet"),
+        (Phase::Ready, ""),
+        (Phase::Draining, ": a stop was asked for"),
+        (Phase::Exited, ", or a dead pid"),
+        (Phase::Exec, ": `--exec`, nobody watches"),
+        (Phase::Keeping, ": `keep` holds the ports"),
+    ];
+    let mut page = String::from("| phase of `run` | startup | liveness | readiness |\n| --- | --- | --- | --- |");
+    for (phase, meaning) in phases {
+        let words = [Probe::Startup, Probe::Liveness, Probe::Readiness].map(|probe| word(phase, probe));
+        write!(page, "\n| {}{meaning} | {} |", format!("{phase:?}").to_lowercase(), words.join(" | ")).unwrap();
+    }
+    generated("docs/probes.md", "phases", &page);
+}

@@ -1,0 +1,93 @@
+//! Owns the pages as a whole: every link leads somewhere, every page is found from the README, the README is short, and the changelog begins
+//! with this version. Must not know what a page says.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::documents::{links, pages, read, root};
+
+/// The anchors of a page's headings, by GitHub's rule.
+fn anchors(page: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut anchors = Vec::new();
+    for line in page.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#');
+        if fenced || title.len() == line.len() || !title.starts_with(' ') {
+            continue;
+        }
+        let letters = title.trim().to_lowercase();
+        let kept = letters.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        anchors.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+    }
+    anchors
+}
+
+/// What is wrong with a page's links.
+fn dead(path: &Path, page: &str) -> Vec<String> {
+    let outside = ["https://", "http://", "mailto:"];
+    let is_dead = |link: &String| {
+        let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+        let target = if file.is_empty() { path.to_owned() } else { path.parent().unwrap().join(file) };
+        !target.exists() || !anchor.is_empty() && !anchors(&read(&target)).iter().any(|a| a == anchor)
+    };
+    links(page).into_iter().filter(|link| !outside.iter().any(|o| link.starts_with(o))).filter(is_dead).collect()
+}
+
+#[test]
+fn no_link_is_dead() {
+    for (path, text) in pages() {
+        assert_eq!(dead(&path, &text), [""; 0], "{}: links that lead nowhere", path.display());
+        let mut seen = BTreeSet::new();
+        for anchor in anchors(&text) {
+            // A second heading of the same words would get another anchor than the one that is checked here. A changelog repeats its own.
+            assert!(
+                seen.insert(anchor.clone()) || path.ends_with("CHANGELOG.md"),
+                "{}: two headings #{anchor}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_page_is_found_from_the_readme() {
+    let mut found = BTreeSet::new();
+    let mut open = vec![root().join("README.md")];
+    while let Some(path) = open.pop() {
+        if found.insert(path.clone()) && path.extension().is_some_and(|e| e == "md") {
+            let targets = links(&read(&path)).into_iter().filter(|link| !link.contains("://"));
+            let targets = targets.map(|link| path.parent().unwrap().join(link.split('#').next().unwrap()));
+            // A link to a folder shows its README.
+            let targets = targets.flat_map(|target| [target.join("README.md"), target]);
+            open.extend(targets.filter(|target| target.exists()).map(|target| target.canonicalize().unwrap()));
+        }
+    }
+    let lost: Vec<_> = pages().into_iter().map(|(path, _)| path).filter(|path| !found.contains(path)).collect();
+    assert!(lost.is_empty(), "pages that no link leads to: {lost:?}");
+}
+
+#[test]
+fn a_dead_link_would_be_found() {
+    let page = "# One, two\n[a](README.md) [b](#one-two) [c](READYOU.md) [d](#one)\n```\n[e](no)\n```\n`[f](no)` [g](README.md#no)\n";
+    let path = root().join("README.md");
+    // Anchors of the page itself are those of the file, so `#one-two` is none either.
+    assert_eq!(dead(&path, page), ["#one-two", "READYOU.md", "#one", "README.md#no"]);
+    assert_eq!(anchors(page), ["one-two"]);
+}
+
+#[test]
+fn the_readme_is_short() {
+    let readme = read("README.md");
+    let lines = readme.lines().count();
+    assert!(lines < 200, "README.md has {lines} lines: what not everybody needs belongs into docs/");
+    let wide: Vec<_> = readme.lines().filter(|line| line.chars().count() > 120).collect();
+    assert!(wide.is_empty(), "README.md: lines of more than 120 characters: {wide:#?}");
+}
+
+#[test]
+fn the_changelog_begins_with_this_version() {
+    let changelog = read("CHANGELOG.md");
+    let first = changelog.lines().find_map(|line| line.strip_prefix("## ")).unwrap();
+    assert_eq!(first.split(' ').next(), Some(env!("CARGO_PKG_VERSION")));
+}
