@@ -27,7 +27,7 @@ pub fn below(folder: &Path) -> Vec<PathBuf> {
 /// The pages: everything that is written for readers.
 pub fn pages() -> Vec<(PathBuf, String)> {
     let top = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
-    let folders = ["docs", "examples"].into_iter().flat_map(|folder| below(&root().join(folder)));
+    let folders = ["docs", "examples", "tests"].into_iter().flat_map(|folder| below(&root().join(folder)));
     let paths: Vec<_> = top.chain(folders).filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
     assert!(paths.len() > 15, "the pages are there: {paths:?}");
     paths.into_iter().map(|path| (path.clone(), read(path))).collect()

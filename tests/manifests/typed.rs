@@ -16,7 +16,7 @@ const FOREIGN: &[&str] = &[
     "arch", "build-arg", "cap-add", "filter", "format", "from", "health-cmd", "init", "interval", "name", "network", "no-deps", "no-recreate", "platform", "push",
     "retries", "rm", "scale", "start-interval", "start-period", "sysctl", "tmpfs", "user", "verbose", "wait",
     // cargo, its subcommands, the tests
-    "all", "all-targets", "check", "db", "dry-run", "features", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
+    "all", "all-targets", "check", "db", "dry-run", "features", "list", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
     "workspace",
     // cargo xtask, bench/run, dpkg, pip, etcdctl
     "no-tls", "quick", "print-architecture", "no-cache-dir", "prefix", "print-value-only",

@@ -17,7 +17,7 @@ use crate::tree::{Tree, files_below};
 use crate::{sbom, sums};
 
 /// Folders and files of the sources that every archive has: all that its pages link to.
-const SOURCES: [&str; 6] = ["LICENSE-MIT", "LICENSE-APACHE", "docs", "examples", "docker", "k8s"];
+const SOURCES: [&str; 7] = ["LICENSE-MIT", "LICENSE-APACHE", "docs", "examples", "docker", "k8s", "tests/README.md"];
 
 /// The files of an archive, by their name in it; a path sorts behind the folder that it lies in.
 type Files = BTreeMap<PathBuf, File>;
