@@ -32,14 +32,14 @@ pub fn built(no_tls: bool) -> Outcome<PathBuf> {
 
 /// The one place that knows how a static binary is built.
 fn build(no_tls: bool) -> Outcome<()> {
-    let mut command = Command::new("./static");
-    command.args(no_tls.then_some("--no-tls")).current_dir(root());
+    let mut command = Command::new("cargo");
+    command.args(["xtask", "static"]).args(no_tls.then_some("--no-tls")).current_dir(root());
     run(&mut command)
 }
 
 fn newest_source() -> Option<SystemTime> {
-    let single = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "static"].map(|file| root().join(file));
-    let files = below(&root().join("src")).into_iter().chain(below(&root().join("link"))).chain(single);
+    let single = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"].map(|file| root().join(file));
+    let files = ["src", "link", "xtask/src"].iter().flat_map(|folder| below(&root().join(folder))).chain(single);
     files.filter_map(|file| modified(&file)).max()
 }
 

@@ -18,8 +18,8 @@ const FOREIGN: &[&str] = &[
     // cargo, its subcommands, the tests
     "all", "all-targets", "check", "db", "dry-run", "features", "list", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
     "workspace",
-    // cargo xtask, bench/run, dpkg, pip, etcdctl
-    "no-tls", "quick", "print-architecture", "no-cache-dir", "prefix", "print-value-only",
+    // cargo xtask, cargo measure, dpkg, pip, etcdctl
+    "no-tls", "beside", "only", "quick", "write", "print-architecture", "no-cache-dir", "prefix", "print-value-only",
     // uvicorn, hypercorn, gunicorn, dumb-init, curl
     "bind", "fd", "host", "no-control-socket", "worker-tmp-dir", "workers", "rewrite", "single-child", "noproxy", "unix-socket",
 ];
