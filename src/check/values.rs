@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn every_setting_is_reported_with_its_value_and_source() {
-        assert_eq!(SET.map(|(flag, ..)| flag), table::RUN.map(|setting| setting.flag), "a new setting is reported too");
+        let flags: Vec<&str> = table::RUN.iter().map(|setting| setting.flag).collect();
+        assert_eq!(SET.map(|(flag, ..)| flag).to_vec(), flags, "a new setting is reported too");
         let beside_pid_1 = ["register", "advertise", "register-metadata", "register-ttl"];
         for (flag, given, wanted) in SET {
             if cfg!(not(feature = "register")) && beside_pid_1.contains(&flag) {

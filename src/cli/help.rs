@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
-use crate::setting::table;
+use crate::setting::table::{self, Group};
 
 /// The page of one command.
 #[derive(Debug)]
@@ -17,18 +17,28 @@ pub struct Page {
     pub usage: &'static str,
     /// The options of `-h`, each with a short description. Empty: `-h` prints everything.
     pub short: &'static [(&'static str, &'static str)],
-    /// The groups of `--help`. Empty: all options form one group.
-    pub groups: &'static [Group],
+    /// The sections of `--help`. Empty: all options form one.
+    pub sections: &'static [Section],
     /// The text below the options.
     pub notes: &'static str,
 }
 
-/// A group of options.
+/// A group of options, with an example.
 #[derive(Debug)]
-pub struct Group {
-    pub heading: &'static str,
-    pub flags: &'static [&'static str],
+pub struct Section {
+    /// `None`: the options that are no settings, and have no variable.
+    pub about: Option<Group>,
     pub example: &'static str,
+}
+
+impl Section {
+    fn heading(&self) -> &'static str {
+        self.about.map_or("Dry run", Group::heading)
+    }
+
+    pub fn has(&self, flag: &str) -> bool {
+        table::of_flag(flag, false).map(|setting| setting.group) == self.about
+    }
 }
 
 /// A command with a page.
@@ -52,38 +62,33 @@ pub static RUN: Page = Page {
         ("log", "off|error|warn|info|debug|trace"),
         ("check", "print what a run would do, and do nothing"),
     ],
-    groups: &[
-        Group {
-            heading: "Ports",
-            flags: &["port", "profile", "wait", "fallback", "backoff", "port-file", "state-dir"],
+    sections: &[
+        Section {
+            about: Some(Group::Ports),
             example: "reberth run --port web=8080,admin=127.0.0.1:9090 --wait 2m -- app --listen {addr}",
         },
-        Group {
-            heading: "Handover",
-            flags: &["handover", "prewarm", "share", "share-secret-file", "relaunch"],
+        Section {
+            about: Some(Group::Handover),
             example: "reberth run --port 0.0.0.0:8080 --handover bind --prewarm -- gunicorn app:app",
         },
-        Group {
-            heading: "Signals and end",
-            flags: &["exec", "signal-scope", "signal-map", "exit-map", "drain", "grace", "parent-death-signal"],
+        Section {
+            about: Some(Group::Signals),
             example: "reberth run --port 80 --signal-map TERM=QUIT --drain 5s --grace 20s -- nginx -g 'daemon off;'",
         },
-        Group {
-            heading: "Health",
-            flags: &["health", "liveness", "start-timeout", "exit-on-unhealthy", "unhealthy-failures"],
+        Section {
+            about: Some(Group::Health),
             example: "reberth run --port 8080 --health /ready --exit-on-unhealthy 10s -- app",
         },
-        Group {
-            heading: "Before and beside the app",
-            flags: &["after", "after-wait", "register", "advertise", "register-metadata", "register-ttl"],
+        Section {
+            about: Some(Group::BeforeTheApp),
             example: "reberth run --after postgres://db,redis://cache --port 8080 -- app",
         },
-        Group {
-            heading: "Log",
-            flags: &["log", "log-format", "log-file"],
-            example: "reberth run --log debug --log-format json -- app",
+        Section {
+            about: Some(Group::Registry),
+            example: "reberth run --register etcd://etcd:2379/services/api --port 8080 -- app",
         },
-        Group { heading: "Dry run", flags: &["check", "json"], example: "reberth run --check --port 8080 -- app" },
+        Section { about: Some(Group::Log), example: "reberth run --log debug --log-format json -- app" },
+        Section { about: None, example: "reberth run --check --port 8080 -- app" },
     ],
     notes: "\
 In the arguments of COMMAND, {port}, {port.NAME}, {addr}, {host}, {fd} and {fd.NAME} are replaced.
@@ -95,7 +100,7 @@ pub static KEEP: Page = Page {
     about: "Hold the ports of a --share name, without an app, until TERM",
     usage: "reberth keep [OPTIONS]",
     short: &[],
-    groups: &[],
+    sections: &[],
     notes: "\
 Run it in its own container or sidecar: it outlives restarts, crashes and deployments of the app, and clients wait meanwhile
 instead of being refused.
@@ -107,7 +112,7 @@ pub static HEALTHCHECK: Page = Page {
     about: "Check once whether the app is healthy: exit 0 (healthy) or 1 (anything else)",
     usage: "reberth healthcheck [OPTIONS] [TARGET]",
     short: &[],
-    groups: &[],
+    sections: &[],
     notes: "\
 Without TARGET it checks what 'reberth run' in the same container is configured with, on the port actually taken;
 if none is running, REBERTH_HEALTH, REBERTH_LIVENESS, REBERTH_PORT and PORT decide.
@@ -118,7 +123,7 @@ pub static WHO: Page = Page {
     about: "Show who holds a port, in which state, and what to do about it",
     usage: "reberth who [OPTIONS] [PORT]...",
     short: &[],
-    groups: &[],
+    sections: &[],
     notes: "\
 Exit codes: 0 the ports are free, 1 some port is held, 125 reberth failed.
 Examples: reberth who 8080 53/udp; reberth who --watch 8080",
@@ -128,7 +133,7 @@ pub static INSTALL: Page = Page {
     about: "Copy this binary to DEST, or to DEST/reberth if DEST is a folder",
     usage: "reberth install DEST",
     short: &[],
-    groups: &[],
+    sections: &[],
     notes: "Example: reberth install /shared",
 };
 
@@ -166,14 +171,16 @@ pub fn page(command: &Command, page: &Page, long: bool) -> String {
             let _ = writeln!(text, "          [{}, default: {}]", setting.variable, setting.default);
         }
     };
-    for group in page.groups {
-        let _ = writeln!(text, "\n{}:", group.heading);
-        group.flags.iter().filter_map(|flag| of(flag)).for_each(|arg| entry(&mut text, arg));
-        let _ = writeln!(text, "  Example: {}", group.example);
+    let options = || command.get_arguments().filter(|arg| !arg.is_positional());
+    for section in page.sections {
+        let _ = writeln!(text, "\n{}:", section.heading());
+        let own = |arg: &&Arg| arg.get_long().is_some_and(|flag| section.has(flag));
+        options().filter(own).for_each(|arg| entry(&mut text, arg));
+        let _ = writeln!(text, "  Example: {}", section.example);
     }
-    if page.groups.is_empty() {
+    if page.sections.is_empty() {
         let _ = writeln!(text, "\nOptions:");
-        command.get_arguments().filter(|arg| !arg.is_positional()).for_each(|arg| entry(&mut text, arg));
+        options().for_each(|arg| entry(&mut text, arg));
     } else {
         let _ = writeln!(text);
     }
@@ -211,8 +218,8 @@ pub fn documented<T: Paged>() -> Command {
     let command = T::command();
     let healthcheck = command.get_name().ends_with("healthcheck");
     let page = T::PAGE;
-    let heading = |flag: &str| page.groups.iter().find(|group| group.flags.contains(&flag)).map(|group| group.heading);
-    let examples: Vec<&str> = page.groups.iter().map(|group| group.example).collect();
+    let heading = |flag: &str| page.sections.iter().find(|section| section.has(flag)).map(Section::heading);
+    let examples: Vec<&str> = page.sections.iter().map(|section| section.example).collect();
     let examples =
         if examples.is_empty() { String::new() } else { format!("\n\nExamples:\n\n{}", examples.join("\n\n")) };
     let notes = format!("{}{examples}", page.notes.replace('\n', "\n\n"));

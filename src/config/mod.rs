@@ -5,7 +5,6 @@
 mod after;
 mod decide;
 mod healthcheck;
-pub mod meaning;
 mod mode;
 mod ports;
 mod reader;

@@ -1,13 +1,12 @@
 //! Owns the parts of pages that are written from the code: the tables of settings, exit codes and phases. Must not know how a setting is
 //! read: the tables and the help are the program's own.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::CommandFactory;
 use reberth::cli;
-use reberth::config::meaning::{self, Group};
-use reberth::setting::table::{self, Setting};
+use reberth::setting::table::{self, Group, Setting};
 
 use crate::documents::{flags, read, root};
 
@@ -44,19 +43,18 @@ fn written(command: &clap::Command, flag: &str) -> String {
     format!("{short}--{flag}{value}")
 }
 
-/// A table of settings: names, forms and defaults are the code's.
-fn settings(command: &clap::Command, coded: &[Setting], groups: &[Group], level: &str) -> String {
-    let mut left: BTreeMap<&str, &Setting> = coded.iter().map(|setting| (setting.flag, setting)).collect();
-    assert_eq!(left.len(), coded.len(), "each flag once");
+/// The tables of a command's settings, one for each group: names, forms, defaults and meanings are the code's.
+fn settings(command: &clap::Command, coded: &[Setting], meanings: &[&str], groups: &[Group], level: &str) -> String {
+    let flags: BTreeSet<&str> = coded.iter().map(|setting| setting.flag).collect();
+    assert_eq!(flags.len(), coded.len(), "each flag once");
+    assert!(coded.iter().all(|setting| groups.contains(&setting.group)), "each in a group of the page");
     let mut page = String::new();
     for group in groups {
-        write!(page, "{level} {}\n\n| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n", group.title)
+        let heading = group.heading();
+        write!(page, "{level} {heading}\n\n| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n")
             .unwrap();
-        for (flag, meaning) in group.settings {
-            let setting = left
-                .remove(flag)
-                .unwrap_or_else(|| panic!("meaning of --{flag}, which is no setting, or is there twice"));
-            let form = written(command, flag);
+        for (setting, meaning) in coded.iter().zip(meanings).filter(|(setting, _)| setting.group == *group) {
+            let form = written(command, setting.flag);
             let default = setting.default.replace(concat!("reberth/", env!("CARGO_PKG_VERSION")), "reberth/VERSION");
             let prose = default.contains(' ') || default == "off" || default == "none" && !form.contains("none|");
             let default = if prose { default } else { format!("`{default}`") };
@@ -65,7 +63,6 @@ fn settings(command: &clap::Command, coded: &[Setting], groups: &[Group], level:
         }
         page.push('\n');
     }
-    assert!(left.is_empty(), "settings without a meaning (src/config/meaning.rs): {:?}", left.keys());
     page.trim_end().to_owned()
 }
 
@@ -84,11 +81,17 @@ fn helped(coded: &[Setting], command: &str) {
 
 #[test]
 fn the_settings_are_those_on_the_page() {
-    helped(&table::RUN, "run");
-    helped(&table::HEALTHCHECK, "healthcheck");
+    helped(table::RUN, "run");
+    helped(table::HEALTHCHECK, "healthcheck");
     let page = [
-        settings(&cli::Run::command(), &table::RUN, &meaning::RUN, "###"),
-        settings(&cli::Healthcheck::command(), &table::HEALTHCHECK, &meaning::HEALTHCHECK, "##"),
+        settings(&cli::Run::command(), table::RUN, table::MEANINGS_OF_RUN, &Group::OF_RUN, "###"),
+        settings(
+            &cli::Healthcheck::command(),
+            table::HEALTHCHECK,
+            table::MEANINGS_OF_HEALTHCHECK,
+            &[Group::Healthcheck],
+            "##",
+        ),
     ];
     let mut others = String::from("| command | options |\n| --- | --- |\n");
     for (name, command) in [("keep", cli::Keep::command()), ("who", cli::Who::command())] {

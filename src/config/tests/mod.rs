@@ -170,7 +170,7 @@ fn no_input_panics() {
     let mut random = generator();
     let pieces = pieces();
     let flags: Vec<String> =
-        table::RUN.iter().chain(&table::HEALTHCHECK).map(|setting| format!("--{}", setting.flag)).collect();
+        table::RUN.iter().chain(table::HEALTHCHECK).map(|setting| format!("--{}", setting.flag)).collect();
     let names: Vec<&str> = table::variables().chain(["PORT", "NO_COLOR", "REBERTH_X", "REBERTH_"]).collect();
     for _ in 0..4000 {
         let text = |random: &mut dyn FnMut(usize) -> usize| {

@@ -88,7 +88,7 @@ fn every_setting_of_run_in_both_spellings() {
         vec!["profile", "log-file", "log", "log-format", "start-timeout", "prewarm", "share", "share-secret-file"];
     own.extend(["after", "after-wait", "exit-on-unhealthy", "unhealthy-failures"]);
     own.extend(["register", "advertise", "register-metadata", "register-ttl"]);
-    for setting in &table::RUN {
+    for setting in table::RUN {
         assert!(own.contains(&setting.flag) != RUN.iter().any(|row| row.0 == setting.flag), "{}", setting.flag);
     }
 }
