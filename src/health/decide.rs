@@ -8,8 +8,6 @@ use super::phase::{Probe, Ruling, rule};
 use super::resolved::ResolvedTarget;
 use super::settings::Subject;
 use super::target::Target;
-use super::target::place::Peer;
-use super::url::Url;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Found, State};
 
@@ -145,25 +143,9 @@ fn plan(
             (addr.map_or("localhost".to_owned(), |addr| addr.to_string()), place.map_or(0, |place| place.port))
         }
     };
-    let on_port =
-        |path: &str| ResolvedTarget::Http(Url { tls: false, host: host.clone(), port, path: path.to_owned() });
-    let resolved = match target {
-        None => on_port("/"),
-        Some(Target::Path(path)) => on_port(path),
-        Some(Target::Tcp) => ResolvedTarget::Tcp(host, port),
-        Some(Target::Grpc(service)) => ResolvedTarget::Grpc(false, Peer::Host(host, port), service.clone()),
-        Some(Target::GrpcAt(tls, peer, service)) => ResolvedTarget::Grpc(*tls, peer.clone(), service.clone()),
-        Some(Target::Fcgi(peer, path)) => ResolvedTarget::Fcgi(peer.clone(), path.clone()),
-        Some(Target::Database(database, peer)) => ResolvedTarget::Database(*database, peer.clone()),
-        Some(Target::File(path)) => ResolvedTarget::File(path.clone()),
-        Some(Target::Dns(name)) => ResolvedTarget::Dns(name.clone()),
-        Some(Target::TcpAt(host, port)) => ResolvedTarget::Tcp(host.clone(), *port),
-        Some(Target::Unix(socket, None)) => ResolvedTarget::Unix(socket.clone()),
-        Some(Target::Unix(socket, Some(path))) => ResolvedTarget::HttpOverUnix(socket.clone(), path.clone()),
-        Some(Target::Url(text)) => match Url::parse(text) {
-            Ok(url) => ResolvedTarget::Http(url),
-            Err(why) => return decided(false, "target", with(format!("this is no URL: {why}"), note)),
-        },
+    let resolved = match ResolvedTarget::of(target, host, port) {
+        Ok(resolved) => resolved,
+        Err(why) => return decided(false, "target", with(format!("this is no URL: {why}"), note)),
     };
     Plan::Ask { resolved, note, own: None }
 }

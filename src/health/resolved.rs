@@ -1,10 +1,11 @@
-//! Owns a resolved target: protocol, address and path, with the primary port filled in. Must not know how it was chosen or is probed.
+//! Owns a resolved target: protocol, address and path, with the primary port filled in. Must not know how it was chosen or how it is
+//! probed.
 
 use std::path::PathBuf;
 
 use super::host::{bracketed, is_here};
 use super::target::place::Peer;
-use super::target::{Database, shown_grpc};
+use super::target::{Database, Target, shown_grpc};
 use super::url::Url;
 
 /// A target with nothing left to fill in.
@@ -31,6 +32,29 @@ pub enum ResolvedTarget {
 }
 
 impl ResolvedTarget {
+    /// Fills in the primary port at `host` and `port`. Without a target, `/` there.
+    ///
+    /// # Errors
+    /// The URL cannot be parsed; the reason.
+    pub fn of(target: Option<&Target>, host: String, port: u16) -> Result<Self, &'static str> {
+        let on_port = |path: &str, host| Self::Http(Url { tls: false, host, port, path: path.to_owned() });
+        Ok(match target {
+            None => on_port("/", host),
+            Some(Target::Path(path)) => on_port(path, host),
+            Some(Target::Tcp) => Self::Tcp(host, port),
+            Some(Target::Grpc(service)) => Self::Grpc(false, Peer::Host(host, port), service.clone()),
+            Some(Target::GrpcAt(tls, peer, service)) => Self::Grpc(*tls, peer.clone(), service.clone()),
+            Some(Target::Fcgi(peer, path)) => Self::Fcgi(peer.clone(), path.clone()),
+            Some(Target::Database(database, peer)) => Self::Database(*database, peer.clone()),
+            Some(Target::File(path)) => Self::File(path.clone()),
+            Some(Target::Dns(name)) => Self::Dns(name.clone()),
+            Some(Target::TcpAt(host, port)) => Self::Tcp(host.clone(), *port),
+            Some(Target::Unix(socket, None)) => Self::Unix(socket.clone()),
+            Some(Target::Unix(socket, Some(path))) => Self::HttpOverUnix(socket.clone(), path.clone()),
+            Some(Target::Url(text)) => Self::Http(Url::parse(text)?),
+        })
+    }
+
     /// For the verdict. Includes the URL's query, because the user wrote it.
     pub fn shown(&self) -> String {
         match self {
