@@ -105,11 +105,11 @@ impl Schedule {
 
     /// The report has been made; `look`: when the next look is useful. `event`: events arrived meanwhile, so the report
     /// may be stale.
-    pub fn reported(&mut self, now: Instant, look: Option<Instant>, useless: bool) {
+    pub fn reported(&mut self, now: Instant, look: Option<Instant>, event: bool) {
         self.reported = true;
         self.report = now + REPORT;
         self.look = look;
-        if useless {
+        if event {
             self.look_no_later_than(now + RECHECK);
         }
     }
