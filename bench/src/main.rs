@@ -29,8 +29,8 @@ use report::Report;
 
 /// Measures reberth beside its peers and prints tables in Markdown.
 ///
-/// Everything takes about five minutes, `--quick` under one once the binary is built. Run it as root on Debian: it installs the peers, and
-/// gives every measurement a network namespace of its own. Peers take turns, each round in another order, so that what disturbs one
+/// Everything takes about twenty minutes, `--quick` two once the binary is built. Run it as root on Debian: it installs the peers,
+/// and gives every measurement a network namespace of its own. Peers take turns, each round in another order, so that what disturbs one
 /// disturbs all; read the ratios, not the microseconds.
 #[derive(Parser)]
 #[command(bin_name = "cargo measure", args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Write docs/benchmarks.md too
-    #[arg(long, conflicts_with = "only")]
+    #[arg(long, conflicts_with_all = ["only", "beside"])]
     write: bool,
     /// This step alone; may be given several times
     #[arg(long, value_name = "STEP")]

@@ -27,7 +27,7 @@ const PACKAGES: &[&str] = &[
 pub const PEERS: &[&str] = &["tini-static", "docker-init", "catatonit", "dumb-init", "busybox", "curl", "wget"];
 
 /// The programs that have to be bare, and so are C.
-pub const BARE: &[&str] = &["noop", "check", "waiter", "server", "orphans"];
+pub const BARE: &[&str] = &["noop", "check", "waiter", "holder", "server", "orphans"];
 
 /// Where programs are looked for: this machine's own variable may have anything in it.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -27,7 +27,7 @@ const WAYS: [Way; 2] = [Way::Closes, Way::IsKilled];
 pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let waiting = [bench.reberth("run -p 7878 --handover on --"), bench.app("pause")].concat();
     let peers = [bench.peer("reberth", &waiting)?, bench.peer("bare", &bench.bare("waiter 7878"))?];
-    let found = gaps(&peers, &WAYS, bench.rounds(1000, 50))?;
+    let found = gaps(bench, &peers, &WAYS, bench.rounds(1000, 50))?;
     let mut rows = Vec::new();
     for (way, gaps) in WAYS.into_iter().zip(&found) {
         tell_gaps(way, &gaps[0], &gaps[1], report, &mut rows);
@@ -97,7 +97,8 @@ fn promise_few_wakeups(bench: &Bench, report: &mut Report) -> Outcome<()> {
 ///
 /// # Errors
 /// A peer never takes the port.
-pub fn gaps(peers: &[Peer], ways: &[Way], rounds: usize) -> Outcome<Vec<Vec<Samples>>> {
+pub fn gaps(bench: &Bench, peers: &[Peer], ways: &[Way], rounds: usize) -> Outcome<Vec<Vec<Samples>>> {
+    let holder = bench.command(&bench.bare("holder 7878"))?;
     let found = in_network(|| {
         let (table, null) = (Table::open()?, Null::open()?);
         // The observer, who asks without pause, has a CPU of its own: on the one of those it watches the scheduler would make them wait
@@ -108,7 +109,7 @@ pub fn gaps(peers: &[Peer], ways: &[Way], rounds: usize) -> Outcome<Vec<Vec<Samp
         for round in 0..=rounds {
             for (&way, gaps) in ways.iter().zip(&mut found) {
                 in_turns(peers.len(), 0, 1, &mut random, |number, _, random| {
-                    let gap = gap(&peers[number], way, &table, &null, random)?;
+                    let gap = gap(&peers[number], &holder, way, &table, &null, random)?;
                     // The first round warms up.
                     if round > 0 {
                         gaps[number].push(gap);
@@ -123,8 +124,8 @@ pub fn gaps(peers: &[Peer], ways: &[Way], rounds: usize) -> Outcome<Vec<Vec<Samp
     Ok(found.into_iter().map(|peers| peers.into_iter().map(samples).collect()).collect())
 }
 
-fn gap(peer: &Peer, way: Way, table: &Table, null: &Null, random: &mut Random) -> Outcome<i64> {
-    let mut holder = Holder::start(PORT)?;
+fn gap(peer: &Peer, holder: &Command, way: Way, table: &Table, null: &Null, random: &mut Random) -> Outcome<i64> {
+    let mut holder = Holder::start(holder, null)?;
     let (mut said, mouth) = Said::pipe()?;
     let program = Program::start(&peer.command, &Streams { errors: mouth.as_fd(), ..null.streams() })?;
     pin(program.pid(), 1);

@@ -16,7 +16,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let (mut gaps, mut rows, mut refused) = (Vec::new(), Vec::new(), 0);
     for (name, app) in servers::servers(bench)? {
         let warm = [bench.reberth("run -p 7878 --prewarm --"), app.clone()].concat();
-        let found = freed::gaps(&[bench.peer(name, &warm)?], &[Way::Closes], bench.rounds(50, 5))?;
+        let found = freed::gaps(bench, &[bench.peer(name, &warm)?], &[Way::Closes], bench.rounds(50, 5))?;
         let gap = &found[0][0];
         let [minimum, median, p99] = spread(gap);
         gaps.push(row![name, minimum, median, p99]);

@@ -1,16 +1,13 @@
-//! Owns a process that holds a port until it is told to let go, and says when it did. Must not know who waits for it.
+//! Owns a program that holds a port until it is told to let go, and says when it did. Must not know who waits for it.
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::AsFd;
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::fstat;
-use nix::unistd::{Pid, pause};
+use nix::sys::signal::Signal;
 
 use crate::clock::now;
 use crate::fail::{Context, Outcome};
-use crate::isolate::Companion;
-use crate::spawn::pin;
-use crate::world::sockets::listen_on;
+use crate::spawn::{Command, Null, Program, Streams, pin};
 
 /// How a holder goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +17,7 @@ pub enum Way {
 }
 
 pub struct Holder {
-    companion: Companion,
+    program: Program,
     order: PipeWriter,
     report: PipeReader,
     /// Its socket's.
@@ -28,36 +25,24 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Holds the port on CPU 1. The kernel tells of a closed socket from the CPU that closed it: on the observer's that news would have to
-    /// wait for the observer.
+    /// Lets the program (`programs/holder.c`) hold its port on CPU 1. The kernel tells of a closed socket from the CPU that closed it: on
+    /// the observer's that news would have to wait for the observer.
     ///
     /// # Errors
     /// The port is taken.
-    pub fn start(port: u16) -> Outcome<Self> {
-        let (mut ordered, order) = pipe().context("pipe")?;
-        let (mut report, mut reporter) = pipe().context("pipe")?;
-        let companion = Companion::start(|| {
-            pin(Pid::from_raw(0), 1);
-            let listener = listen_on(port, 1).context("no holder")?;
-            let inode = fstat(&listener).context("fstat")?.st_ino;
-            reporter.write_all(&u32::try_from(inode).unwrap_or_default().to_ne_bytes()).context("no holder")?;
-            if ordered.read(&mut [0]).is_ok_and(|size| size == 1) {
-                let closing = now();
-                drop(listener);
-                reporter.write_all(&closing.to_ne_bytes()).context("no holder")?;
-            }
-            loop {
-                pause();
-            }
-        })?;
-        let mut inode = [0; 4];
+    pub fn start(command: &Command, null: &Null) -> Outcome<Self> {
+        let (input, order) = pipe().context("pipe")?;
+        let (mut report, output) = pipe().context("pipe")?;
+        let streams = Streams { input: input.as_fd(), output: output.as_fd(), ..null.streams() };
+        let program = Program::start(command, &streams)?;
+        pin(program.pid(), 1);
         // Ours would keep it from being heard when the holder fails.
-        drop(reporter);
-        report.read_exact(&mut inode).context("no holder")?;
-        Ok(Self { companion, order, report, inode: u32::from_ne_bytes(inode) })
+        drop(output);
+        let inode = number(&mut report).context("no holder")?;
+        Ok(Self { program, order, report, inode: u32::try_from(inode).context("an inode")? })
     }
 
-    /// Lets go of the port; when, [`Self::went`] says.
+    /// Lets go of the port: when that was asked. When it was done, [`Self::closed`] says.
     ///
     /// # Errors
     /// It has gone.
@@ -65,7 +50,7 @@ impl Holder {
         let told = now();
         match way {
             Way::Closes => self.order.write_all(&[0]).context("the holder has gone")?,
-            Way::IsKilled => kill(self.companion.pid(), Signal::SIGKILL).context("the holder has gone")?,
+            Way::IsKilled => self.program.signal(Signal::SIGKILL)?,
         }
         Ok(told)
     }
@@ -75,8 +60,12 @@ impl Holder {
     /// # Errors
     /// It never did.
     pub fn closed(&mut self) -> Outcome<i64> {
-        let mut bytes = [0; 8];
-        self.report.read_exact(&mut bytes).context("the holder has gone")?;
-        Ok(i64::from_ne_bytes(bytes))
+        number(&mut self.report).context("the holder has gone")
     }
+}
+
+fn number(report: &mut PipeReader) -> std::io::Result<i64> {
+    let mut bytes = [0; 8];
+    report.read_exact(&mut bytes)?;
+    Ok(i64::from_ne_bytes(bytes))
 }
