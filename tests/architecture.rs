@@ -212,7 +212,7 @@ fn upward(arrows: &Arrows, levels: &[Vec<String>]) -> Vec<String> {
     wrong
 }
 
-/// A circle of files, as the way around it; none is left if there is none.
+/// A circle of files, as the way around it.
 fn circle(arrows: &Arrows) -> Option<Vec<String>> {
     fn walk<'a>(
         at: &'a Module,
@@ -238,7 +238,8 @@ fn circle(arrows: &Arrows) -> Option<Vec<String>> {
     arrows.keys().find_map(|from| {
         let mut way = Vec::new();
         let found = !done.contains(from) && walk(from, arrows, &mut way, &mut done);
-        found.then(|| way.iter().map(|module| module.join("/")).collect())
+        let around = way.iter().skip_while(|module| way.last() != Some(module));
+        found.then(|| around.map(|module| module.join("/")).collect())
     })
 }
 

@@ -60,6 +60,8 @@ fn an_idle_keeper_sleeps() {
     until("it is there", || healthcheck(&keeper, &[]).0);
     let pid = keeper.init;
     let switches = || look::status(pid, "voluntary_ctxt_switches").unwrap();
+    // It publishes its state before its first wait: counted too early, that wait would be a wake-up.
+    until("it sleeps", || look::status(pid, "State").unwrap().starts_with('S'));
     let before = switches();
     // Clients in the queue wake nobody either.
     let _queued = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
