@@ -1,6 +1,6 @@
 //! Owns the way from arguments to the exit code. Must not know how any step works.
 //!
-//! argv, environ → settings → mode → run, healthcheck, who or install → exit code.
+//! argv, environ → settings → mode → run, keep, healthcheck, who or install → exit code.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -38,6 +38,11 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             })
         }
         Ok(Mode::Check(settings)) => {
+            // Nobody reads them here, so they have to act on their own.
+            if let Some(Ok(signals)) = signals {
+                signals.inherited().restore();
+            }
+            end_as_pid_1();
             check::run(settings, environment).unwrap_or_else(|error| refuse(&decision.log, &error))
         }
         Ok(Mode::Keep(settings)) => {

@@ -153,10 +153,15 @@ pub fn shown(text: &str) -> String {
 
 /// A URL without its `USER:PASSWORD@`, which must not be logged. `None`: it has none.
 fn without_login(text: &str) -> Option<String> {
-    // A password may contain the characters that end an authority. Elsewhere in the URL of a database there is no `@`.
+    // A password may contain the characters that end an authority. In what follows most schemes there is no other `@`, so the exceptions
+    // are listed: a scheme that is new here is masked.
+    let starts = |text: &str, word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if let Some((scheme, rest)) = text.split_once(':')
-        && ["redis", "postgres", "postgresql", "mysql", "fcgi"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
-        && !rest.get(.."unix:".len()).is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
+        && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        && !["http", "https", "unix", "file"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+        && !starts(rest, "unix:")
+        && !rest.starts_with(' ')
     {
         let (login, place) = rest.rsplit_once('@')?;
         let slashes = if login.starts_with("//") { "//" } else { "" };

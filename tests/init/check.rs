@@ -1,8 +1,11 @@
 //! `run --check`: it tells what a run would do and with which code it would end, and does nothing of it.
 
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
 use crate::harness::launch::Stdio;
 use crate::harness::running::Outcome;
-use crate::harness::{Launch, place};
+use crate::harness::{Launch, place, until};
 use crate::{app, run_app};
 
 fn check(launch: Launch) -> Outcome {
@@ -165,5 +168,38 @@ fn what_is_implied_names_what_implies_it() {
         let one = all.iter().find(|one| one["setting"] == "handover").unwrap();
         let text = |key: &str| one[key].as_str().unwrap().to_owned();
         assert_eq!((text("value"), text("source"), text("place")), (wanted.0.into(), wanted.1.into(), wanted.2.into()));
+    }
+}
+
+/// A pipe with no room left: whoever writes to it waits.
+fn full_pipe() -> (std::io::PipeReader, OwnedFd) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // SAFETY: the descriptor is open, and the call takes integers only.
+    let room = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&writer), libc::F_SETPIPE_SZ, 4096) };
+    writer.write_all(&vec![b'x'; usize::try_from(room).unwrap()]).unwrap();
+    (reader, writer.into())
+}
+
+/// A check that hangs, here at a reader that does not read, is ended like any program: nothing of it reads signals.
+#[test]
+fn a_signal_ends_it() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        for first in [false, true] {
+            let (_reader, stdout) = full_pipe();
+            let mut launch =
+                run_app(&["--check", "--port", "0"], "exit=0").stdin(Stdio::Null).stdout(Stdio::Given(stdout));
+            launch.first = first;
+            let running = launch.start();
+            let call = format!("{} ", libc::SYS_write);
+            let place = format!("/proc/{}/syscall", running.init);
+            until("it waits in its write", || {
+                std::fs::read_to_string(&place).is_ok_and(|text| text.starts_with(&call))
+            });
+            crate::harness::running::kill(running.init, signal);
+            let outcome = running.finish();
+            // PID 1 has no default actions; there it exits.
+            let ended = if first { outcome.code == Some(1) } else { outcome.signal == Some(signal) };
+            assert!(ended, "{}", outcome.report());
+        }
     }
 }

@@ -86,6 +86,8 @@ fn credentials_are_never_printed() {
         "grpcs://u:hunter2@h:1",
         "tcp://u:hunter2@h:1",
         "https://u:hunter2@h",
+        "amqp:u:hunter2@h",
+        "amqp://u:hun/ter2@h",
     ] {
         for (words, vars) in [
             (&["healthcheck", target][..], &[][..]),
