@@ -50,6 +50,32 @@ fn no_link_is_dead() {
     }
 }
 
+/// What is wrong with the paths of this repository that a page names in its text. A path has a folder of ours, or ends as a source file does;
+/// ARCHITECTURE.md names files below `src`, tests/README.md those beside itself.
+fn stale(path: &Path, page: &str) -> Vec<String> {
+    const FOLDERS: [&str; 11] =
+        ["src/", "tests/", "bench/", "pages/", "xtask/", "fuzz/", "link/", "docker/", "k8s/", "examples/", ".ci/"];
+    let spans = page.split('`').skip(1).step_by(2);
+    let named = spans.filter(|span| FOLDERS.iter().any(|folder| span.starts_with(folder)) || span.ends_with(".rs"));
+    // A word in capitals stands for a name.
+    let plain =
+        named.filter(|span| span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/._-".contains(c)));
+    // What a fuzzer leaves is there once it has found something.
+    let plain = plain.filter(|span| *span != "fuzz/artifacts");
+    let places = [root().to_owned(), root().join("src"), path.parent().unwrap().to_owned()];
+    let is_there = |span: &str| places.iter().any(|place| place.join(span).exists());
+    plain.filter(|span| !is_there(span)).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_path_on_a_page_is_stale() {
+    for (path, text) in pages().into_iter().filter(|(path, _)| !path.ends_with("CHANGELOG.md")) {
+        assert_eq!(stale(&path, &text), [""; 0], "{}: paths that lead nowhere", path.display());
+    }
+    let gone = "`src/main.rs`, `port/wait.rs`, `src/config/meaning.rs`, `tests/NAME`, `a b.rs`";
+    assert_eq!(stale(&root().join("X.md"), gone), ["src/config/meaning.rs"]);
+}
+
 #[test]
 fn every_page_is_found_from_the_readme() {
     let mut found = BTreeSet::new();
