@@ -33,7 +33,7 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
     match &decision.mode {
         Ok(Mode::Run(settings)) => {
             let signals = signals.unwrap_or_else(Signals::block);
-            live(&decision, settings.port_file.as_deref(), signals, |signals| {
+            stay(&decision, settings.port_file.as_deref(), signals, |signals| {
                 app::run::run(settings, environment, signals)
             })
         }
@@ -47,7 +47,7 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
         }
         Ok(Mode::Keep(settings)) => {
             let signals = signals.unwrap_or_else(Signals::block);
-            live(&decision, settings.port_file.as_deref(), signals, |signals| app::keep::keep(settings, signals))
+            stay(&decision, settings.port_file.as_deref(), signals, |signals| app::keep::keep(settings, signals))
         }
         Ok(Mode::Healthcheck(settings)) => {
             if !settings.wait.is_zero() {
@@ -74,11 +74,12 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
     }
 }
 
-/// Runs the commands that stay running: with signals and a log.
+/// Opens the log, then runs a command that stays: `run` or `keep`.
 ///
-/// Not inlined, like the other commands: their locals would enlarge the stack of `healthcheck`, and each page of it costs a microsecond.
+/// Not inlined, like the other commands: inlined, their locals would be part of the stack that `healthcheck` touches too, and each page of
+/// it costs a microsecond.
 #[inline(never)]
-fn live(
+fn stay(
     Decision { log, warnings, .. }: &Decision,
     port_file: Option<&Path>,
     signals: io::Result<Signals>,
@@ -89,7 +90,7 @@ fn live(
         Err(error) => {
             let cure = match error.raw_os_error() {
                 Some(libc::EMFILE) => "raise the limit of open files (ulimit -n)",
-                Some(libc::ENFILE) => "the host has no more of them (sysctl fs.file-max): free some",
+                Some(libc::ENFILE) => "the host has no more file descriptors (sysctl fs.file-max): free some",
                 Some(libc::ENOMEM) => "the kernel is out of memory: raise the container's memory limit, or free some",
                 Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => {
                     "the seccomp profile or sandbox refuses signalfd4(2): allow it, as Docker's default profile does"
@@ -113,7 +114,7 @@ fn live(
         tracing::warn!("{line}");
     }
     work(&signals).unwrap_or_else(|error| {
-        // A path that cannot be written is a bad setting, and `--log off` does not hide those.
+        // A path that cannot be written is a bad setting, and bad settings are printed even with `--log off`.
         if matches!(error, Error::Settings(_)) {
             return refuse(log, &error);
         }

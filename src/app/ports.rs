@@ -71,7 +71,7 @@ impl Claimant<'_> {
     fn begin(&self) -> Result<Claiming, Stop> {
         let Some(group) = self.group else { return Claiming::begin(&self.config.ports, self.policy()) };
         let specs = sharing::specs(&self.config.ports);
-        Ok(Claiming::begin(&specs, self.policy())?.with(Some(Box::new(sharing::newcomer(group)))))
+        Ok(Claiming::begin(&specs, self.policy())?.with_peers(Some(Box::new(sharing::newcomer(group)))))
     }
 
     fn policy(&self) -> Policy {

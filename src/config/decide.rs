@@ -59,21 +59,21 @@ pub fn decide(argv: &[OsString], environ: &[(OsString, OsString)]) -> Decision {
             typed => {
                 let (options, usage) = split(typed);
                 let broken = !usage.is_empty();
-                let (mode, decided, warned) = run::decide(&options, &environ, usage);
-                (log, warnings) = (decided, warned);
+                let decided = run::decide(&options, &environ, usage);
+                (log, warnings) = (decided.log, decided.warnings);
                 if broken {
                     log.format = typed_format(words).unwrap_or(log.format);
                 }
-                mode
+                decided.mode
             }
         },
         Command::Keep => match cli::parse::<cli::Keep>(words) {
             Typed::Print(text) => Ok(Mode::Print(text)),
             typed => {
                 let (options, usage) = split(typed);
-                let mode;
-                (mode, log, warnings) = run::keep(&options.into(), &environ, usage);
-                mode
+                let decided = run::keep(&options.into(), &environ, usage);
+                (log, warnings) = (decided.log, decided.warnings);
+                decided.mode
             }
         },
         Command::Healthcheck => match cli::Healthcheck::from_words(words) {

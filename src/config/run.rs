@@ -23,23 +23,27 @@ use crate::setting::source::{Source, Sources};
 use crate::setting::value::{boolean, duration, number};
 use crate::share::{self, Share};
 
-/// Decides `run`: the mode or all errors, the log, and the warnings to log once it is open. `usage` holds the errors in the command line
-/// itself. With any of those, options may be missing, so the command and whatever depends on several options is not checked.
-pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
+/// What became of the settings of `run` or `keep`.
+pub struct Decided {
+    /// The mode, or all errors.
+    pub mode: Result<Mode, Error>,
+    pub log: Log,
+    /// To be logged once the log is open.
+    pub warnings: Vec<String>,
+}
+
+/// Decides `run`. `usage` holds the errors in the command line itself. If there are any, options may be missing, so the command and
+/// whatever depends on several options is not checked.
+pub fn decide(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> Decided {
     decide_as(cli, environ, usage, false)
 }
 
 /// The same for `keep`, which has no app.
-pub fn keep(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> (Result<Mode, Error>, Log, Vec<String>) {
+pub fn keep(cli: &cli::Run, environ: &Environ, usage: Vec<String>) -> Decided {
     decide_as(cli, environ, usage, true)
 }
 
-fn decide_as(
-    cli: &cli::Run,
-    environ: &Environ,
-    usage: Vec<String>,
-    keeps: bool,
-) -> (Result<Mode, Error>, Log, Vec<String>) {
+fn decide_as(cli: &cli::Run, environ: &Environ, usage: Vec<String>, keeps: bool) -> Decided {
     let mut reader = Reader::new(environ, "REBERTH_");
     let complete = usage.is_empty();
     reader.errors.extend(usage);
@@ -67,12 +71,12 @@ fn decide_as(
         reader.sources.note("fallback", by_profile);
     }
     let mut run = Run { ports: ports.clone().unwrap_or_default(), ..run };
-    let checks = reader.read("check", from(&cli.check, &None), boolean).unwrap_or(false);
+    let dry_run = reader.read("check", from(&cli.check, &None), boolean).unwrap_or(false);
     let json = reader.read("json", from(&cli.json, &None), boolean).unwrap_or(false);
-    if json && !checks {
+    if json && !dry_run {
         reader.errors.push("--json: goes with --check".into());
     }
-    if checks || run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
+    if dry_run || run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
         // Reported now, instead of by an app that never becomes ready.
         match healthcheck::terms(environ) {
             Ok(terms) => run.terms = Some(Box::new(terms)),
@@ -82,10 +86,10 @@ fn decide_as(
     if complete && keeps {
         check_keep(&mut reader, cli, environ, &run, ports.is_some());
     } else if complete {
-        check(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
+        check_run(&mut reader, cli, environ, &run, ports.is_some(), &mut warnings);
     }
     run.sources = std::mem::take(&mut reader.sources);
-    if checks {
+    if dry_run {
         let run = if reader.errors.is_empty() { Ok(run) } else { Err(reader.errors) };
         let profile = match profile {
             Profile::Prod => "prod",
@@ -93,14 +97,14 @@ fn decide_as(
             Profile::Test => "test",
         };
         let check = Check { run, profile, log: log.clone(), warnings: warnings.clone(), json };
-        return (Ok(Mode::Check(Box::new(check))), log, warnings);
+        return Decided { mode: Ok(Mode::Check(Box::new(check))), log, warnings };
     }
     let mode = match reader.errors.is_empty() {
         true if keeps => Ok(Mode::Keep(Box::new(run))),
         true => Ok(Mode::Run(Box::new(run))),
         false => Err(Error::Settings(reader.errors)),
     };
-    (mode, log, warnings)
+    Decided { mode, log, warnings }
 }
 
 /// The log comes first and is read separately, because its format applies to the errors of all other settings.
@@ -242,8 +246,8 @@ fn check_keep(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &
     }
 }
 
-/// Checks what several settings must agree on. With bad ports, checks that need them are skipped: it is unknown whether there are any.
-fn check(
+/// Checks what the settings of `run` must agree on. With bad ports, checks that need them are skipped: it is unknown whether there are any.
+fn check_run(
     reader: &mut Reader<'_>,
     cli: &cli::Run,
     environ: &Environ,
@@ -295,6 +299,7 @@ fn check(
         }
     }
     let has_own_target = run.health.as_ref().is_some_and(|target| !target.needs_port());
+    // A bad target has its own error already.
     let health_bad = run.health.is_none() && (cli.health.is_some() || vars.health.is_some());
     if run.start_timeout.is_some() && run.ports.is_empty() && !has_own_target && !health_bad {
         let label = reader.label("start-timeout", from(&cli.start_timeout, &vars.start_timeout));

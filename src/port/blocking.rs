@@ -57,7 +57,7 @@ pub fn drive(mut claiming: Claiming, hear: &mut dyn Hear) -> Result<Vec<Claim>, 
             (None, Ok(Step::Waits)) => {}
             (None, Err(stop)) => return Err(stop),
         }
-        if let Some(spec) = claiming.begun()
+        if let Some(spec) = claiming.take_begun()
             && let ControlFlow::Break(stop) = hear.wait_started(spec)
         {
             return Err(stop);

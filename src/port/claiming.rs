@@ -42,13 +42,13 @@ pub struct Claiming {
     /// Other instances that may share the ports, and the meeting points of those that do.
     peers: Option<Box<dyn Peers>>,
     meetings: Vec<Option<OwnedFd>>,
-    /// A port has been waited for since all were bound together.
-    apart: bool,
+    /// There was a wait since all ports were last bound in one go, so an earlier one may be lost by now.
+    waited_between: bool,
     started: Instant,
     /// When it became the turn of the first port that is not claimed.
     turn: Option<Instant>,
     waiting: Option<Waiting>,
-    /// `waiting` has begun, and [`Claiming::begun`] has not returned it yet.
+    /// `waiting` has begun, and [`Claiming::take_begun`] has not returned it yet.
     begun: bool,
     /// How often the diagnosis was interrupted, and when it is repeated.
     interruptions: u32,
@@ -70,7 +70,7 @@ impl Claiming {
             waited: vec![Duration::ZERO; specs.len()],
             peers: None,
             meetings: specs.iter().map(|_| None).collect(),
-            apart: false,
+            waited_between: false,
             started: Instant::now(),
             turn: None,
             waiting: None,
@@ -83,7 +83,7 @@ impl Claiming {
     }
 
     /// Lets these instances share their ports with us.
-    pub fn with(self, peers: Option<Box<dyn Peers>>) -> Self {
+    pub fn with_peers(self, peers: Option<Box<dyn Peers>>) -> Self {
         Self { peers, ..self }
     }
 
@@ -93,24 +93,24 @@ impl Claiming {
         self.waiting.iter().flat_map(Waiting::descriptors)
     }
 
-    /// When the next step is due at the latest. In the past once the claim has finished.
+    /// When the next step is due at the latest. Once the claim has finished: an instant in the past.
     pub fn deadline(&self) -> Instant {
         self.diagnose_at.or_else(|| self.waiting.as_ref().map(Waiting::deadline)).unwrap_or(self.started)
     }
 
     /// The port for which the last step started a wait; once per wait.
-    pub fn begun(&mut self) -> Option<&Spec> {
+    pub fn take_begun(&mut self) -> Option<&Spec> {
         if !std::mem::take(&mut self.begun) {
             return None;
         }
         self.order.get(self.settled).and_then(|position| self.specs.get(*position))
     }
 
-    /// Continues after a sleep that ended at `now`.
+    /// Continues after a sleep that ended at `now`. `interrupted` returns whether the caller has other work.
     ///
-    /// Only the search of /proc for the holder's name takes long. About once per millisecond it calls `interrupted`,
-    /// which returns whether a descriptor of the caller's is readable. If so, the step returns. The search is repeated
-    /// later, and skipped after a few interruptions.
+    /// It is called about once per millisecond during the search of /proc for the holder's name, the only part of a step
+    /// that takes long. If it returns true, so does the step; the search is repeated later, and skipped after a few
+    /// interruptions.
     ///
     /// # Errors
     /// `Cannot` for a port that can never be claimed, `PortBusy` with the diagnosis when the time limit has passed.
@@ -122,7 +122,7 @@ impl Claiming {
                 }
                 self.settled += 1;
             }
-            if !self.lost_one() {
+            if !self.release_all_if_one_was_lost() {
                 return self.take_claims().map(Step::Ours);
             }
             self.settled = 0;
@@ -194,17 +194,17 @@ impl Claiming {
         if end.is_some_and(|end| Instant::now() >= end) {
             return Ok(Progress::Over);
         }
-        self.apart = true;
+        self.waited_between = true;
         self.waiting = Waiting::begin(&mut port, started, end, interrupted)?;
         self.begun = self.waiting.is_some();
         Ok(if self.begun { Progress::Waits } else { Progress::Ours })
     }
 
-    /// Whether another process now listens on a port that we have bound: a bound socket that does not listen does not
-    /// prevent that, and another port may have been waited for since. All ports are then released, and claimed again
-    /// within the same time limit.
-    fn lost_one(&mut self) -> bool {
-        if self.policy.hold != Hold::Probe || !std::mem::take(&mut self.apart) || self.specs.len() < 2 {
+    /// A bound socket that does not listen does not prevent another process from listening on its port, and that may have
+    /// happened during the wait for a later port. Then all ports are released, to be claimed again within the same time
+    /// limit. True: they were.
+    fn release_all_if_one_was_lost(&mut self) -> bool {
+        if self.policy.hold != Hold::Probe || !std::mem::take(&mut self.waited_between) || self.specs.len() < 2 {
             return false;
         }
         let lost = self.attempts.iter().any(Attempt::is_lost);

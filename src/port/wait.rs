@@ -16,14 +16,14 @@ use super::{advice, range};
 use crate::error::Error;
 use crate::log::Live;
 
-/// A shorter part of the wait is not mentioned.
+/// Until this much of `--wait` has passed, the log still names the whole of it.
 const NEGLIGIBLE: Duration = Duration::from_millis(250);
 /// A TIME_WAIT timer fires up to a second later than announced: from then on, look this often.
 const TIMER_SLACK: Duration = Duration::from_millis(100);
 /// After this many interrupted searches of /proc in a row, the report is made without one: the holder stays unnamed.
 pub const MAX_INTERRUPTED: u32 = 3;
 
-/// A port, and what claiming it takes.
+/// One port, and the borrowed parts of the claim that a try needs.
 pub struct Port<'a> {
     pub spec: &'a Spec,
     pub attempt: &'a mut Attempt,
@@ -73,7 +73,7 @@ pub struct Waiting {
     /// `None`: for ever.
     end: Option<Instant>,
     interruptions: u32,
-    /// Just subscribed and tried: the report comes before the next try.
+    /// [`Waiting::begin`] has just tried: report first, then try again.
     just_tried: bool,
     /// The status line on a terminal, between the lines of the log.
     status_line: Option<StatusLine>,
@@ -127,7 +127,7 @@ impl Waiting {
         Ok(Some(Self { watch, schedule, started, end, interruptions: 0, just_tried: true, status_line }))
     }
 
-    /// What admits the wait before its deadline; nothing during an event storm.
+    /// What wakes the wait before its deadline; nothing during an event storm.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let subscribed = !self.schedule.is_throttled();
         self.watch.descriptors().filter(move |_| subscribed)
@@ -206,11 +206,11 @@ impl Waiting {
             Some(end) => format!("for up to {}", advice::human(left(end, port.policy.wait))),
             None => "for ever".to_owned(),
         };
-        let (mut tried, mut useless, mut stopped) = (Ok(false), false, false);
+        let (mut tried, mut woken_in_vain, mut stopped) = (Ok(false), false, false);
         let depth = if self.interruptions < MAX_INTERRUPTED { Depth::Programs } else { Depth::Sockets };
         let look = holder::look_while(port.spec, depth, &mut || {
             let event = self.watch.take_events();
-            useless |= event;
+            woken_in_vain |= event;
             if event {
                 tried = port.acquire(interrupted);
             }
@@ -238,11 +238,11 @@ impl Waiting {
             tracing::info!(port, "{what} is busy for {waited} now, still waiting {limit}: held by {look}");
         }
         let at = self.refocus(&look);
-        self.schedule.reported(Instant::now(), at, useless);
+        self.schedule.reported(Instant::now(), at, woken_in_vain);
         Ok(Progress::Waits)
     }
 
-    /// Sets the watch to what holds the port, and returns when to look again; `None`: an event or the polling fallback
+    /// Narrows the watch to the kind of holder that was found, and returns when to look again; `None`: an event or the polling fallback
     /// decides.
     fn refocus(&mut self, look: &Look) -> Option<Instant> {
         let now = Instant::now();

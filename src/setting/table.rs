@@ -58,7 +58,7 @@ macro_rules! settings {
 }
 
 settings! {
-    /// The settings of `run`, in the order of its help.
+    /// The settings of `run`, in the order of its fields.
     RUN, MEANINGS_OF_RUN;
     "port", "REBERTH_PORT", "PORT, else none", Ports:
         "ports to claim, comma-separated: `[NAME=][ADDR:]PORT[/udp]`; `0` = any free port; IPv6 as `[::1]:80`; without ADDR, all \
@@ -120,7 +120,7 @@ settings! {
          host, a socket, a file or a name. May be repeated; comma-separated, in the variable also separated by white space; write \
          a comma inside a target as `%2C`";
     "after-wait", "REBERTH_AFTER_WAIT", "60s", BeforeTheApp:
-        "how long to wait for all of them; then exit with code 124 and list each failed target with its last reason; `0s` = one \
+        "how long to wait for all `--after` targets; then exit with code 124 and list each failed target with its last reason; `0s` = one \
          try";
     "exit-on-unhealthy", "REBERTH_EXIT_ON_UNHEALTHY", "off", Health:
         "once the app is ready, check its liveness this often, and stop an unhealthy app (grace, KILL) with code 1, so that a \
@@ -145,7 +145,7 @@ settings! {
     /// The settings of `healthcheck`, in the order of its help. It takes `--state-dir` too, with `run`'s variable.
     HEALTHCHECK, MEANINGS_OF_HEALTHCHECK;
     "probe", "REBERTH_HEALTH_PROBE", "readiness", Healthcheck:
-        "which probe this is";
+        "which probe to answer: readiness, liveness or startup";
     "timeout", "REBERTH_HEALTH_TIMEOUT", "900ms", Healthcheck:
         "deadline for connect, request and headers together: just below the kubelet's default of 1 s, so that the reason is printed \
          before the kill";

@@ -63,10 +63,10 @@ fn one_loop_waits_for_two_ports_and_for_something_of_its_own() {
         let [low, high] = holders;
         let (own, peer) = nix::unistd::pipe().unwrap();
         let mut claiming = Claiming::begin(&[spec("", PORT + 1), spec("", PORT)], by_event(LONG)).unwrap();
-        assert!(claiming.begun().is_none());
+        assert!(claiming.take_begun().is_none());
         waits(go_on(&mut claiming));
-        assert_eq!(claiming.begun().map(|spec| spec.port), Some(PORT));
-        assert!(claiming.begun().is_none(), "told twice");
+        assert_eq!(claiming.take_begun().map(|spec| spec.port), Some(PORT));
+        assert!(claiming.take_begun().is_none(), "told twice");
         // The report is due at once, and once it is made nothing is before the budget's end.
         assert!(claiming.deadline() <= Instant::now());
         waits(go_on(&mut claiming));
@@ -79,7 +79,7 @@ fn one_loop_waits_for_two_ports_and_for_something_of_its_own() {
         drop(low);
         assert!(!sleep(&claiming, own.as_fd()), "the holder's end wakes");
         waits(go_on(&mut claiming));
-        assert_eq!(claiming.begun().map(|spec| spec.port), Some(PORT + 1));
+        assert_eq!(claiming.take_begun().map(|spec| spec.port), Some(PORT + 1));
         drop(high);
         let claims = drive(&mut claiming, own.as_fd());
         assert_eq!(claims.iter().map(|claim| claim.port).collect::<Vec<_>>(), [PORT + 1, PORT]);
