@@ -46,7 +46,7 @@ fn place(dest: &Path) -> Result<PathBuf, String> {
     let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if folder || !parent.is_dir() || dest.file_name().is_none() {
         let missing = if folder { dest } else { parent };
-        return Err(format!("{dest:?}: there is no folder {missing:?}; create it first, install makes none"));
+        return Err(format!("{dest:?}: there is no folder {missing:?}; create it first, install does not"));
     }
     // A rename would replace a device such as /dev/null with a file.
     match fs::symlink_metadata(dest) {

@@ -190,7 +190,7 @@ impl Sink {
             text.push('\n');
         }
         if dropped > 0 {
-            let note = format!("{dropped} log lines dropped: stderr did not take them");
+            let note = format!("{dropped} log lines dropped: stderr did not accept them");
             text.push_str(&self.colored(&render(self.format, now(), "WARN", &note, Vec::new())));
         }
         text.push_str(line);

@@ -101,7 +101,7 @@ fn outcome(run: &Run, busy: &[&Spec]) -> (String, Option<Code>) {
         return (format!("{names}: busy: after {waits} it would fall back to {}{after}", taken.join(", ")), None);
     }
     (
-        format!("{names}: busy: it would wait for up to {waits}, and end in 124 if that does not help"),
+        format!("{names}: busy: it would wait for up to {waits}, and exit with 124 if that does not help"),
         Some(Code::TIMEOUT),
     )
 }

@@ -93,7 +93,7 @@ pub static RUN: Page = Page {
     notes: "\
 In the arguments of COMMAND, {port}, {port.NAME}, {addr}, {host}, {fd} and {fd.NAME} are replaced.
 A flag beats its variable, then PORT (for ports), the profile and the default. Durations: 250ms, 10s, 1m30s, 2h.
-Exit codes: the app's own, 128+n for signal n, 124 not in time, 125 reberth failed, 126 and 127 as in a shell.",
+Exit codes: the app's own, 128+n for signal n, 124 timeout, 125 reberth failed, 126 and 127 as in a shell.",
 };
 
 pub static KEEP: Page = Page {

@@ -100,7 +100,7 @@ pub struct Run {
     /// etcd+tls://...; may be repeated
     #[arg(long, value_name = "URL", action = clap::ArgAction::Append)]
     pub register: Vec<OsString>,
-    /// What to announce, if not the address that leads to the registry and the primary port
+    /// What to announce, if not the address that routes to the registry and the primary port
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub advertise: Option<OsString>,
     /// Pairs for the entry's Metadata

@@ -63,7 +63,7 @@ pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &R
     let label = reader.label("exit-on-unhealthy", from(&cli.exit_on_unhealthy, &vars.exit_on_unhealthy));
     if run.exec {
         reader.errors.push(format!(
-            "{label}: somebody has to ask, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
+            "{label}: reberth must stay to probe the app, and with --exec (REBERTH_EXEC) it does not: leave one of them out"
         ));
     }
     let target = run.liveness.as_ref().or(run.health.as_ref());
@@ -71,7 +71,7 @@ pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &R
         || target.is_none() && [&vars.health, &vars.liveness].iter().any(|variable| variable.is_some());
     if run.ports.is_empty() && !is_bad && target.is_none_or(Target::needs_port) {
         reader.errors.push(format!(
-            "{label}: there is nothing to ask: set a port (--port, REBERTH_PORT) or a full target (--liveness http://…)"
+            "{label}: there is nothing to probe: set a port (--port, REBERTH_PORT) or a full target (--liveness http://…)"
         ));
     }
 }
@@ -140,9 +140,9 @@ mod tests {
             (&["--after-wait", "60"], &[], "--after-wait 60"),
             (&["--unhealthy-failures", "0"], &[], "--unhealthy-failures 0"),
             (&["--exit-on-unhealthy", "5"], &[("PORT", "80")], "--exit-on-unhealthy 5"),
-            (&["--exit-on-unhealthy", "5s"], &[], "there is nothing to ask"),
-            (&["--exit-on-unhealthy", "5s", "--health", "/x"], &[], "there is nothing to ask"),
-            (&["--exit-on-unhealthy", "5s", "--exec"], &[("PORT", "80")], "with --exec (REBERTH_EXEC) nobody stays"),
+            (&["--exit-on-unhealthy", "5s"], &[], "there is nothing to probe"),
+            (&["--exit-on-unhealthy", "5s", "--health", "/x"], &[], "there is nothing to probe"),
+            (&["--exit-on-unhealthy", "5s", "--exec"], &[("PORT", "80")], "with --exec (REBERTH_EXEC) it does not"),
         ] {
             let lines = match decision(list, vars).mode {
                 Err(Error::Settings(lines)) => lines,

@@ -11,7 +11,7 @@ use crate::setting::value::shown;
 /// Refuses a final carriage return, which an env file with Windows line endings adds: the path or text would be accepted and never match.
 pub fn no_carriage_return<T: AsRef<OsStr> + ?Sized>(value: &T) -> Result<(), String> {
     match value.as_ref().as_encoded_bytes() {
-        [.., b'\r'] => Err("ends in a carriage return: save the file it comes from with Unix line ends".into()),
+        [.., b'\r'] => Err("ends in a carriage return: save the file it comes from with Unix line endings".into()),
         _ => Ok(()),
     }
 }

@@ -45,7 +45,7 @@ fn registries(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ) -> Vec
             let name = if flag.is_some() { "--register" } else { "REBERTH_REGISTER" };
             return reader
                 .errors
-                .push(format!("{name}: a URL with a login or an @ is not taken: set ETCDCTL_USER=USER:PASSWORD"));
+                .push(format!("{name}: a URL with a login or an @ is not accepted: set ETCDCTL_USER=USER:PASSWORD"));
         }
         let urls: Vec<&str> = if text.trim().is_empty() { vec![""] } else { text.split_whitespace().collect() };
         if flag.as_ref().is_some_and(|flag| flag.to_str().is_none()) {
@@ -85,7 +85,7 @@ fn credentials(reader: &mut Reader<'_>, vars: &Etcdctl) -> Credentials {
         if value.as_ref().is_some_and(|value| no_carriage_return(value).is_err()) {
             reader
                 .errors
-                .push(format!("{name}: ends in a carriage return: save the file it comes from with Unix line ends"));
+                .push(format!("{name}: ends in a carriage return: save the file it comes from with Unix line endings"));
         }
         text.flatten().map(str::to_owned)
     };
@@ -118,7 +118,7 @@ pub fn check(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &R
     }
     if run.exec {
         reader.errors.push(format!(
-            "{label}: somebody has to take the entry back, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
+            "{label}: reberth must stay to withdraw the entry, and with --exec (REBERTH_EXEC) it does not: leave one of them out"
         ));
     }
 }

@@ -74,7 +74,7 @@ fn decide_as(cli: &cli::Run, environ: &Environ, usage: Vec<String>, keeps: bool)
     let dry_run = reader.read("check", from(&cli.check, &None), boolean).unwrap_or(false);
     let json = reader.read("json", from(&cli.json, &None), boolean).unwrap_or(false);
     if json && !dry_run {
-        reader.errors.push("--json: goes with --check".into());
+        reader.errors.push("--json: requires --check".into());
     }
     if dry_run || run.health.is_some() || !run.after.is_empty() || run.exit_on_unhealthy.is_some() {
         // Reported now, instead of by an app that never becomes ready.
@@ -242,7 +242,7 @@ fn check_keep(reader: &mut Reader<'_>, cli: &cli::Run, environ: &Environ, run: &
     }
     if run.fallback != Fallback::None {
         let label = reader.label("fallback", from(&cli.fallback, &vars.fallback));
-        reader.errors.push(format!("{label}: keep holds the port that everybody was told of: must be none"));
+        reader.errors.push(format!("{label}: keep holds the port that clients are configured with: must be none"));
     }
 }
 
@@ -276,7 +276,7 @@ fn check_run(
         let label = reader.label(name, raw);
         if run.exec {
             reader.errors.push(format!(
-                "{label}: somebody has to answer the app's bind, and with --exec (REBERTH_EXEC) nobody stays: leave one of them out"
+                "{label}: reberth must stay to answer the app's bind, and with --exec (REBERTH_EXEC) it does not: leave one of them out"
             ));
         }
         let tcp = run.ports.iter().any(|spec| spec.protocol == spec::Protocol::Tcp);
@@ -294,7 +294,7 @@ fn check_run(
         if run.ports.is_empty() && target.as_ref().is_some_and(crate::health::target::Target::needs_port) {
             let label = reader.label(name, raw);
             warnings.push(format!(
-                "{label}: asks the primary port, and no port is configured: set --port, REBERTH_PORT or PORT, or a full URL"
+                "{label}: checks the primary port, and no port is configured: set --port, REBERTH_PORT or PORT, or a full URL"
             ));
         }
     }
@@ -304,7 +304,7 @@ fn check_run(
     if run.start_timeout.is_some() && run.ports.is_empty() && !has_own_target && !health_bad {
         let label = reader.label("start-timeout", from(&cli.start_timeout, &vars.start_timeout));
         reader.errors.push(format!(
-            "{label}: nothing tells when the app is ready: set a port (--port, REBERTH_PORT) or a full health target (--health http://…)"
+            "{label}: nothing shows when the app is ready: set a port (--port, REBERTH_PORT) or a full health target (--health http://…)"
         ));
     }
 }

@@ -61,7 +61,7 @@ fn by_state(subject: &Subject, state: &State, pid: i32) -> Plan {
     let from_run = pick(subject.probe, state.health.as_deref(), state.liveness.as_deref());
     let from_run: Option<Target> = match from_run.map(str::parse).transpose() {
         Ok(target) => target,
-        Err(why) => return decided(false, "run", format!("its state file names a target that is none: {why}")),
+        Err(why) => return decided(false, "run", format!("its state file names a target that is not valid: {why}")),
     };
     let from_settings = pick(subject.probe, subject.health.as_ref(), subject.liveness.as_ref());
     let target = subject.target.as_ref().or(from_run.as_ref()).or(from_settings);
@@ -72,10 +72,10 @@ fn by_state(subject: &Subject, state: &State, pid: i32) -> Plan {
         return decided(
             true,
             "run",
-            format!("phase {phase}: the app runs (run has pid {pid}), and there is no port or target to ask"),
+            format!("phase {phase}: the app is running (run has pid {pid}), and there is no port or target to check"),
         );
     }
-    match plan(target, place, None, |_| "run has not told its port yet".to_owned()) {
+    match plan(target, place, None, |_| "run has not published its port yet".to_owned()) {
         Plan::Ask { resolved, note, .. } => {
             let own = (state.shared && target.is_none_or(Target::needs_port)).then_some(pid);
             Plan::Ask { resolved, note, own }
@@ -132,7 +132,7 @@ fn plan(
     let (host, port) = match place {
         None if on_primary => {
             let reason =
-                "it is on the primary port, and no tcp port is set; set --port (REBERTH_PORT), or name a whole URL";
+                "it is on the primary port, and no tcp port is set; set --port (REBERTH_PORT), or name a full URL";
             return decided(false, &shown(target), with(reason.to_owned(), note));
         }
         Some(Place { port: 0, .. }) if on_primary => {
@@ -145,7 +145,7 @@ fn plan(
     };
     let resolved = match ResolvedTarget::of(target, host, port) {
         Ok(resolved) => resolved,
-        Err(why) => return decided(false, "target", with(format!("this is no URL: {why}"), note)),
+        Err(why) => return decided(false, "target", with(format!("this is not a URL: {why}"), note)),
     };
     Plan::Ask { resolved, note, own: None }
 }

@@ -126,7 +126,7 @@ fn elsewhere(resolved: &ResolvedTarget) -> Option<String> {
     places.truncate(MAX_PLACES);
     let places = Some(places.join(", ")).filter(|places| !places.is_empty())?;
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Some(format!("something listens on {places}{more} only: ask there by a whole URL, or make it bind 0.0.0.0"))
+    Some(format!("something listens on {places}{more} only: check it there with a full URL, or make it bind 0.0.0.0"))
 }
 
 fn look(settings: &Healthcheck) -> Found {

@@ -29,7 +29,7 @@ pub enum Ruling {
 }
 
 /// Both waits share one phase; the log says which one it is.
-const WAITS: &str = "run waits for a busy port, or for what --after names";
+const WAITS: &str = "run waits for a busy port, or for --after targets";
 
 /// The table. Liveness passes before the app listens and while it drains, because a failure kills the container: a waiting `run` would
 /// never get its port, and a draining app would not finish its pending requests.

@@ -138,21 +138,21 @@ fn parse(text: &str) -> Result<Target, String> {
             url(&format!("http://{local}"), &local)
         }
         ("https" | "grpcs", _) if cfg!(not(feature = "tls")) => Err(format!(
-            "this reberth is built without TLS, so it cannot ask {scheme}: use {}://, or the build with TLS",
+            "this reberth is built without TLS, so it cannot probe {scheme}: use {}://, or the build with TLS",
             scheme.trim_end_matches('s')
         )),
         ("http" | "https", Some(rest)) => url(text, rest),
         ("tcp", _) if is_place(rest) => match place("tcp", rest, None)? {
             (Peer::Host(host, port), "" | "/") => Ok(Target::TcpAt(host, port)),
-            (Peer::Host(..), _) => Err("after the port of tcp comes nothing".into()),
-            (Peer::Socket(_), _) => Err("a socket is connected to with unix:/socket".into()),
+            (Peer::Host(..), _) => Err("nothing may follow the port of tcp".into()),
+            (Peer::Socket(_), _) => Err("a socket is written unix:/socket, without tcp".into()),
         },
         ("grpc", _) if !is_place(rest) => grpc(rest),
         ("grpc" | "grpcs", _) => {
             let tls = scheme == "grpcs";
             let (peer, name) = place(&scheme, rest, None)?;
             if tls && matches!(peer, Peer::Socket(_)) {
-                return Err("over a socket gRPC is asked without TLS: use grpc:unix:".into());
+                return Err("gRPC over a socket is probed without TLS: use grpc:unix:".into());
             }
             Ok(Target::GrpcAt(tls, peer, service(name.strip_prefix('/').unwrap_or(name))?))
         }
@@ -168,7 +168,7 @@ fn parse(text: &str) -> Result<Target, String> {
             Some(database) if is_place(rest) => match place(scheme, rest, Some(database.port()))? {
                 (peer, "" | "/") => Ok(Target::Database(database, peer)),
                 _ => Err(format!(
-                    "{scheme} is asked whether it takes clients, so no path or database comes after its place"
+                    "{scheme} checks only whether the server takes clients, so no path or database may follow its address"
                 )),
             },
             _ => Err(guess(text)),
@@ -180,7 +180,7 @@ fn parse(text: &str) -> Result<Target, String> {
 fn guess(text: &str) -> String {
     let scheme = text.split(':').next().unwrap_or_default().to_ascii_lowercase();
     if Database::of(&scheme).is_some() || matches!(&*scheme, "fcgi" | "grpcs" | "tcp" | "http" | "https") {
-        return format!("{scheme} needs a place: {scheme}://host:port");
+        return format!("{scheme} needs an address: {scheme}://host:port");
     }
     let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let local = if number { format!("127.0.0.1:{text}") } else { text.to_string() };
@@ -218,7 +218,7 @@ fn file(rest: &str) -> Result<PathBuf, String> {
     if path.starts_with('/') && !path.contains('\0') {
         Ok(path.into())
     } else {
-        Err("after file: comes a whole path: file:/run/ready".into())
+        Err("file: needs an absolute path: file:/run/ready".into())
     }
 }
 
@@ -230,7 +230,7 @@ fn name(rest: &str) -> Result<String, String> {
     if !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(fits) && !has_port {
         Ok(name.into())
     } else {
-        Err("after dns: comes a host name alone: dns:db.example.org".into())
+        Err("dns: takes a host name and nothing else: dns:db.example.org".into())
     }
 }
 
@@ -240,8 +240,8 @@ const LONGEST_NAME: usize = 254;
 /// `grpc:SERVICE`.
 fn grpc(rest: &str) -> Result<Target, String> {
     match rest {
-        "" => Err("after grpc: comes a service or a port (grpc alone asks for the server as a whole)".into()),
-        name if name.starts_with('/') => Err("after grpc: comes a service, without a /".into()),
+        "" => Err("grpc: takes a service or a port (grpc alone checks the server as a whole)".into()),
+        name if name.starts_with('/') => Err("grpc: takes a service without a /".into()),
         name => service(name).map(Target::Grpc),
     }
 }

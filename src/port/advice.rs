@@ -139,7 +139,7 @@ fn refused(spec: &Spec, what: &str) -> String {
             .to_owned()
     } else if range::is_the_hosts() {
         format!(
-            "{root} with --cap-add NET_BIND_SERVICE, which a plain uid does not get; on the host's network the engine refuses --sysctl"
+            "{root} with --cap-add NET_BIND_SERVICE, which a non-root uid does not get; on the host network the engine refuses --sysctl"
         )
     } else {
         "start with --sysctl net.ipv4.ip_unprivileged_port_start=0 (in a pod: securityContext.sysctls)".to_owned()
@@ -191,19 +191,19 @@ pub fn busy(spec: &Spec, look: &Look, wait: Wait, fallback: Fallback, told: &Giv
     if let Some(incomplete) = look.incomplete {
         lines.push(format!("{what}: {incomplete}"));
     } else if look.holders.is_empty() {
-        lines.push(format!("{what}: no holder is visible; it may have let go just now: start again"));
+        lines.push(format!("{what}: no holder is visible; it may have just released the port: start again"));
     }
     match fallback {
         Fallback::Next(_) if spec.port == u16::MAX => {
             lines.push(format!(
-                "{what}: no port lies above it for --fallback next: {} takes one elsewhere",
+                "{what}: no port lies above it for --fallback next: {} takes any free port",
                 told.set("fallback", "any")
             ));
         }
         Fallback::Next(count) => {
             let count = count.min(u16::MAX - spec.port);
             lines.push(format!(
-                "{what}: none of the next {count} ports could be had either: allow more with {}, or any port with {}",
+                "{what}: none of the next {count} ports could be claimed either: allow more with {}, or any port with {}",
                 told.set("fallback", "next:N"),
                 told.set("fallback", "any")
             ));
@@ -230,8 +230,8 @@ pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
     let has = |state: State| look.holders.iter().any(|holder| holder.state == state);
     if has(State::Client) {
         advice.push(format!(
-            "a client connection was given this port since it lies in net.ipv4.ip_local_port_range: take a port outside, or \
-             reserve it for the next time, which does not free it now: {}",
+            "a client connection was given this port because it lies in net.ipv4.ip_local_port_range: take a port outside, or \
+             reserve it for the next start, which does not free it now: {}",
             range::reserve(spec.port)
         ));
     }
@@ -244,13 +244,13 @@ pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
     }
     if look.holders.iter().any(|holder| holder.reuse_port == Some(true)) {
         advice.push(
-            "the holder has set SO_REUSEPORT: a program of its user that sets it too would share the port with it unnoticed, and each would \
-             get a part of the clients; reberth waits until the port is free"
+            "the holder has set SO_REUSEPORT: another program of the same user that sets it too would share the port unnoticed, and each would \
+             get some of the clients; reberth waits until the port is free"
                 .to_owned(),
         );
     }
     advice.push(format!(
-        "or take another port: {}, {} or {}; whoever was told {} (docker run -p, a Service, a probe) does not follow there",
+        "or take another port: {}, {} or {}; clients configured with port {} (docker run -p, a Service, a probe) will not follow",
         told.set("fallback", "next"),
         told.set("fallback", "any"),
         told.set("port", ""),
@@ -265,12 +265,12 @@ pub fn advice(spec: &Spec, look: &Look, told: &Given) -> Vec<String> {
 /// No socket listens: the remaining connections expire by themselves.
 fn only_connections(look: &Look, told: &Given) -> String {
     let left = look.time_wait().and_then(|_| look.holders.iter().filter_map(Holder::seconds_left).max());
-    let again = "and let the old server set SO_REUSEADDR, then it never blocks";
+    let again = "and make the old server set SO_REUSEADDR, which prevents this";
     match left {
-        Some(0 | 1) => format!("this ends by itself within a second: start again, {again}"),
+        Some(0 | 1) => format!("this expires by itself within a second: start again, {again}"),
         Some(left) => {
             let enough = format!("{}s", (left + 10).max(75));
-            format!("this ends by itself in {left}s: wait longer ({}), {again}", told.set("wait", &enough))
+            format!("this expires by itself in {left}s: wait longer ({}), {again}", told.set("wait", &enough))
         }
         None => format!(
             "these connections end when their peers close: wait longer ({}), {again}",
@@ -282,7 +282,7 @@ fn only_connections(look: &Look, told: &Given) -> String {
 /// How to stop the holders. A container's process is stopped through its engine: with a restart policy, a killed one is
 /// back in a second.
 fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<String>) {
-    let longer = format!("or wait longer for it to end ({}, or forever)", told.set("wait", "120s"));
+    let longer = format!("or wait longer for it to exit ({}, or forever)", told.set("wait", "120s"));
     let ours = own_container();
     let suffix = if spec.protocol == Protocol::Udp { "/udp" } else { "" };
     let (mut pids, mut stops) = (BTreeSet::new(), BTreeSet::new());
@@ -307,15 +307,15 @@ fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<Str
     }
     if published {
         advice.push(format!(
-            "docker-proxy holds it for a container that publishes it: stop that one (docker ps --filter publish={}{suffix} names it); to kill \
-             docker-proxy would cut that container off, and no wait helps while it runs",
+            "docker-proxy holds it for a container that publishes it: stop that container (docker ps --filter publish={}{suffix} names it); killing \
+             docker-proxy would cut it off, and waiting does not help while it runs",
             spec.port
         ));
     }
     if !stops.is_empty() {
         let stops: Vec<String> = stops.into_iter().collect();
         advice.push(format!(
-            "stop the holder's container ({}), since a killed one comes back with a restart policy, {longer}",
+            "stop the holder's container ({}), because a restart policy would restart a killed one, {longer}",
             stops.join("; ")
         ));
     }
@@ -325,7 +325,7 @@ fn stop_them(spec: &Spec, silent: &[&Holder], told: &Given, advice: &mut Vec<Str
     }
     if unseen {
         advice.push(format!(
-            "see who it is where it is visible (on the host, as root: reberth who {}{suffix}) and stop it there, {longer}",
+            "identify the holder where it is visible (on the host, as root: reberth who {}{suffix}) and stop it there, {longer}",
             spec.port
         ));
     }
@@ -361,11 +361,11 @@ mod tests {
         let proxy = "/usr/bin/docker-proxy -proto udp";
         for (holders, wanted) in [
             (vec![holder(Some(7), "app", None), holder(Some(9), "app", None)], "stop the holder (kill 7 9), or wait"),
-            (vec![holder(Some(7), "app", Some(Engine::Docker))], "container (docker stop 0123456789ab), since"),
-            (vec![holder(Some(7), "app", Some(Engine::Podman))], "container (podman stop 0123456789ab), since"),
+            (vec![holder(Some(7), "app", Some(Engine::Docker))], "container (docker stop 0123456789ab), because"),
+            (vec![holder(Some(7), "app", Some(Engine::Podman))], "container (podman stop 0123456789ab), because"),
             (vec![holder(Some(7), "app", Some(Engine::Cri))], "container (crictl stop 0123456789ab; delete its pod"),
-            (vec![holder(Some(7), "app", Some(Engine::Other))], "container (container 0123456789ab), since"),
-            (vec![holder(Some(7), proxy, None)], "stop that one (docker ps --filter publish=53/udp names it)"),
+            (vec![holder(Some(7), "app", Some(Engine::Other))], "container (container 0123456789ab), because"),
+            (vec![holder(Some(7), proxy, None)], "stop that container (docker ps --filter publish=53/udp names it)"),
             (vec![holder(None, "", None)], "(on the host, as root: reberth who 53/udp)"),
         ] {
             let look = Look { holders, incomplete: None };

@@ -262,7 +262,7 @@ fn log_first(spec: &Spec, limit: &str, look: &Look) {
         tracing::warn!(
             port,
             "{what} lies in net.ipv4.ip_local_port_range and an outgoing connection has it: \
-            take a port outside, or reserve it for the next time: {}",
+            take a port outside, or reserve it for the next start: {}",
             range::reserve(port)
         );
     } else if ephemeral {

@@ -192,7 +192,7 @@ impl Watch {
         match events.drain() {
             Ok(drained) => drained.lost || !drained.events.is_empty(),
             Err(error) => {
-                tracing::debug!(port = self.port, %error, "socket events broke; going by the clock");
+                tracing::debug!(port = self.port, %error, "the subscription to socket events failed; polling instead");
                 self.events = None;
                 true
             }

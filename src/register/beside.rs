@@ -65,7 +65,7 @@ impl Beside {
                 && !child.stopping
             {
                 warn!(
-                    "the process that registers the app (pid {}) has ended: started again within {:?}",
+                    "the process that registers the app (pid {}) has exited: it restarts within {:?}",
                     child.pid, self.register.ttl
                 );
             }
@@ -138,7 +138,7 @@ impl Beside {
 fn kill_all(children: &[Child]) {
     for child in children {
         warn!(
-            "the registry has not answered within {FAREWELL_LIMIT:?} at the end: an entry that is still there ends with its lease (--register-ttl)"
+            "the registry has not answered within {FAREWELL_LIMIT:?} at exit: an entry that is still there expires with its lease (--register-ttl)"
         );
         let _ = process::send(child.pid, libc::SIGKILL);
     }

@@ -317,7 +317,7 @@ mod tls {
                 let found = rustls_native_certs::load_native_certs().certs;
                 if found.is_empty() {
                     return Err(
-                        "there is no store of certificates here: name the registry's authority by ETCDCTL_CACERT"
+                        "there is no store of certificates here: name the registry's authority with ETCDCTL_CACERT"
                             .into(),
                     );
                 }

@@ -81,7 +81,7 @@ const FORM: &str =
 /// One URL of `--register`. The caller has rejected a URL with credentials already.
 pub fn registry(text: &str) -> Result<Registry, String> {
     if cfg!(not(feature = "register")) {
-        return Err("this reberth was built without the feature register: take the full build, or leave it out".into());
+        return Err("this reberth was built without the feature register: use the full build, or leave it out".into());
     }
     let bad = |why: &str| format!("{why}; {FORM}");
     let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
@@ -91,7 +91,7 @@ pub fn registry(text: &str) -> Result<Registry, String> {
         _ => return Err(bad("no such registry")),
     };
     if tls && cfg!(not(feature = "tls")) {
-        return Err("this reberth was built without TLS: take the full build, or etcd://".into());
+        return Err("this reberth was built without TLS: use the full build, or etcd://".into());
     }
     let (hosts, prefix) = rest.split_once('/').ok_or_else(|| bad("the prefix is missing"))?;
     let prefix = prefix.trim_end_matches('/');
@@ -144,7 +144,7 @@ pub fn advertise(text: &str) -> Result<Advertise, String> {
     let form = "must be ADDR or ADDR:PORT, a name or an address that clients reach, IPv6 as [fd00::1]:80";
     let (host, port) = host_and_port(text).ok_or(form)?;
     if host.parse::<IpAddr>().is_ok_and(|addr| addr.is_unspecified()) {
-        return Err(format!("no client reaches a wildcard; {form}"));
+        return Err(format!("no client can reach a wildcard; {form}"));
     }
     Ok(Advertise { host, port })
 }
@@ -154,7 +154,7 @@ pub fn metadata(text: &str) -> Result<Vec<(String, String)>, String> {
     let form = "metadata is KEY=VALUE,... such as version=1.4,zone=b";
     let key = |key: &str| match key {
         "" => Err("a key is missing".into()),
-        "instance" | "ports" => Err("instance and ports are said by reberth itself".into()),
+        "instance" | "ports" => Err("reberth itself sets instance and ports".into()),
         key => Ok(key.to_owned()),
     };
     pairs(text, form, key, |value| Ok(value.to_owned()))

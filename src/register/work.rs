@@ -62,9 +62,9 @@ fn log(report: Report, registry: &Registry, entry: &Entry, cluster: &Cluster<'_>
     match report {
         Report::Announced => info!("announced in {registry} as {instance}, at {}", place()),
         Report::Withdrawn => info!("withdrawn from {registry}: {instance}"),
-        Report::Lost => info!("{registry} has lost the entry {instance}: it is put again"),
+        Report::Lost => info!("{registry} has lost the entry {instance}: putting it again"),
         Report::Unreachable(why) => warn!(
-            "the registry {registry} is of no use now: {why}; the app does not notice, and its entry is put as soon as it can be (--register)"
+            "the registry {registry} cannot be used now: {why}; the app is not affected, and its entry is put as soon as possible (--register)"
         ),
         Report::Restored => warn!("the registry {registry} is back: announced as {instance}, at {}", place()),
     }

@@ -33,7 +33,7 @@ impl Group {
         match self {
             Self::Ports => "Ports",
             Self::Handover => "Handover",
-            Self::Signals => "Signals and end",
+            Self::Signals => "Signals and exit",
             Self::Health => "Health",
             Self::BeforeTheApp => "Before the app",
             Self::Registry => "Registry",
@@ -130,13 +130,13 @@ settings! {
     "register", "REBERTH_REGISTER", "none", Registry:
         "announce the port actually taken in a registry while the app is ready: `etcd://HOST[:2379][,HOST…]/PREFIX`, \
          `etcd+tls://…`; may be repeated, in the variable separated by white space ([discovery](discovery.md))";
-    "advertise", "REBERTH_ADVERTISE", "the address that leads to the registry, the primary port", Registry:
+    "advertise", "REBERTH_ADVERTISE", "the address that routes to the registry, and the primary port", Registry:
         "address and port to announce; not needed if the port's spec names an address that other hosts can reach";
     "register-metadata", "REBERTH_REGISTER_METADATA", "none", Registry:
         "pairs for the entry's Metadata";
     "register-ttl", "REBERTH_REGISTER_TTL", "15s", Registry:
         "how long an entry outlives an instance that has disappeared; whole seconds, `5s` to `1h`";
-    "state-dir", "REBERTH_STATE_DIR", "first that works: /run, /dev/shm, /tmp", Health:
+    "state-dir", "REBERTH_STATE_DIR", "the first writable of /run, /dev/shm, /tmp", Health:
         "directory for the state file; if none works, `run` warns and continues: as PID 1 it keeps the state in memory, for the \
          same user and root";
 }

@@ -66,11 +66,13 @@ impl Refusal {
     pub fn words(self) -> &'static str {
         match self {
             Self::Uid => "it runs as another user; give all instances one --user, or one --share-secret-file",
-            Self::Secret => "it knows another secret; give all instances the same --share-secret-file",
-            Self::NoSecret => "it has no secret and here there is one; give all instances the same --share-secret-file",
+            Self::Secret => "it has another secret; give all instances the same --share-secret-file",
+            Self::NoSecret => {
+                "it has no secret, and this instance has one; give all instances the same --share-secret-file"
+            }
             Self::Version => "it speaks another version of the exchange; use one version of reberth",
-            Self::Empty => "it has nothing to give at the moment",
-            Self::Busy => "too many ask it at once",
+            Self::Empty => "it has no socket to give at the moment",
+            Self::Busy => "too many instances contact it at the same time",
         }
     }
 }

@@ -63,7 +63,7 @@ impl Peers for Newcomer {
                     let (what, name) = (advice::label(spec), &self.group.name);
                     tracing::warn!(
                         port = spec.port,
-                        "{what} is not shared by whoever has the name {name} (--share): {why}; waiting for it"
+                        "{what} is not shared by the process that has the name {name} (--share): {why}; waiting for it"
                     );
                     self.last_refusal = Some(why);
                 }

@@ -74,7 +74,7 @@ impl Request<'_> {
         let secret = self.group.secret.as_ref();
         if secret.is_none() && uid != nix::unistd::geteuid().as_raw() {
             return Err(Answer::Refused(format!(
-                "uid {uid} has its name and is another user than we; give all instances one --user, or one --share-secret-file"
+                "uid {uid} has its name and is a different user; give all instances one --user, or one --share-secret-file"
             )));
         }
         let requester = passing::random().map_err(refused)?;
@@ -89,7 +89,8 @@ impl Request<'_> {
         }
         // Dropping the rest closes it: an extra copy of a listener that no process serves would swallow clients.
         let [socket, meeting]: [OwnedFd; 2] = fds.try_into().map_err(|_| malformed())?;
-        self.check(&socket, &meeting).map_err(|why| Answer::Refused(format!("what it gave is not the port: {why}")))?;
+        self.check(&socket, &meeting)
+            .map_err(|why| Answer::Refused(format!("the socket it gave is not the port: {why}")))?;
         Ok(Answer::Received(Box::new(Received { socket, meeting, since, container, uid })))
     }
 
@@ -132,7 +133,7 @@ impl Request<'_> {
             Protocol::Udp => (Type::DGRAM, Transport::UDP),
         };
         if here.r#type().ok() != Some(kind) || here.protocol().ok() != Some(Some(transport)) {
-            return Err("it is of another protocol");
+            return Err("it has another protocol");
         }
         if self.spec.protocol == Protocol::Tcp && !here.is_listener().is_ok_and(|listens| listens) {
             return Err("it does not listen");
@@ -147,7 +148,7 @@ impl Request<'_> {
             return Err("it is bound to another address");
         }
         if !self.is_of_this_network(socket.as_fd()) {
-            return Err("it is of another network namespace");
+            return Err("it is in another network namespace");
         }
         let meeting = SockRef::from(meeting);
         let named = meeting.local_addr().ok().and_then(|name| name.as_abstract_namespace().map(<[u8]>::to_vec));
@@ -155,7 +156,7 @@ impl Request<'_> {
             || !meeting.is_listener().is_ok_and(|listens| listens)
             || named.as_deref() != Some(self.name)
         {
-            return Err("its meeting point is none");
+            return Err("its meeting point is not valid");
         }
         // O_NONBLOCK is shared by all instances, and another one may accept first: a blocking accept(2) would then
         // ignore all signals.
@@ -182,9 +183,9 @@ impl Request<'_> {
 }
 
 fn gone() -> Answer {
-    Answer::Refused("it went away in the middle of the exchange".to_owned())
+    Answer::Refused("it disconnected in the middle of the exchange".to_owned())
 }
 
 fn malformed() -> Answer {
-    Answer::Refused("what it says is no word of this exchange".to_owned())
+    Answer::Refused("its message does not belong to this exchange".to_owned())
 }

@@ -51,15 +51,15 @@ impl Writer {
     /// Whether the writer is alive; call it in the writer's PID namespace only.
     pub fn life(&self) -> Life {
         if boot_id().is_ok_and(|now| now != self.boot_id) {
-            return Life::Dead("it is of an earlier boot");
+            return Life::Dead("it is from an earlier boot");
         }
         match stat(self.pid) {
             Ok((_, start)) if start != self.start_time => Life::Dead("its pid belongs to another program now"),
             // A zombie still has its pid and start time, but runs no more.
-            Ok((b'Z' | b'X', _)) => Life::Dead("it has ended"),
+            Ok((b'Z' | b'X', _)) => Life::Dead("it has exited"),
             Ok(_) => Life::Alive,
             Err(_) => match nix::sys::signal::kill(Pid::from_raw(self.pid), None) {
-                Err(Errno::ESRCH) => Life::Dead("it has ended"),
+                Err(Errno::ESRCH) => Life::Dead("it has exited"),
                 _ => Life::Unknown,
             },
         }

@@ -93,7 +93,7 @@ impl Publisher {
             Ok(place) => Ok(Self { destination: Destination::OnDisk(place), warned: false }),
             Err(error) => Err(Error::Settings(vec![format!(
                 "--state-dir (REBERTH_STATE_DIR) {:?}: the state file cannot be written there: {}; \
-                 name an existing directory that uid {} can write, or leave it out: then it is the first of {} that can be written, or PID 1's memory",
+                 name an existing directory that uid {} can write, or leave it out: then it is the first writable of {}, or PID 1's memory",
                 dir,
                 words(&error),
                 nix::unistd::geteuid(),
@@ -144,7 +144,7 @@ impl Publisher {
             Err(error) => {
                 self.warned = true;
                 Some(format!(
-                    "state file {where_to}: phase {} cannot be written: {}; healthcheck still sees the phase before it",
+                    "state file {where_to}: phase {} cannot be written: {}; healthcheck still sees the previous phase",
                     state.phase.name(),
                     words(&error)
                 ))
@@ -183,8 +183,8 @@ fn take_default(state: &State) -> (Destination, Option<String>) {
         Err(error) => tried.push(format!("/proc: {}", words(&error))),
     }
     let instead = match destination {
-        Destination::InMemory(_) => "healthcheck asks PID 1 itself, which only the same user and root may",
-        _ => "healthcheck goes by its settings alone",
+        Destination::InMemory(_) => "healthcheck asks PID 1 itself, which only the same user and root may do",
+        _ => "healthcheck relies on its settings alone",
     };
     let warning = format!(
         "no state file: {}; {instead}; mount a small tmpfs and name it with --state-dir (REBERTH_STATE_DIR)",

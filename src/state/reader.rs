@@ -55,8 +55,7 @@ struct Finding {
 pub fn believe(dir: Option<&Path>, asked: &[Spec]) -> Found {
     // A mistyped directory must not look like one without a state file.
     if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
-        let why =
-            "--state-dir (REBERTH_STATE_DIR) names no directory; left out, it is looked for in /run, /dev/shm and /tmp";
+        let why = "--state-dir (REBERTH_STATE_DIR) does not name a directory; if it is not set, reberth looks in /run, /dev/shm and /tmp";
         return Found::NotBelieved { path: dir.to_owned(), why: why.into() };
     }
     let dirs: Vec<&Path> = dir.map_or_else(|| DEFAULT_DIRS.iter().map(Path::new).collect(), |dir| vec![dir]);
@@ -153,7 +152,7 @@ fn look_at(path: &Path, mine: u64, flags: i32) -> Finding {
         Err(why) => return not(why),
     };
     let Document { writer, state, .. } = document;
-    let another = || not("it is of another container (namespace)".to_owned());
+    let another = || not("it is from another container (namespace)".to_owned());
     if writer.mount_namespace != mine {
         return another();
     }
@@ -176,7 +175,7 @@ fn look_at(path: &Path, mine: u64, flags: i32) -> Finding {
 }
 
 fn unreadable(error: &io::Error) -> String {
-    format!("one's own namespaces cannot be told: {}", words(error))
+    format!("reberth cannot read its own namespaces: {}", words(error))
 }
 
 fn judge(writer: &Writer) -> Result<Option<&'static str>, String> {
@@ -211,7 +210,7 @@ fn read(path: &Path, flags: i32) -> Result<Option<(Document<State>, bool)>, Stri
         return Err("it is not a regular file".to_owned());
     }
     if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(format!("it belongs to uid {}, neither root nor oneself", meta.uid()));
+        return Err(format!("it belongs to uid {}, neither root nor the current user", meta.uid()));
     }
     if meta.mode() & 0o022 != 0 {
         return Err(format!("others can write it (mode {:04o})", meta.mode() & 0o7777));

@@ -170,7 +170,7 @@ pub fn check_noting(spec: &Spec, v6_only: bool, own: &mut Vec<u64>) -> Result<Po
         }
         Tried::Never(error) => return Err(advice::never(spec, &error)),
     };
-    notes.extend(look.incomplete.map(|reason| format!("this may not be all: {reason}")));
+    notes.extend(look.incomplete.map(|reason| format!("this list may be incomplete: {reason}")));
     if held {
         notes.extend(advice::advice(spec, &look, &CIRCUMSTANCES));
     } else {

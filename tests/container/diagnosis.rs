@@ -64,7 +64,7 @@ fn a_published_port_is_told_to_be_held_by_dockers_proxy() {
     assert!(done.out.contains("docker-proxy"), "the engine's own way to publish a port: {}", done.out);
     let advice = done.out.lines().find(|line| line.contains("docker-proxy holds it")).unwrap();
     golden("docker-proxy", advice, &[("PORT", &port.to_string())]);
-    let list = command("sh", &["-c", between(&done.out, "stop that one (", " names it)")]);
+    let list = command("sh", &["-c", between(&done.out, "stop that container (", " names it)")]);
     assert!(list.out.contains(&old.name), "{}", list.out);
     docker_ok(&["stop", &old.name]);
     let done = claim_soon(port);

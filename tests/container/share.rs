@@ -73,10 +73,10 @@ fn on_the_hosts_network_the_uid_or_the_secret_tells_who_shares() {
     for (one, two, hears) in [
         (("0", None), ("0", None), shares),
         (("1000", None), ("1000", None), shares),
-        (("1000", None), ("2000", None), "is another user than we"),
+        (("1000", None), ("2000", None), "is a different user"),
         // Root is another user too, on either side.
-        (("1000", None), ("0", None), "is another user than we"),
-        (("0", None), ("1000", None), "is another user than we"),
+        (("1000", None), ("0", None), "is a different user"),
+        (("0", None), ("1000", None), "is a different user"),
         (("1000", a), ("2000", a), shares),
         (("0", a), ("2000", a), shares),
         (("1000", a), ("1000", b), "secret"),
@@ -87,7 +87,8 @@ fn on_the_hosts_network_the_uid_or_the_secret_tells_who_shares() {
         let old = start(port, one.0, one.1);
         old.wait_log("is ready on port");
         let new = start(port, two.0, two.1);
-        let line = new.wait_log(if hears == shares { shares } else { "is not shared by whoever has the name" });
+        let line =
+            new.wait_log(if hears == shares { shares } else { "is not shared by the process that has the name" });
         assert!(line.contains(hears), "{one:?} {two:?}: {line}");
         if hears == shares {
             new.wait_log("is ready on port");

@@ -75,10 +75,10 @@ fn grpc_over_tls_trusts_as_https_does() {
         check(&[&format!("grpc://localhost:{port}")]).expect(false, &[]);
     }
     let other = serving(&self_signed(vec!["example.org".to_owned()]), &["h2"], &BOTH, None);
-    check(&[&ca[..], &[&format!("grpcs://localhost:{other}")]].concat()).expect(false, &["nobody we trust"]);
+    check(&[&ca[..], &[&format!("grpcs://localhost:{other}")]].concat()).expect(false, &["no trusted authority"]);
     let http = serving(&own, &["http/1.1"], &BOTH, None);
     check(&["--insecure", &format!("grpcs://localhost:{http}")])
-        .expect(false, &["speaks no h2 here (ALPN)", "https://"]);
+        .expect(false, &["does not speak h2 here (ALPN)", "https://"]);
 }
 
 #[test]
@@ -124,9 +124,9 @@ fn a_client_certificate_is_shown_to_a_server_that_asks() {
         for url in [&https, &grpcs] {
             check(&["--insecure", "--cert", &cert, "--key", &key, url]).expect(true, &["status "]);
             // Without one, and with one of somebody else.
-            check(&["--insecure", url]).expect(false, &["wants a client certificate", "--cert and --key"]);
+            check(&["--insecure", url]).expect(false, &["requires a client certificate", "--cert and --key"]);
             check(&["--insecure", "--cert", &other_cert, "--key", &other_key, url])
-                .expect(false, &["does not take the client certificate of --cert"]);
+                .expect(false, &["does not accept the client certificate of --cert"]);
         }
         let by_variables = healthcheck().env("REBERTH_HEALTH_CERT", &cert).env("REBERTH_HEALTH_KEY", &key);
         said(by_variables.args(["--insecure", &https])).expect(true, &["status 200"]);
@@ -148,7 +148,7 @@ fn files_that_are_no_client_certificate_are_told_with_their_flag() {
     for (cert, key, words) in [
         (&cert, &other, &["--key", "is not the key of"][..]),
         (&cert, &cert, &["--key", "no private key in PEM"]),
-        (&cert, &broken, &["--key", "of a kind that reberth does not know"]),
+        (&cert, &broken, &["--key", "of a kind that reberth does not support"]),
         (&key, &key, &["--cert", "holds no certificate"]),
         (&cert, &"/nowhere/key".to_owned(), &["--key \"/nowhere/key\": no such file"]),
         (&"/dev/zero".to_owned(), &key, &["--cert", "not a regular file"]),

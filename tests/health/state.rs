@@ -159,7 +159,7 @@ fn the_phase_decides_first() {
                     assert!(said.healthy == (ruling == "pass") && words, "{about:?}: {said:?}");
                 }
             }
-            // A whole URL is simply asked.
+            // A full URL is simply asked.
             check(&dir, &["--probe", probe, &app.url("/")]).expect(true, &["status 200"]);
         }
     }
@@ -170,7 +170,7 @@ fn with_neither_port_nor_target_healthy_means_that_the_app_runs() {
     let dir = TempDir::new();
     check(&dir, &[]).expect(false, &["no run here"]);
     publish(&dir, &State { ports: Vec::new(), ..state(Phase::Ready, 0) });
-    check(&dir, &[]).expect(true, &["the app runs"]);
+    check(&dir, &[]).expect(true, &["the app is running"]);
     check(&dir, &["/x"]).expect(false, &["no tcp port"]);
     publish(&dir, &State { ports: Vec::new(), ..state(Phase::Waiting, 0) });
     check(&dir, &[]).expect(false, &["waiting"]);

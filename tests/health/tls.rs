@@ -139,7 +139,8 @@ fn a_store_that_is_missing_or_broken_is_told() {
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     check(&["--ca", pipe.to_str().unwrap(), &url]).expect(false, &["--ca", "not a regular file"]);
     check(&["--ca", "/dev/zero", &url]).expect(false, &["--ca", "not a regular file"]);
-    said(healthcheck().env("SSL_CERT_FILE", &pipe).arg(&url)).expect(false, &["SSL_CERT_FILE", "no regular file"]);
+    said(healthcheck().env("SSL_CERT_FILE", &pipe).arg(&url))
+        .expect(false, &["SSL_CERT_FILE", "not name a regular file"]);
     check(&["--ca", "/nowhere/ca.pem", &url]).expect(false, &["--ca", "/nowhere/ca.pem", "no such file"]);
 }
 
@@ -193,7 +194,7 @@ fn what_a_server_refuses_is_said_with_its_cure() {
         config.alpn_protocols = vec![b"h2".to_vec()];
         config
     });
-    check(&["--insecure", &h2]).expect(false, &["speaks no http/1.1 here (ALPN)", "grpc://"]);
+    check(&["--insecure", &h2]).expect(false, &["does not speak http/1.1 here (ALPN)", "grpc://"]);
     let wants = |versions: &[&'static rustls::SupportedProtocolVersion]| {
         let roots = Arc::new({
             let mut roots = rustls::RootCertStore::empty();
@@ -208,7 +209,7 @@ fn what_a_server_refuses_is_said_with_its_cure() {
     };
     for versions in [[&rustls::version::TLS13], [&rustls::version::TLS12]] {
         let url = one(&|| wants(&versions));
-        check(&["--insecure", &url]).expect(false, &["wants a client certificate"]);
+        check(&["--insecure", &url]).expect(false, &["requires a client certificate"]);
     }
     // As servers of other makes say it: an alert record, byte by byte.
     for (alert, words) in [
@@ -217,8 +218,8 @@ fn what_a_server_refuses_is_said_with_its_cure() {
         (70, &["no TLS version that reberth speaks", "enable 1.2"]),
         (120, &["ALPN"]),
         (116, &["client certificate"]),
-        (112, &["by a name (SNI)", "an address is none"]),
-        (80, &["see its log", "by a name (SNI)"]),
+        (112, &["a name (SNI)", "an address is not one"]),
+        (80, &["see its log", "a name (SNI)"]),
         (22, &["see its log"]),
     ] {
         let url = hostile(move |mut stream| {
@@ -240,9 +241,9 @@ fn what_a_server_refuses_is_said_with_its_cure() {
     });
     check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["does not speak TLS here", "http://"]);
     let url = hostile(|mut stream| while stream.read(&mut [0; 4096]).is_ok_and(|size| size > 0) {});
-    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["timed out", "if it speaks no TLS"]);
+    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["timed out", "if it does not speak TLS"]);
     let url = hostile(|mut stream| drop(stream.read(&mut [0; 4096])));
-    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["closed", "if it speaks no TLS"]);
+    check(&["--insecure", &url.replace("http:", "https:")]).expect(false, &["closed", "if it does not speak TLS"]);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn it_ends_as_a_run_would() {
         (&["--port", &free, "--port-file", &file][..], app.clone(), 0, "the app would be launched"),
         (&["--port", "0"], app.clone(), 0, "the app would be launched"),
         (&[], app.clone(), 0, "the app is ready when it is launched"),
-        (&["--port", &busy, "--wait", "0s"], app.clone(), 124, "busy: it would wait for up to 0s, and end in 124"),
+        (&["--port", &busy, "--wait", "0s"], app.clone(), 124, "busy: it would wait for up to 0s, and exit with 124"),
         (&["--port", &busy, "--wait", "0s", "--fallback", "next"], app.clone(), 0, "it would fall back to"),
         (&["--port", "0"], words(&["/no/such/app"]), 127, "/no/such/app: no such file"),
         (&["--port", "0"], words(&[script.to_str().unwrap()]), 126, "its interpreter /no/such/interpreter is missing"),
@@ -125,7 +125,7 @@ fn machines_are_told_the_same() {
     assert_eq!(json(launch())["code"], 0);
     let bad = json(run_app(&["--wait", "5"], "exit=0"));
     assert_eq!((&bad["code"], bad["errors"].as_array().unwrap().len()), (&125.into(), 1), "{bad}");
-    run_app(&["--json"], "exit=0").start().finish().expect_code(125).expect_stderr("--json: goes with --check");
+    run_app(&["--json"], "exit=0").start().finish().expect_code(125).expect_stderr("--json: requires --check");
 }
 
 #[test]

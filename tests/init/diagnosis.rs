@@ -59,7 +59,7 @@ fn a_busy_port_is_told_with_its_holder_and_the_cure() {
         .finish()
         .expect_code(0);
     run_app(&["--port", &port, "--wait", "0s", "--fallback", "any"], "exit=0").start().finish().expect_code(0);
-    let longer = words(between(&outcome.stderr, "wait longer for it to end (", ", or forever"));
+    let longer = words(between(&outcome.stderr, "wait longer for it to exit (", ", or forever"));
     let flags = [&["--port", &port][..], &longer].concat();
     let mut waits = run_app(&flags, &format!("listen=0.0.0.0:{port} ready pause")).start();
     waits.stderr_until("is busy, waiting for up to 120s");
@@ -93,7 +93,7 @@ fn a_holder_that_cannot_be_seen_is_told_with_the_cure() {
     assert_eq!(seen.stdout.lines().count(), 2, "{}", seen.report());
     golden("who", &seen.stderr, &[("PORT", &port), ("PID", &old.pid.to_string())]);
     let (name, value) =
-        between(&outcome.stderr, "wait longer for it to end (", ", or forever").split_once('=').unwrap();
+        between(&outcome.stderr, "wait longer for it to exit (", ", or forever").split_once('=').unwrap();
     let launch = run_app(&["--port", &port], &format!("listen=0.0.0.0:{port} ready pause")).env(name, value);
     let mut waits = launch.first_in_namespace().start();
     waits.stderr_until("is busy, waiting for up to 120s");

@@ -123,7 +123,7 @@ fn what_was_lost_is_counted_once_there_is_room_again() {
         running.finish().expect_code(5);
         let mut said = String::new();
         reader.read_to_string(&mut said).unwrap();
-        let (count, rest) = said.split_once(" log lines dropped: stderr did not take them\n").unwrap();
+        let (count, rest) = said.split_once(" log lines dropped: stderr did not accept them\n").unwrap();
         assert!(count.rsplit(' ').next().unwrap().parse::<u32>().unwrap() >= 3, "{said}");
         assert!(rest.lines().next().unwrap().contains("SIGTERM forwarded"), "{said}");
     }

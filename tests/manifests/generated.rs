@@ -116,13 +116,13 @@ fn exit_codes() -> String {
     assert_eq!(Code::signalled(15).0, 128 + 15);
     let rows = [
         ("the app's own".to_owned(), "the app exited"),
-        ("128+n".to_owned(), "the app, or reberth while it waited, was ended by signal n"),
+        ("128+n".to_owned(), "signal n terminated the app, or reberth while it was waiting"),
         (Code::NO.0.to_string(), "also: the app was unhealthy for too long (`--exit-on-unhealthy`)"),
         (
             Code::TIMEOUT.0.to_string(),
-            "not in time: the port was not free, the app not ready, or what it comes after not healthy",
+            "timeout: the port was not free, the app not ready, or an `--after` target not healthy in time",
         ),
-        (Code::CANNOT.0.to_string(), "reberth itself could not: bad settings, no permission to bind, …"),
+        (Code::CANNOT.0.to_string(), "reberth failed: bad settings, no permission to bind, …"),
         (Code::NOT_EXECUTABLE.0.to_string(), "COMMAND cannot be executed"),
         (Code::NOT_FOUND.0.to_string(), "COMMAND is not found"),
     ];
@@ -141,12 +141,12 @@ fn the_phases_are_those_on_the_page() {
         Ruling::Fail(_) => "fail",
     };
     let phases = [
-        (Phase::Waiting, ": for the port, or for what `--after` names"),
-        (Phase::Starting, ": the app runs, and is not ready yet"),
+        (Phase::Waiting, ": for the port, or for `--after` targets"),
+        (Phase::Starting, ": the app is running but not ready"),
         (Phase::Ready, ""),
-        (Phase::Draining, ": a stop was asked for"),
+        (Phase::Draining, ": stop requested"),
         (Phase::Exited, ", or a dead pid"),
-        (Phase::Exec, ": `--exec`, nobody watches"),
+        (Phase::Exec, ": `--exec`, no supervision"),
         (Phase::Keeping, ": `keep` holds the ports"),
     ];
     let mut page = String::from("| phase of `run` | startup | liveness | readiness |\n| --- | --- | --- | --- |");

@@ -113,7 +113,7 @@ fn one_that_dies_is_started_again_once_a_ttl_and_none_outlives_pid_1() {
         // Nothing but KILL ends it: TERM is what everybody gets at an end.
         running::kill(first, 15);
         running::kill(first, 9);
-        running.stderr_until("has ended: started again");
+        running.stderr_until("has exited: it restarts");
         assert_eq!(look::zombies(running.init), 0, "{}", running.report());
         until("it is announced again", || gateway.count("kv/put") == 2);
         let after = began.elapsed();

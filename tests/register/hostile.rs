@@ -67,7 +67,7 @@ fn a_frozen_one_keeps_nobody_from_ending() {
         until("it is announced", || gateway.count("kv/put") == 1);
         gateway.behave(Manner::Frozen);
         let said = not_noticed(running, port);
-        assert!(said.contains("has not answered within 1s at the end"), "{said}");
+        assert!(said.contains("has not answered within 1s at exit"), "{said}");
         // Frozen from the first moment on.
         let (mut running, port) = started(mode, &gateway.url());
         running.stderr_until("no answer within");

@@ -80,7 +80,7 @@ fn count(text: &str, what: &str) -> usize {
 }
 
 /// The line that tells that a registry is away, and the one that it is back.
-const AWAY: &str = "is of no use now";
+const AWAY: &str = "cannot be used now";
 const BACK: &str = "is back: announced";
 
 /// Whether the app answers on its port.

@@ -82,17 +82,17 @@ fn giver(mode: &str, group: &str, port: u16) -> Running {
 #[test]
 fn what_a_hostile_giver_gives_is_not_taken() {
     for (mode, why) in [
-        ("gone", "went away"),
-        ("garbage", "no word of this exchange"),
-        ("dies", "went away"),
+        ("gone", "disconnected"),
+        ("garbage", "does not belong to this exchange"),
+        ("dies", "disconnected"),
         ("pipe", "not the port"),
         ("udp", "another protocol"),
         ("deaf", "does not listen"),
         ("other", "another port"),
         ("point", "meeting point"),
         ("blocking", "would block"),
-        ("few", "no word of this exchange"),
-        ("many", "no word of this exchange"),
+        ("few", "does not belong to this exchange"),
+        ("many", "does not belong to this exchange"),
     ] {
         let (group, port) = group();
         let mut hostile = giver(mode, &group, port);
@@ -197,7 +197,7 @@ fn another_user_gets_nothing_and_nobody_is_believed_who_is_one() {
     // The test's own directory is root's.
     launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
     let mut other = launch.start();
-    other.stderr_until("is another user than we");
+    other.stderr_until("is a different user");
     other.stderr_until("is busy, waiting");
     stop(other);
     stop(one);

@@ -130,7 +130,7 @@ fn only_an_answer_of_the_own_app_counts() {
             two.stderr_until("is ready on port");
         }
         let (healthy, line) = healthcheck(&two, words);
-        assert!(!healthy && line.contains("never the own app"), "{line}{}", two.report());
+        assert!(!healthy && line.contains("never this run's own app"), "{line}{}", two.report());
         assert!(flags.is_empty() || !two.stderr().contains("is ready"), "{}", two.report());
         for _ in 0..5 {
             let (healthy, line) = healthcheck(&one, words);

@@ -35,12 +35,12 @@ fn bad_values() {
     };
     let url = ["--register", "etcd://a/p"];
     one(&url, &[], "--register etcd://a/p: there is no port to announce");
-    one(&["--register", "etcd://a/p", "--exec"], &[port], "with --exec (REBERTH_EXEC) nobody stays");
+    one(&["--register", "etcd://a/p", "--exec"], &[port], "with --exec (REBERTH_EXEC) it does not");
     one(&["--register", "consul://a/p"], &[port], "no such registry; a registry is etcd://HOST");
     one(&["--register", ""], &[port], "it has no scheme");
     one(&[], &[port, ("REBERTH_REGISTER", "etcd://a/p etcd://b")], "REBERTH_REGISTER=etcd://b: the prefix is missing");
     one(&["--register-ttl", "4s"], &[port], "must be whole seconds from 5s to 1h");
-    one(&["--advertise", "0.0.0.0"], &[port], "no client reaches a wildcard");
+    one(&["--advertise", "0.0.0.0"], &[port], "no client can reach a wildcard");
     one(&["--register-metadata", "a"], &[port], "no '='");
     one(&url, &[port, ("ETCDCTL_USER", "root")], "ETCDCTL_USER: has no password");
     one(&url, &[port, ("ETCDCTL_PASSWORD", "x")], "set ETCDCTL_USER");

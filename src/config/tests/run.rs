@@ -400,9 +400,9 @@ fn start_timeout_needs_a_sign_of_readiness() {
     assert_eq!(run(&["--start-timeout=off"], &[("REBERTH_START_TIMEOUT", "5s")]).start_timeout, None);
     assert_eq!(run(&["--start-timeout=0s"], &[]).start_timeout, None);
     for (list, vars, start) in [
-        (&["run", "--start-timeout=5s", "x"][..], &[][..], "--start-timeout 5s: nothing tells"),
-        (&["run", "--start-timeout=5s", "--health=/x", "x"], &[], "--start-timeout 5s: nothing tells"),
-        (&["run", "x"], &[("REBERTH_START_TIMEOUT", "5s")], "REBERTH_START_TIMEOUT=5s: nothing tells"),
+        (&["run", "--start-timeout=5s", "x"][..], &[][..], "--start-timeout 5s: nothing shows"),
+        (&["run", "--start-timeout=5s", "--health=/x", "x"], &[], "--start-timeout 5s: nothing shows"),
+        (&["run", "x"], &[("REBERTH_START_TIMEOUT", "5s")], "REBERTH_START_TIMEOUT=5s: nothing shows"),
         (&["run", "-p80", "--start-timeout=5", "x"], &[], "--start-timeout 5: a duration needs a unit"),
         (&["run", "--start-timeout=5s", "--health=x", "x"], &[], "--health x: "),
     ] {
@@ -410,7 +410,10 @@ fn start_timeout_needs_a_sign_of_readiness() {
         assert!(lines.len() == 1 && lines[0].starts_with(start), "{lines:?}");
     }
     let warnings = decision(&["run", "x"], &[("REBERTH_HEALTH", "/x")]).warnings;
-    assert!(warnings.len() == 1 && warnings[0].starts_with("REBERTH_HEALTH=/x: asks the primary port"), "{warnings:?}");
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("REBERTH_HEALTH=/x: checks the primary port"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) fn converse<T>(
         Ok(()) => None,
         // A server that refuses the client may have closed already. What it sent before explains more than the broken pipe.
         Err(broken @ Broken::Error(_)) => Some(broken),
-        Err(broken) => return Err(broken.words("sending the question", deadline)),
+        Err(broken) => return Err(broken.words("sending the request", deadline)),
     };
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
@@ -69,7 +69,7 @@ pub(super) fn converse<T>(
         if size == 0 {
             // The kernel reports a reset once, and the send has consumed it.
             if let Some(broken) = unsent.filter(|_| text.is_empty()) {
-                return Err(broken.words("sending the question", deadline));
+                return Err(broken.words("sending the request", deadline));
             }
             return Err(format!("the server closed the connection while {doing}"));
         }

@@ -240,8 +240,8 @@ pub(crate) fn judge(response: &Response, service: &str) -> (Option<Status>, Resu
     let http = response.status.map(Status::Http);
     let Some(code) = response.code.filter(|_| response.status == Some(200)) else {
         let reason = match response.status {
-            Some(200) => "the answer has no grpc-status: this is no gRPC server",
-            _ => "an HTTP status that is not 200 is no answer of a gRPC server; is there a proxy before it?",
+            Some(200) => "the answer has no grpc-status: this is not a gRPC server",
+            _ => "an HTTP status that is not 200 does not come from a gRPC server; is there a proxy in front of it?",
         };
         return (http, Err(reason.to_owned()));
     };
@@ -262,8 +262,8 @@ pub(crate) fn judge(response: &Response, service: &str) -> (Option<Status>, Resu
         Some(1) => ("SERVING", Ok(format!("{subject} serves"))),
         Some(2) => ("NOT_SERVING", Err(format!("{subject} does not serve"))),
         Some(3) => ("SERVICE_UNKNOWN", Err(format!("the health service does not know {subject}"))),
-        Some(other) => ("UNRECOGNIZED", Err(format!("the status {other} is none of grpc.health.v1"))),
-        None => ("OK", Err("the answer is no HealthCheckResponse".to_owned())),
+        Some(other) => ("UNRECOGNIZED", Err(format!("the status {other} is not one of grpc.health.v1"))),
+        None => ("OK", Err("the answer is not a HealthCheckResponse".to_owned())),
     };
     (Some(Status::Grpc(status)), outcome)
 }
@@ -340,7 +340,7 @@ mod tests {
             (response(Some(200), Some(0), "", status(2)), "NOT_SERVING", false, "does not serve"),
             (response(Some(200), Some(0), "", status(3)), "SERVICE_UNKNOWN", false, "does not know the service 'a.B'"),
             (response(Some(200), Some(0), "", status(4)), "UNRECOGNIZED", false, "the status 4"),
-            (response(Some(200), Some(0), "", Vec::new()), "OK", false, "no HealthCheckResponse"),
+            (response(Some(200), Some(0), "", Vec::new()), "OK", false, "not a HealthCheckResponse"),
             (response(Some(200), Some(5), "no%20such%zz", status(1)), "NOT_FOUND", false, "'a.B': no such%zz"),
             (response(Some(200), Some(12), "", Vec::new()), "UNIMPLEMENTED", false, "has no health service"),
             (response(Some(200), Some(14), "later", status(1)), "UNAVAILABLE", false, "grpc-status 14: later"),

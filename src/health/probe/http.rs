@@ -148,7 +148,7 @@ impl HttpProbe<'_> {
             super::tls::Session::start(wire, &self.url.host, super::tls::Alpn::Http, self.terms, self.deadline)
                 .map(|session| Connection::Tls(Box::new(session)));
         #[cfg(not(feature = "tls"))]
-        let connection = Err("https is not built into this reberth; ask http, or use the build with TLS".to_owned());
+        let connection = Err("https is not built into this reberth; use http, or the build with TLS".to_owned());
         connection
     }
 
@@ -305,7 +305,7 @@ pub(crate) fn begins_like_http(text: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     Err(match text {
-        [0x15 | 0x16, 0x03, ..] => "the server speaks TLS here; ask https://".to_owned(),
+        [0x15 | 0x16, 0x03, ..] => "the server speaks TLS here; use https://".to_owned(),
         _ => "the answer is not HTTP/1".to_owned(),
     })
 }

@@ -73,7 +73,7 @@ impl Session {
             Alpn::Http2 => b"h2".to_vec(),
         }];
         let name = ServerName::try_from(without_zone(host).to_owned())
-            .map_err(|_| format!("{host} is no name a certificate can have"))?;
+            .map_err(|_| format!("{host} is not a name that a certificate can have"))?;
         let by_address = matches!(name, ServerName::IpAddress(_));
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
         let mut session = Self { wire, tls, received: false, by_address, client, alpn };
@@ -205,7 +205,9 @@ impl Client {
                 let pem = pem.map_err(|_| format!("--key {key:?} holds no private key in PEM without a passphrase"))?;
                 let known = provider.key_provider.load_private_key(pem);
                 let known = known.map_err(|_| {
-                    format!("--key {key:?} is of a kind that reberth does not know: take RSA, P-256, P-384 or Ed25519")
+                    format!(
+                        "--key {key:?} is of a kind that reberth does not support: use RSA, P-256, P-384 or Ed25519"
+                    )
                 })?;
                 let identity = CertifiedKey::new(chain, known);
                 // If the library cannot compare them, the server will.
@@ -254,7 +256,8 @@ impl Trusted {
                 .is_some_and(|path| Path::new(&path).exists() && !Path::new(&path).is_file())
             {
                 return Err(
-                    "SSL_CERT_FILE names no regular file; name a PEM bundle with --ca, or use --insecure".to_owned()
+                    "SSL_CERT_FILE does not name a regular file; name a PEM bundle with --ca, or use --insecure"
+                        .to_owned(),
                 );
             }
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

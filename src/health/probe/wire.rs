@@ -108,8 +108,9 @@ impl Wire {
     pub fn tcp_to(host: &str, port: u16, deadline: Deadline, own: Option<i32>) -> Result<(Self, SocketAddr), String> {
         let Some(root) = own else { return Self::tcp(host, port, deadline) };
         let time = shown_duration(deadline.total());
-        let others =
-            format!("only other instances that share the port (--share) answered within {time}, never the own app");
+        let others = format!(
+            "only other instances that share the port (--share) answered within {time}, never this run's own app"
+        );
         let mut pause = FIRST_PAUSE;
         let mut first = true;
         loop {
@@ -183,7 +184,7 @@ impl Wire {
                 shown_duration(deadline.total())
             )),
             Err(error) => Err(match error.raw_os_error() {
-                Some(libc::ECONNREFUSED) => "connection refused: nobody listens on this socket any more".to_owned(),
+                Some(libc::ECONNREFUSED) => "connection refused: no process listens on this socket any more".to_owned(),
                 Some(libc::ENOENT) => "there is no such socket".to_owned(),
                 _ => words(&error),
             }),
@@ -287,7 +288,7 @@ fn addresses(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr
         return Ok(vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())]);
     }
     if let Some((address, zone)) = host.split_once('%') {
-        let address: Ipv6Addr = address.parse().map_err(|_| format!("{host} is no IPv6 address with a zone"))?;
+        let address: Ipv6Addr = address.parse().map_err(|_| format!("{host} is not an IPv6 address with a zone"))?;
         // The zone may be an interface number.
         let scope = if_nametoindex(zone).ok().or_else(|| zone.parse().ok());
         let scope = scope.ok_or_else(|| format!("there is no interface {zone} here"))?;
@@ -299,7 +300,7 @@ fn addresses(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr
             Ok(found) if found.is_empty() => Err(format!("the name {} has no address", bracketed(host))),
             Ok(found) => Ok(found.into_iter().map(at).collect()),
             Err(lookup::Failed::Timeout) => {
-                Err(format!("the name {host} is not resolved within {}", shown_duration(deadline.total())))
+                Err(format!("the name {host} was not resolved within {}", shown_duration(deadline.total())))
             }
             Err(lookup::Failed::Error(why)) => Err(format!("the name {host} cannot be resolved: {why}")),
         },

@@ -43,7 +43,7 @@ pub fn place<'t>(scheme: &str, rest: &'t str, default: Option<u16>) -> Result<(P
     if let Some(rest) = rest.strip_prefix("//") {
         let (text, path) = split(rest);
         if text.contains('@') {
-            return Err("it asks without a login, so no credentials go into it".into());
+            return Err("it is probed without a login, so it takes no credentials".into());
         }
         let (host, port) = authority(text)?;
         let port = port.or(default).ok_or_else(|| format!("{scheme}://host needs a port"))?;
@@ -93,7 +93,7 @@ pub fn authority(text: &str) -> Result<(String, Option<u16>), String> {
             match rest.strip_prefix(':') {
                 Some(number) => (host, Some(number)),
                 None if rest.is_empty() => (host, None),
-                None => return Err("after the address comes :port".into()),
+                None => return Err("only :port may follow the address".into()),
             }
         }
         None => match text.split_once(':') {
@@ -116,12 +116,12 @@ fn address(text: &str) -> Result<String, String> {
         None => (text, None),
     };
     if address.parse::<Ipv6Addr>().is_err() {
-        return Err("in brackets goes an IPv6 address".into());
+        return Err("the brackets must hold an IPv6 address".into());
     }
     let Some(zone) = zone else { return Ok(address.to_owned()) };
     let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if zone.is_empty() || zone.len() > LONGEST_ZONE || !zone.bytes().all(word) {
-        return Err(format!("after the % of an address comes its interface, at most {LONGEST_ZONE} letters"));
+        return Err(format!("the % of an address must be followed by its interface, at most {LONGEST_ZONE} letters"));
     }
     Ok(format!("{address}%{zone}"))
 }

@@ -175,10 +175,10 @@ impl fmt::Display for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kernel => "a socket of the kernel itself, or of a file system",
-            Self::Closed => "closed by its program, the kernel still ends the connection",
+            Self::Closed => "closed by its program, but the kernel has not finished the connection",
             Self::NoProc => "pid unknown: /proc was not searched",
             Self::Refused => {
-                "pid hidden: a program of this user that we may not look into, or in another PID namespace or container"
+                "pid hidden: a program of this user that reberth may not inspect, or in another PID namespace or container"
             }
             Self::User => "pid hidden: another user",
             Self::Namespace => "in another PID namespace or container",

@@ -53,10 +53,16 @@ impl Holder {
             (State::Listening, _) => write!(f, "listening on {}{shares}", self.at()),
             (State::Bound, Protocol::Tcp) => write!(f, "bound to {}{shares}, not listening", self.at()),
             (State::Bound, Protocol::Udp) => write!(f, "bound to {}{shares}", self.at()),
-            (State::Client, _) => write!(f, "a client connection: {many} to elsewhere that the kernel gave this port"),
+            (State::Client, _) => {
+                write!(f, "a client connection: the kernel assigned this port to ")?;
+                match self.sockets {
+                    1 => write!(f, "an outgoing connection"),
+                    many => write!(f, "{many} outgoing connections"),
+                }
+            }
             (State::TimeWait, _) => {
                 let left = self.seconds_left().unwrap_or_default();
-                write!(f, "nobody: TIME_WAIT, {left}s left, {many} of a server that has ended")
+                write!(f, "nobody: TIME_WAIT, {left}s left, {many} of a server that has exited")
             }
             (State::Established | State::CloseWait | State::FinWait, _) => {
                 write!(f, "{}", self.state.name())?;

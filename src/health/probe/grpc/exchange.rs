@@ -131,11 +131,11 @@ impl Exchange {
             }
             self.greeted = true;
             if length > MAX_FRAME {
-                return Err(format!("a frame of {length} bytes, and {MAX_FRAME} are allowed"));
+                return Err(format!("a frame of {length} bytes, and at most {MAX_FRAME} are allowed"));
             }
             if self.taken + FRAME_HEAD + length > MAX_ANSWER {
                 return Err(format!(
-                    "the server sends more than {} KiB and no end of an answer",
+                    "the server sent more than {} KiB without ending its answer",
                     MAX_ANSWER / 1024 + 1
                 ));
             }
@@ -180,10 +180,10 @@ impl Exchange {
                 // On a graceful shutdown the server still answers streams that it has accepted, and ours is one of them.
                 let answers = last.iter().any(|byte| *byte != 0) && why.starts_with(&[0; 4]);
                 if !answers {
-                    return Err(format!("the server says goodbye (GOAWAY): {}", error(why)));
+                    return Err(format!("the server is closing the connection (GOAWAY): {}", error(why)));
                 }
             }
-            PUSH_PROMISE | CONTINUATION => return Err(broken("a frame that nobody asked for")),
+            PUSH_PROMISE | CONTINUATION => return Err(broken("an unexpected frame")),
             _ => {}
         }
         Ok(false)
@@ -226,7 +226,7 @@ fn speaks_http2(first: &[u8]) -> Result<(), String> {
 }
 
 fn not_http2() -> String {
-    "the answer is not HTTP/2, so it is no gRPC".to_owned()
+    "the answer is not HTTP/2, so it is not gRPC".to_owned()
 }
 
 fn broken(why: &str) -> String {
@@ -356,14 +356,14 @@ mod tests {
             (vec![0; 9], "not HTTP/2"),
             (raw(SETTINGS, 0, 1, &[]), "not HTTP/2"),
             (raw(GOAWAY, 0, 0, b"\0\0\0\0\0\0\0\x0bcalm down"), "ENHANCE_YOUR_CALM, calm down"),
-            (after(raw(GOAWAY, 0, 0, &[0; 8])), "goodbye (GOAWAY): NO_ERROR"),
+            (after(raw(GOAWAY, 0, 0, &[0; 8])), "closing the connection (GOAWAY): NO_ERROR"),
             (after(raw(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 2])), "INTERNAL_ERROR"),
             (after(raw(GOAWAY, 0, 0, &[0])), "too short"),
             (after(raw(RST_STREAM, 0, 1, &[0, 0, 0, 7])), "reset the call: REFUSED_STREAM"),
             (after(raw(RST_STREAM, 0, 1, &[0, 0, 1, 0])), "code 256"),
             (after(raw(RST_STREAM, 0, 1, &[])), "no reason"),
-            (after(raw(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])), "nobody asked"),
-            (after(raw(CONTINUATION, END_HEADERS, 1, &[])), "nobody asked"),
+            (after(raw(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])), "an unexpected frame"),
+            (after(raw(CONTINUATION, END_HEADERS, 1, &[])), "an unexpected frame"),
             (after([raw(HEADERS, 0, 1, &[0x88]), raw(DATA, 0, 1, &[])].concat()), "interrupted"),
             (after([raw(HEADERS, 0, 1, &[0x88]), raw(CONTINUATION, 0, 3, &[])].concat()), "interrupted"),
             (after(raw(HEADERS, END_HEADERS, 1, &[0xbe])), "cannot be read"),
