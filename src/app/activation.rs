@@ -1,5 +1,5 @@
-//! Owns the sockets that a service manager passed to reberth (`sd_listen_fds(3)`), to be passed on to the app. Must not know the ports that
-//! reberth claims.
+//! Owns the sockets that a service manager passed to reberth (`sd_listen_fds(3)`), which are passed on to the app. Must not know the ports
+//! that reberth claims.
 
 use std::os::fd::RawFd;
 
@@ -10,27 +10,27 @@ use crate::sys::descriptor;
 use crate::sys::exec::FIRST_PASSED;
 use crate::sys::process;
 
-/// More than any service manager passes; a larger LISTEN_FDS is a mistake, not a list of sockets.
+/// More than any service manager passes; a larger LISTEN_FDS is a mistake.
 const MOST_PASSED: usize = 1024;
 
-/// The sockets passed to reberth: they stand at 3, 4, …
+/// The sockets passed to reberth, as descriptors 3, 4, …
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Activation {
     pub names: Vec<String>,
 }
 
 impl Activation {
-    /// The sockets that are really there. A number that was not open at our start may be a file of our own by now.
+    /// The sockets that are actually open. A number that was not open at startup may belong to one of reberth's own files by now.
     pub fn open(environment: &Environment) -> Self {
-        let told = Self::inherited(environment, process::pid());
-        if told.descriptors().all(descriptor::is_inherited) {
-            return told;
+        let passed = Self::inherited(environment, process::pid());
+        if passed.descriptors().all(descriptor::is_inherited) {
+            return passed;
         }
-        warn!("LISTEN_FDS={}: not all of these descriptors are open, so none of them is passed on", told.names.len());
+        warn!("LISTEN_FDS={}: not all of these descriptors are open, so none of them is passed on", passed.names.len());
         Self::default()
     }
 
-    /// What the environment says was passed to the process `pid`; nothing if the variables are meant for somebody else, or wrong.
+    /// What the environment says was passed to the process `pid`; nothing if the variables are invalid or meant for another process.
     pub fn inherited(environment: &Environment, pid: i32) -> Self {
         let value = |name: &str| environment.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.to_str());
         let ours = value("LISTEN_PID").and_then(|text| text.parse::<i32>().ok()) == Some(pid);
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_sockets_meant_for_us_are_ours() {
+    fn sockets_for_another_process_are_not_passed_on() {
         let environment = |pid: &str, fds: &str, names: &str| -> Environment {
             [("LISTEN_PID", pid), ("LISTEN_FDS", fds), ("LISTEN_FDNAMES", names)]
                 .map(|(name, value)| (name.into(), value.into()))

@@ -1,19 +1,19 @@
-//! Owns the sentences about the launch of an app and about its end. Must not know when they are said.
+//! Owns the messages about the launch of an app and about its exit. Must not know when they are logged.
 
 use std::io;
 use std::time::Duration;
 
 use crate::error::words;
 
-/// Where the app's binds are heard, and its file is setuid or has capabilities.
+/// For an app whose binds are intercepted and whose file is setuid or has capabilities.
 pub const NO_NEW_PRIVS: &str = "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out";
 
-/// How the programs are run in the foreground that go into the background by default.
+/// How to run common daemons in the foreground.
 const FOREGROUND: &str =
     "run it in the foreground (nginx -g 'daemon off;', httpd -DFOREGROUND, redis-server --daemonize no, php-fpm -F)";
 
-/// Why the app's binds cannot be heard, and what helps.
-pub fn cannot_hear(why: &io::Error) -> String {
+/// Why the app's binds cannot be intercepted, and how to fix it.
+pub fn cannot_intercept(why: &io::Error) -> String {
     let (reason, cure) = match why.raw_os_error() {
         Some(libc::EBUSY) => (
             "another program hears this container's system calls already (a seccomp notify profile)",
@@ -34,7 +34,7 @@ pub fn cannot_hear(why: &io::Error) -> String {
     )
 }
 
-/// The app has handed its work to a program in the background, by pid and command line, and exited.
+/// The app has handed its work to a background process, given by pid and command line, and exited.
 pub fn went_into_background(app: i32, (pid, command): &(i32, String), port: u16) -> String {
     format!(
         "the app (pid {app}) put itself into the background and exited: its process {pid} ({command}) was serving port {port} and is ended now, as all is when the app ends; {FOREGROUND}, and upgrade it by a new container"

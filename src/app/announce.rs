@@ -1,4 +1,4 @@
-//! Owns how claimed ports are announced: in the port file, the log and the state file. Must not know how they were claimed.
+//! Owns the announcement of claimed ports in the port file, the log and the state file. Must not know how they were claimed.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use crate::port::range;
 use crate::port::spec::{Protocol, Spec};
 use crate::state::{Phase, PortState, Publisher, State};
 
-/// A port that was claimed; it outlives the claim's socket.
+/// A claimed port. It outlives the socket of the claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
-    /// As asked.
+    /// As configured.
     pub spec: Spec,
     pub port: u16,
 }
@@ -25,13 +25,13 @@ impl Taken {
         claims.iter().map(|claim| Self { spec: claim.spec.clone(), port: claim.port }).collect()
     }
 
-    /// The spec with the port that was really taken.
+    /// The spec with the port actually taken.
     pub fn actual(&self) -> Spec {
         self.spec.with_port(self.port)
     }
 }
 
-/// Announces the ports in the port file and the log. The app's environment and arguments and the state file follow.
+/// Announces the ports in the port file and the log. The environment and arguments of the app, and the state file, come later.
 ///
 /// # Errors
 /// The port file cannot be written.
@@ -63,7 +63,7 @@ fn warn_of_range(port: u16) {
     }
 }
 
-/// Publishes a state, or logs that it cannot be written.
+/// Publishes a state. A failure is only logged.
 pub fn publish(publisher: &mut Publisher, state: &State) {
     if let Some(line) = publisher.publish(state) {
         warn!("{line}");
@@ -73,7 +73,7 @@ pub fn publish(publisher: &mut Publisher, state: &State) {
 /// The state to publish in this phase.
 pub fn state(config: &Run, phase: Phase, taken: &[Taken]) -> State {
     let ports = if taken.is_empty() {
-        // A port is known before it is claimed, unless any free one will do.
+        // A configured port is known before it is claimed, unless it is 0 (any free port).
         config.ports.iter().map(|spec| PortState::new(spec, spec.port)).collect()
     } else {
         taken.iter().map(|taken| PortState::new(&taken.spec, taken.port)).collect()

@@ -1,4 +1,4 @@
-//! Owns the signals that come while there is no app yet, and the reaping meanwhile. Must not know what is waited for, beyond its name in
+//! Owns the signals that arrive before there is an app, and the reaping until then. Must not know what is waited for, except its name in
 //! the log.
 
 use std::ops::ControlFlow;
@@ -13,26 +13,26 @@ use crate::port::claim::Stop;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 
-/// The signals during one wait.
+/// Handles the signals during one wait.
 pub struct EarlySignals<'a> {
     pub signals: &'a Signals,
     pub config: &'a Run,
-    /// What is waited for: `the port`.
+    /// What is waited for, as the log names it: `the port`.
     pub wait: &'static str,
 }
 
 impl EarlySignals<'_> {
-    /// Readable when a signal has come.
+    /// Readable when a signal is pending.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
-    /// Takes all that have come. `ended` is told of every child that has ended; `Break`: a signal ends the wait.
+    /// Takes all pending signals. `ended` is called for each child that has exited; `Break`: a signal ended the wait.
     pub fn take(&self, ended: &mut dyn FnMut(i32, End)) -> ControlFlow<Stop> {
         while let Some(received) = self.signals.next() {
-            // The kernel sends us SIGPIPE when we write to a closed pipe, and SIGXFSZ when we write past a size limit.
+            // The kernel sends a process SIGPIPE when it writes to a closed pipe, and SIGXFSZ when it writes past a size limit.
             let own = i32::try_from(received.sender) == Ok(process::pid());
-            // PID 1 inherits orphans from the first moment on.
+            // PID 1 inherits orphans from its first moment.
             if received.signal == libc::SIGCHLD {
                 reap(ended);
             }
@@ -41,7 +41,7 @@ impl EarlySignals<'_> {
                 supervisor::effect_without_app(map, received.signal, death, |signal| self.signals.was_ignored(signal));
             let name = signal::name(received.signal);
             match effect {
-                Effect::Ends(by) if !own => {
+                Effect::Terminates(by) if !own => {
                     let mapped =
                         if by == received.signal { String::new() } else { format!(" as {}", signal::name(by)) };
                     info!("{name}{mapped} received while waiting for {}: the app is not started", self.wait);
@@ -55,7 +55,7 @@ impl EarlySignals<'_> {
     }
 }
 
-/// Reaps every child that has ended while there is no app.
+/// Reaps every child that has exited while there is no app.
 pub fn reap(ended: &mut dyn FnMut(i32, End)) {
     loop {
         match process::reap() {

@@ -1,30 +1,30 @@
-//! Owns the environment of the app: all that was inherited, byte for byte, and what reberth sets on top. Must not know how a port is
+//! Owns the environment of the app: the inherited one, byte for byte, and the variables that reberth sets. Must not know how a port is
 //! claimed, or how the app is launched.
 
 use std::ffi::OsString;
 
-use super::told::ToldPort;
+use super::app_port::AppPort;
 
-/// An environment, byte for byte, in its order.
+/// An environment, byte for byte and in order.
 pub type Environment = Vec<(OsString, OsString)>;
 
-/// Stands for the app's pid, which only the fork knows. It is overwritten in place, and ended with a zero byte where the pid is shorter:
-/// systemd's reader (`strtoul`, base 0) would take a number padded with zeros for octal.
+/// Placeholder for the app's pid, which is known only after the fork. It is overwritten in place; a shorter pid is terminated with a zero
+/// byte. Padding with zeros would be wrong: systemd's reader (`strtoul`, base 0) would take such a number for octal.
 pub const PID_PLACEHOLDER: &str = "0000000000";
 
-/// The environment of the app: `PORT` (the primary, if there is a port), `PORT_<NAME>` for each named port, and, where sockets are passed,
-/// `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` (sd_listen_fds(3)). A variable that is already there is replaced in its place.
+/// The environment of the app: `PORT` (the primary port, if there is one), `PORT_<NAME>` for each named port, and, if sockets are passed,
+/// `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` (sd_listen_fds(3)). A variable that exists is replaced in its place.
 ///
 /// `passed`: a name for each descriptor from 3 on; `None`: no sockets are passed.
-pub fn build(inherited: &[(OsString, OsString)], ports: &[ToldPort], passed: Option<&[String]>) -> Environment {
+pub fn build(inherited: &[(OsString, OsString)], ports: &[AppPort], passed: Option<&[String]>) -> Environment {
     let mut environment = inherited.to_vec();
     if let Some(primary) = ports.first() {
         set(&mut environment, "PORT", &primary.port.to_string());
     }
-    for told in ports {
-        if let Some(name) = &told.name {
+    for port in ports {
+        if let Some(name) = &port.name {
             let variable = format!("PORT_{}", name.to_ascii_uppercase().replace('-', "_"));
-            set(&mut environment, &variable, &told.port.to_string());
+            set(&mut environment, &variable, &port.port.to_string());
         }
     }
     if let Some(names) = passed {
@@ -35,7 +35,7 @@ pub fn build(inherited: &[(OsString, OsString)], ports: &[ToldPort], passed: Opt
     environment
 }
 
-/// Sets one variable, and removes duplicates of it: which of two an app sees depends on its language.
+/// Sets one variable and removes its duplicates: which of two the app sees depends on its language.
 fn set(environment: &mut Environment, name: &str, value: &str) {
     match environment.iter().position(|(known, _)| known == name) {
         Some(first) => {
@@ -58,8 +58,8 @@ mod tests {
 
     use super::*;
 
-    fn told(name: Option<&str>, port: u16) -> ToldPort {
-        ToldPort { name: name.map(Into::into), addr: None, port, fd: None }
+    fn app_port(name: Option<&str>, port: u16) -> AppPort {
+        AppPort { name: name.map(Into::into), addr: None, port, fd: None }
     }
 
     #[test]
@@ -77,7 +77,7 @@ mod tests {
         ];
         assert_eq!(build(&inherited, &[], None), inherited);
 
-        let ports = [told(Some("web-1"), 8080), told(None, 81)];
+        let ports = [app_port(Some("web-1"), 8080), app_port(None, 81)];
         let got = build(&inherited, &ports, Some(&["web-1".into(), "81".into()]));
         let want = [
             pair("A", "1"),

@@ -1,4 +1,4 @@
-//! Owns `--exit-map`: which exit code reberth ends with for each of the app's. Must not know how an app ends.
+//! Owns `--exit-map`: the exit code of reberth for each exit code of the app. Must not know how an app exits.
 
 use crate::setting::value::{number, pairs};
 

@@ -1,4 +1,4 @@
-//! Owns how a signal reaches the app: alone or with its group, and with the terminal where it needs that. Must not know which signal is
+//! Owns how a signal reaches the app: alone or with its group, and with the terminal if it needs that. Must not know which signal is
 //! forwarded when: `supervisor` does.
 
 use tracing::warn;
@@ -9,12 +9,12 @@ use crate::sys::process;
 use crate::sys::signal;
 use crate::sys::terminal::Terminal;
 
-/// The way to one app.
+/// Delivers signals to one app.
 pub struct Forwarding {
     app: i32,
     scope: SignalScope,
     terminal: Option<Terminal>,
-    /// The app was given the terminal, or has been stopped for want of it: it gets it when it is continued.
+    /// The app was given the terminal, or was stopped because it lacked it: it gets the terminal when it is continued.
     wants_terminal: bool,
 }
 
@@ -27,8 +27,8 @@ impl Forwarding {
         let Some(terminal) = self.terminal.filter(|_| signal == libc::SIGCONT && self.wants_terminal) else {
             return self.send(signal);
         };
-        // `fg` in the shell above gave the foreground to our group. The app needs it before it continues, and so does the rest of its
-        // group.
+        // `fg` in the shell above gave the foreground to reberth's group. The app needs the foreground before it continues, and so does the
+        // rest of its group.
         if terminal.is_ours() {
             terminal.give_to(self.app);
         }
@@ -45,7 +45,8 @@ impl Forwarding {
             SignalScope::Child => self.app,
             SignalScope::Group => -self.app,
         };
-        // ESRCH: it has just ended, which is its SIGCHLD's to say. EPERM: it has become another user and we may not.
+        // ESRCH: the app has just exited, and its SIGCHLD is about to report that. EPERM: the app runs as another user, and reberth may not
+        // signal it.
         if let Err(error) = process::send(target, signal)
             && error.raw_os_error() == Some(libc::EPERM)
         {
@@ -58,7 +59,8 @@ impl Forwarding {
         }
     }
 
-    /// The app was stopped by this signal. True: for want of the terminal, which nobody else has, so that it was given it and continues.
+    /// The app was stopped by this signal. True: because it lacked the terminal, which was free, so it was given the terminal and
+    /// continued.
     pub fn stopped(&mut self, by: i32) -> bool {
         let wants_it = matches!(by, libc::SIGTTIN | libc::SIGTTOU);
         self.wants_terminal |= wants_it;
@@ -69,11 +71,11 @@ impl Forwarding {
     }
 
     /// The app's group is in the foreground of the terminal.
-    pub fn is_in_front(&self) -> bool {
+    pub fn is_in_foreground(&self) -> bool {
         self.terminal.is_some_and(|terminal| terminal.is_of(self.app))
     }
 
-    /// The app is gone.
+    /// The app has exited.
     pub fn take_terminal_back(&self) {
         if let Some(terminal) = self.terminal {
             terminal.take_back(self.app);

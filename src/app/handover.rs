@@ -1,5 +1,5 @@
-//! Owns the ways in which the app comes to its port, and all that differs between them: how a port is held until the launch, what the app
-//! is given, what shows that it serves, what reberth keeps. Must not know how any of that is done.
+//! Owns the ways in which the app gets its port, and everything that differs between them: how the port is held until the launch, what the
+//! app is given, what shows that it serves the port, what reberth keeps. Must not know how any of that is done.
 
 use super::readiness::fact::Evidence;
 use crate::port::attempt::Hold;
@@ -8,14 +8,14 @@ use crate::port::spec::Protocol;
 use crate::setting::value::word;
 use crate::sys::descriptor;
 
-/// How the app comes to its port.
+/// How the app gets its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handover {
-    /// It binds by itself, and reberth lets the port go at the last moment.
+    /// The app binds for itself; reberth releases the port right before the launch.
     Off,
-    /// It is given the listening socket as a descriptor.
+    /// The app is given the listening socket as a file descriptor.
     Descriptors,
-    /// It is given the listening socket in its own bind(2).
+    /// The app is given the listening socket in its own bind(2).
     Bind,
 }
 
@@ -26,10 +26,10 @@ pub fn handover(text: &str) -> Result<Option<Handover>, String> {
 }
 
 impl Handover {
-    /// In the order in which the user is told of them.
+    /// In the order of the help and of error messages.
     pub const ALL: [Self; 3] = [Self::Descriptors, Self::Off, Self::Bind];
 
-    /// What `auto` comes to, by what else was asked for. `wants_fd`: an argument uses `{fd}`.
+    /// What `auto` resolves to, by the other settings. `wants_fd`: an argument uses `{fd}`.
     pub fn auto(wants_fd: bool, prewarm: bool, shares: bool) -> Self {
         if prewarm || shares && !wants_fd {
             Self::Bind
@@ -49,34 +49,34 @@ impl Handover {
         }
     }
 
-    /// How a port is held until the app is launched. `shared`: other instances have the same socket.
+    /// How a port is held until the launch. `shared`: other instances have the same socket.
     pub fn hold(self, shared: bool) -> Hold {
         match self {
             Self::Off => Hold::Probe,
             Self::Bind if !shared => Hold::Bind,
-            // What is shared listens: which family the app wants, others may have decided already.
+            // A shared socket listens from the start: other apps may already have decided its address family.
             Self::Descriptors | Self::Bind => Hold::Listen,
         }
     }
 
-    /// The app is given the sockets as descriptors (LISTEN_FDS, `{fd}`).
+    /// The app is given the sockets as file descriptors (LISTEN_FDS, `{fd}`).
     pub fn passes_descriptors(self) -> bool {
         self == Self::Descriptors
     }
 
-    /// The app's own bind(2) is heard, and answered with a socket. Such an app can be launched before its port is ours: it waits in its
-    /// bind.
-    pub fn hears_binds(self) -> bool {
+    /// The app's own bind(2) is intercepted, and answered with a socket. Such an app can be launched before the port is claimed: it blocks
+    /// in its bind until then.
+    pub fn intercepts_binds(self) -> bool {
         self == Self::Bind
     }
 
-    /// The app is given the sockets, one way or the other, and they can be shared. An app that is not must find the port free, and may lose
+    /// The app is given the sockets in one way or another, so they can be shared. Otherwise the app must find the port free, and may lose
     /// it to another process that finds it free too.
     pub fn gives_sockets(self) -> bool {
         self != Self::Off
     }
 
-    /// What shows that the app serves its port, of these claims.
+    /// What shows that the app serves the port of these claims.
     pub fn evidence(self, claims: &[Claim]) -> Evidence {
         match self {
             Self::Off => Evidence::Listener,

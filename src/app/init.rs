@@ -1,7 +1,7 @@
-//! Owns the loop in which reberth waits while the app runs: signals, calls of the app, ended children, deadlines; and the doing of what the
-//! machines ask for. Must not know policy: it decides nothing that `supervisor` and `readiness` can decide.
+//! Owns the main loop while the app runs: it waits for signals, intercepted calls, exited children and deadlines, and performs the actions
+//! of the state machines. Must not know policy: `supervisor` and `readiness` decide.
 //!
-//! After the launch nothing here fails: what cannot be done is logged, and the app goes on.
+//! After the launch nothing here fails: what cannot be done is logged, and the app continues.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -32,7 +32,7 @@ use crate::sys::memory;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 
-/// One launched app, until it is gone.
+/// One launched app, until it has exited.
 pub struct Init<'a> {
     pub tree: Tree,
     pub forwarding: Forwarding,
@@ -41,43 +41,43 @@ pub struct Init<'a> {
     pub state: State,
     pub supervisor: Supervisor,
     pub readiness: Readiness,
-    /// Where `--exit-on-unhealthy` is set.
+    /// Set with `--exit-on-unhealthy`.
     pub liveness: Option<Liveness>,
-    /// The app's calls, where they are heard.
+    /// The app's calls, if they are intercepted.
     pub binds: Option<Binds>,
-    /// The claim that goes on beside the app.
+    /// The claim that continues beside the app.
     pub prewarm: Option<Prewarm<'a>>,
-    /// The ports that others may share.
+    /// The ports that other instances may share.
     pub sharing: Option<Sharing>,
-    /// The processes that tell registries where the app is.
+    /// The processes that register the app.
     pub beside: Option<&'a mut Beside>,
     /// When reberth releases the memory that an idle init does not need; `None` once it has.
     pub settle_at: Option<Instant>,
     pub progress: Progress,
 }
 
-/// How far it has come with the app's end.
+/// How far the exit of the app has progressed.
 #[derive(Debug, Default)]
 pub struct Progress {
     end: Option<Ended>,
     /// The app lost its port to another process and may be launched again.
     again: bool,
-    /// No child of any kind was left when we last reaped.
+    /// The last reaping found no child of any kind.
     childless: bool,
-    /// All is over, with this code.
+    /// Everything is done: exit with this code.
     finish: Option<Code>,
 }
 
-/// The app has ended.
+/// The app has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ended {
     how: End,
     at: Instant,
-    /// Whether it lost its port is not known before then, unless an event tells.
+    /// Whether it lost its port is decided at this instant, or earlier by an event.
     unsure_until: Option<Instant>,
 }
 
-/// How it ended.
+/// How a launch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
     pub code: Code,
@@ -86,7 +86,7 @@ pub struct Ending {
 }
 
 impl Init<'_> {
-    /// Looks after the app until it and everything it left behind is gone.
+    /// Looks after the app until it and everything it left behind has exited.
     pub fn run(mut self) -> Ending {
         self.register(Instant::now());
         self.probe_liveness(Instant::now());
@@ -94,14 +94,14 @@ impl Init<'_> {
             self.sleep();
             let now = Instant::now();
             self.take_signals(now);
-            // The app waits for the answers to its calls, so they come before all that can wait.
+            // The app is blocked until its calls are answered, so they come first.
             self.answer_calls(now);
-            self.go_on_claiming(now);
+            self.continue_claiming(now);
             if let Some(sharing) = &mut self.sharing {
                 sharing.step(now);
             }
             self.readiness.take_events();
-            // Signals come before children: a CONT must be passed on before a stop that it has ended is looked at.
+            // Signals come before children: a CONT must be forwarded before the stop that it ended is handled.
             self.reap(now);
             self.meet_deadlines(now);
             self.register(now);
@@ -109,9 +109,9 @@ impl Init<'_> {
             if self.progress.end.is_none() {
                 self.readiness.end_watch(now);
             }
-            // An app that is to stop may close its listener to refuse clients: nothing of ours may keep it open.
+            // An app that is stopping may close its listener to refuse clients: reberth must not keep a copy of it open.
             if self.supervisor.is_stopping() || self.progress.end.is_some() {
-                self.let_go(now);
+                self.release_ports(now);
             }
             if let Some(code) = self.progress.finish {
                 self.forwarding.take_terminal_back();
@@ -121,14 +121,14 @@ impl Init<'_> {
     }
 
     fn ending(&self, code: Code) -> Ending {
-        // The app was gone and about to be launched again when somebody wanted it to stop: there is nothing left to stop.
+        // The stop request arrived after the app had exited, before its next launch: there is nothing to stop.
         match self.supervisor.stop_signal().filter(|_| self.progress.again) {
             Some(signal) => Ending { code: Code::signalled(signal), again: false },
             None => Ending { code, again: self.progress.again },
         }
     }
 
-    /// Sleeps until there is something to do; that may be as long as the app runs.
+    /// Sleeps until there is something to do, which may take as long as the app runs.
     fn sleep(&self) {
         let deadline = [
             self.supervisor.deadline(),
@@ -150,16 +150,16 @@ impl Init<'_> {
         descriptor::wait_readable(&mut polled, deadline);
     }
 
-    /// Passes the signals that have come to the supervisor.
+    /// Passes the pending signals to the supervisor.
     fn take_signals(&mut self, now: Instant) {
         while let Some(received) = self.signals.next() {
-            // The kernel sends us SIGPIPE when we write to a closed pipe, and SIGXFSZ when we write past a size limit; neither concerns the
-            // app.
+            // The kernel sends a process SIGPIPE when it writes to a closed pipe, and SIGXFSZ when it writes past a size limit. These are
+            // reberth's own, not the app's.
             let own = i32::try_from(received.sender) == Ok(process::pid());
             if received.signal == libc::SIGCHLD || own {
                 continue;
             }
-            // The app is gone, so nobody is there to get it, and its pid may be another process's next.
+            // The app has exited: it cannot receive the signal, and another process may already have its pid.
             let unsure = |init: &Self| init.progress.end.filter(|end| end.unsure_until.is_some());
             if self.progress.again || unsure(self).is_some() {
                 let ignored = |signal| self.signals.was_ignored(signal);
@@ -172,12 +172,12 @@ impl Init<'_> {
                 self.on(now, Event::Signal(received.signal));
             }
         }
-        if self.supervisor.stop_asked() {
+        if self.supervisor.stop_requested() {
             self.stop_probing();
         }
     }
 
-    /// Answers the binds and listens of the app that wait.
+    /// Answers the intercepted calls that are pending.
     fn answer_calls(&mut self, now: Instant) {
         if let Some(binds) = &mut self.binds {
             let facts = binds.answer(now, &self.tree);
@@ -185,8 +185,8 @@ impl Init<'_> {
         }
     }
 
-    /// The wait for the port goes on beside the app.
-    fn go_on_claiming(&mut self, now: Instant) {
+    /// Continues the claim beside the app.
+    fn continue_claiming(&mut self, now: Instant) {
         let (signals, calls) = (self.signals.as_fd(), self.binds.as_ref().and_then(Binds::calls));
         let mut interrupted = || descriptor::is_readable(signals) || calls.is_some_and(descriptor::is_readable);
         let Some(prewarm) = &mut self.prewarm else { return };
@@ -201,7 +201,7 @@ impl Init<'_> {
         }
     }
 
-    /// The ports are ours: first the app gets what it waits for, then everybody is told.
+    /// The ports are claimed. The app, which is blocked, gets them first; the announcements follow.
     fn port_claimed(&mut self, now: Instant, Prewarmed { taken, sharing, held }: Prewarmed) {
         let Some(prewarm) = self.prewarm.take() else { return };
         self.sharing = sharing;
@@ -222,22 +222,22 @@ impl Init<'_> {
         facts.into_iter().for_each(|fact| self.learn(now, fact));
     }
 
-    /// Nothing of ours keeps the app's ports any more.
-    fn let_go(&mut self, now: Instant) {
+    /// Releases every copy of the app's ports.
+    fn release_ports(&mut self, now: Instant) {
         (self.prewarm, self.sharing) = (None, None);
         if let Some(binds) = &mut self.binds {
-            binds.leave(now);
+            binds.release_for_stop(now);
         }
     }
 
-    /// Somebody wants the app gone, or it is: whether it comes up, and who took its port, is of no interest any more.
+    /// The app has exited or is to stop: whether it becomes ready, and who took its port, no longer matters.
     fn stop_probing(&mut self) {
-        // A child that was asking is killed and still to be reaped; until then it is a child of ours, and none of the app's.
-        self.tree.leave_out(self.readiness.give_up());
-        self.tree.leave_out(self.liveness.as_mut().and_then(Liveness::cancel));
+        // A running probe is killed but not yet reaped. Until then it is a child of reberth that does not belong to the app.
+        self.tree.exclude(self.readiness.give_up());
+        self.tree.exclude(self.liveness.as_mut().and_then(Liveness::cancel));
     }
 
-    /// Reaps all children that have ended.
+    /// Reaps all children that have exited.
     fn reap(&mut self, now: Instant) {
         let mut app_ended = None;
         let mut others_ended = false;
@@ -267,7 +267,7 @@ impl Init<'_> {
         }
     }
 
-    /// A child has ended that is not the app.
+    /// A child other than the app has exited.
     fn child_ended(&mut self, now: Instant, pid: i32, end: End) {
         self.tree.reaped(pid);
         let app = self.tree.app;
@@ -276,12 +276,12 @@ impl Init<'_> {
         } else if let Some(fact) = self.readiness.child_ended(pid, end) {
             self.learn(now, fact);
         } else {
-            // In tini's words: people grep for them.
+            // tini's wording: people grep for it.
             debug!("Reaped zombie process with pid={pid}");
         }
     }
 
-    /// The app has ended: whether it lost its port to another process.
+    /// The app has exited: did it lose its port to another process?
     fn judge_end(&mut self, now: Instant, end: Ended) {
         match self.readiness.port_lost(now, end.how, end.at, &self.tree) {
             Loss::Unsure(until) => self.progress.end = Some(Ended { unsure_until: Some(until), ..end }),
@@ -292,21 +292,21 @@ impl Init<'_> {
     fn app_gone(&mut self, now: Instant, end: Ended, again: bool) {
         self.progress.end = Some(Ended { at: now, unsure_until: None, ..end });
         self.progress.again = again;
-        let stop_asked = self.supervisor.stop_asked();
+        let stop_requested = self.supervisor.stop_requested();
         let served = self.readiness.serves();
         let never_listened = self.readiness.never_listened();
         let never_listened =
             never_listened.map(|(port, since)| NeverListened { port, lived: end.at.duration_since(since) });
         self.stop_probing();
         let leftovers = !self.tree.is_gone(self.progress.childless);
-        if leftovers && !again && !stop_asked {
-            self.say_left_behind(end.how, served);
+        if leftovers && !again && !stop_requested {
+            self.log_leftovers(end.how, served);
         }
         self.on(now, Event::AppEnded { end: end.how, leftovers, again, never_listened });
     }
 
-    /// A container lives as long as the program it was started with: one that hands its work to another and ends, ends it all.
-    fn say_left_behind(&self, how: End, served: bool) {
+    /// When the app exits, everything exits: an app that hands its work to a background process ends the container. Say so.
+    fn log_leftovers(&self, how: End, served: bool) {
         let Some(primary) = self.readiness.primary() else { return };
         let (app, port) = (self.tree.app, primary.port);
         match (self.readiness.still_serves(&self.tree), how) {
@@ -317,10 +317,10 @@ impl Init<'_> {
         }
     }
 
-    /// The app was stopped, which a shell above us may want to know.
+    /// The app was stopped. A shell above reberth may have to see that.
     fn app_stopped(&mut self, now: Instant, by: i32) {
         if !self.forwarding.stopped(by) {
-            self.on(now, Event::AppStopped { by, in_front: self.forwarding.is_in_front() });
+            self.on(now, Event::AppStopped { by, in_foreground: self.forwarding.is_in_foreground() });
         }
     }
 
@@ -341,7 +341,7 @@ impl Init<'_> {
         }
     }
 
-    /// Lets readiness decide, and does what it says.
+    /// Feeds a fact to readiness, and performs its actions.
     fn learn(&mut self, now: Instant, fact: Fact) {
         let mut actions: VecDeque<machine::Action> = self.readiness.on(now, fact).into();
         while let Some(action) = actions.pop_front() {
@@ -351,7 +351,7 @@ impl Init<'_> {
                 machine::Action::Listens(places) => {
                     let Some(primary) = self.readiness.primary() else { continue };
                     self.state.listens_at(primary, &places);
-                    // One write tells both, where both come at once.
+                    // If `Ready` follows, one write publishes both.
                     if !actions.contains(&machine::Action::Ready) {
                         self.publish(self.state.phase);
                     }
@@ -365,7 +365,7 @@ impl Init<'_> {
         }
     }
 
-    /// `--start-timeout` is over.
+    /// `--start-timeout` has passed.
     fn not_in_time(&mut self, now: Instant) {
         warn!("{}", advice::not_in_time(self.tree.app, self.readiness.limit()));
         self.readiness.diagnosis(&self.tree).iter().for_each(|line| warn!("{line}"));
@@ -373,7 +373,7 @@ impl Init<'_> {
         self.stop_probing();
     }
 
-    /// Probes the liveness of an app that is ready, when it is time to.
+    /// Probes the liveness of a ready app when a probe is due.
     fn probe_liveness(&mut self, now: Instant) {
         if let Some(liveness) = &mut self.liveness {
             let running = self.supervisor.is_running() && self.progress.end.is_none();
@@ -382,7 +382,7 @@ impl Init<'_> {
         }
     }
 
-    /// A liveness probe was answered (`--exit-on-unhealthy`).
+    /// A liveness probe has answered (`--exit-on-unhealthy`).
     fn judge_liveness(&mut self, now: Instant, alive: Alive) {
         let Some(liveness) = &self.liveness else { return };
         let (reason, limit) = (liveness.last_failure(), liveness.limit());
@@ -397,7 +397,7 @@ impl Init<'_> {
         }
     }
 
-    /// Lets the supervisor decide, and does what it says.
+    /// Feeds an event to the supervisor, and performs its actions.
     fn on(&mut self, now: Instant, event: Event) {
         for action in self.supervisor.on(now, event) {
             match action {
@@ -412,10 +412,10 @@ impl Init<'_> {
         }
     }
 
-    /// An app that is ready is registered, and no other.
+    /// Registers the app while it is ready, and only then.
     fn register(&mut self, now: Instant) {
         let started = self.beside.as_mut().map(|beside| beside.step(now, &self.state)).unwrap_or_default();
-        started.into_iter().for_each(|pid| self.tree.leave_out(Some(pid)));
+        started.into_iter().for_each(|pid| self.tree.exclude(Some(pid)));
     }
 
     fn publish(&mut self, phase: Phase) {

@@ -1,14 +1,14 @@
-//! Owns what the app is invoked with: its arguments, its environment, its descriptors. Pure. Must not know how a port is claimed, or how
-//! the app is launched.
+//! Owns what the app is invoked with: arguments, environment, descriptors. Pure. Must not know how a port is claimed, or how the app is
+//! launched.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::activation::Activation;
+use super::app_port::AppPort;
 use super::environment::{self, Environment};
 use super::handover::Handover;
 use super::templates;
-use super::told::ToldPort;
 use crate::port::claim::Claim;
 use crate::port::spec::Spec;
 use crate::sys::exec::FIRST_PASSED;
@@ -16,11 +16,11 @@ use crate::sys::exec::FIRST_PASSED;
 /// A port at the launch: claimed, or still waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchPort {
-    /// As asked.
+    /// As configured.
     pub spec: Spec,
-    /// As it is. Of one that is still waited for it is the one asked for: the app finds in its bind whatever it comes to.
+    /// The port actually taken. While it is still waited for, the configured one: the app then gets the actual port in its bind.
     pub port: u16,
-    /// The claimed socket, where there is one.
+    /// The claimed socket, if there is one.
     pub socket: Option<RawFd>,
 }
 
@@ -39,20 +39,20 @@ impl LaunchPort {
     }
 }
 
-/// All of it.
+/// Everything passed to exec(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     /// The command word and its arguments.
     pub words: Vec<OsString>,
     pub environment: Environment,
-    /// What becomes 3, 4, … in the app; empty leaves what was inherited in its place.
+    /// The descriptors that become 3, 4, … in the app. Empty: the inherited ones stay where they are.
     pub descriptors: Vec<RawFd>,
-    /// Put the app's own pid into LISTEN_PID.
+    /// Write the app's own pid into LISTEN_PID.
     pub patch_pid: bool,
 }
 
 impl Invocation {
-    /// For `command` in the environment `inherited`. The sockets of `activation` keep their numbers; ours come behind them.
+    /// For `command` in the environment `inherited`. The sockets of `activation` keep their numbers; the claimed ones follow.
     pub fn new(
         command: &[OsString],
         inherited: &Environment,
@@ -62,24 +62,24 @@ impl Invocation {
     ) -> Self {
         let first = FIRST_PASSED + i32::try_from(activation.names.len()).unwrap_or(0);
         let passes = handover.passes_descriptors() && !ports.is_empty();
-        let told = |(port, fd): (&LaunchPort, i32)| ToldPort {
+        let app_port = |(port, fd): (&LaunchPort, i32)| AppPort {
             name: port.spec.name.clone(),
             addr: port.spec.addr,
             port: port.port,
             fd: passes.then_some(fd),
         };
-        let told: Vec<ToldPort> = ports.iter().zip(first..).map(told).collect();
+        let app_ports: Vec<AppPort> = ports.iter().zip(first..).map(app_port).collect();
         let passed: Option<Vec<String>> =
             passes.then(|| activation.names.iter().cloned().chain(ports.iter().map(LaunchPort::fd_name)).collect());
-        let mut environment = environment::build(inherited, &told, passed.as_deref());
+        let mut environment = environment::build(inherited, &app_ports, passed.as_deref());
         let patch_pid = passes || !activation.names.is_empty();
-        // It says the same as LISTEN_PID in another way (sd_listen_fds(3)), and would be reberth's own.
+        // Another form of LISTEN_PID (sd_listen_fds(3)); the inherited value identifies reberth, not the app.
         environment.retain(|(name, _)| !(patch_pid && name == "LISTEN_PIDFDID"));
         let descriptors = if passes {
             activation.descriptors().chain(ports.iter().filter_map(|port| port.socket)).collect()
         } else {
             Vec::new()
         };
-        Self { words: templates::expand(command, &told), environment, descriptors, patch_pid }
+        Self { words: templates::expand(command, &app_ports), environment, descriptors, patch_pid }
     }
 }

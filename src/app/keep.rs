@@ -1,5 +1,5 @@
-//! Owns `reberth keep`: the ports of a name without an app, until it is told to go. Must not know how a port is claimed, or what others do
-//! with it.
+//! Owns `reberth keep`: it holds the ports of a name, without an app, until it is stopped. Must not know how a port is claimed, or how
+//! others use it.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,13 +25,13 @@ use crate::sys::memory;
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
 
-/// Memory is released at most this often.
+/// The least time between two releases of memory.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Holds the ports until TERM, INT or QUIT, which end it with 0.
+/// Holds the ports until TERM, INT or QUIT, which make it exit with 0.
 ///
 /// # Errors
-/// Everything that keeps it from having the ports.
+/// Whatever prevents it from claiming the ports.
 #[inline(never)]
 pub fn keep(config: &Run, signals: &Signals) -> Result<Code, Error> {
     let port_file = config.port_file.as_deref().map(file::check).transpose()?;
@@ -52,12 +52,12 @@ fn hold(
     let claimant = Claimant { config, handover: Handover::Descriptors, group: Some(&group) };
     let mut claims = match claimant.wait(signals, publisher, &|| None)? {
         ControlFlow::Continue(claims) => claims,
-        // A signal ended the wait: there is nothing to let go of.
+        // A signal ended the wait: there is nothing to release.
         ControlFlow::Break(code) => return Ok(code),
     };
     let taken = Taken::of(&claims);
     let mut sharing = Sharing::begin(group, &mut claims).map_err(|error| sharing::cannot("kept", &error))?;
-    // `sharing` has copies.
+    // `sharing` has its own copies.
     drop(claims);
     announce(port_file, &taken)?;
     warn_of_families(&sharing);
@@ -68,13 +68,13 @@ fn hold(
     loop {
         sleep(signals.as_fd(), &sharing, &mut released);
         sharing.step(Instant::now());
-        if let ControlFlow::Break(code) = hear(config, signals) {
+        if let ControlFlow::Break(code) = take_signals(config, signals) {
             return Ok(code);
         }
     }
 }
 
-/// Sleeps until there is something to do. Memory that a long sleep does not need is released as the last thing before it.
+/// Sleeps until there is something to do. Before a long sleep, the memory it does not need is released.
 fn sleep(signals: BorrowedFd<'_>, sharing: &Sharing, released: &mut Option<Instant>) {
     let mut fds = vec![PollFd::new(signals, PollFlags::POLLIN)];
     fds.extend(sharing.polled());
@@ -86,9 +86,9 @@ fn sleep(signals: BorrowedFd<'_>, sharing: &Sharing, released: &mut Option<Insta
     wait_readable(&mut fds, until);
 }
 
-fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
+fn take_signals(config: &Run, signals: &Signals) -> ControlFlow<Code> {
     while let Some(received) = signals.next() {
-        // PID 1 inherits orphans.
+        // As PID 1, reberth inherits orphans.
         if received.signal == libc::SIGCHLD {
             early_signals::reap(&mut |_, _| {});
             continue;
@@ -96,11 +96,11 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
         let own = i32::try_from(received.sender) == Ok(process::pid());
         let (map, death) = (&config.stop.signal_map, config.parent_death_signal);
         match supervisor::effect_without_app(map, received.signal, death, |signal| signals.was_ignored(signal)) {
-            Effect::Ends(stop) if supervisor::asks_to_stop(stop) => {
+            Effect::Terminates(stop) if supervisor::requests_stop(stop) => {
                 info!("{} received: the ports are let go", signal::name(received.signal));
                 return ControlFlow::Break(Code::OK);
             }
-            Effect::Ends(stop) if !own => return ControlFlow::Break(Code::signalled(stop)),
+            Effect::Terminates(stop) if !own => return ControlFlow::Break(Code::signalled(stop)),
             Effect::Suspends if process::pid() != 1 => signal::suspend(),
             _ => debug!("{} ignored", signal::name(received.signal)),
         }
@@ -108,7 +108,7 @@ fn hear(config: &Run, signals: &Signals) -> ControlFlow<Code> {
     ControlFlow::Continue(())
 }
 
-/// An app that asks for IPv4 gets the socket that there is.
+/// An app that binds IPv4 is given the one socket there is, even if that is dual-stack.
 fn warn_of_families(sharing: &Sharing) {
     for (spec, socket) in sharing.sockets() {
         let both = socket2::SockRef::from(&socket).only_v6().is_ok_and(|only| !only);
@@ -122,7 +122,7 @@ fn warn_of_families(sharing: &Sharing) {
     }
 }
 
-/// An app's own bind is answered for TCP alone.
+/// Only TCP binds are intercepted.
 fn warn_of_datagrams(sharing: &Sharing) {
     for (spec, _) in sharing.sockets().filter(|(spec, _)| spec.protocol == Protocol::Udp) {
         warn!(

@@ -28,10 +28,10 @@ use crate::sys::terminal::Terminal;
 pub struct Launch<'a> {
     pub invocation: &'a Invocation,
     pub inherited: Inherited,
-    /// The directory reberth was started in, once it has left it.
+    /// The directory in which reberth was started, if reberth has left it.
     pub directory: Option<&'a Path>,
-    /// Hear its binds. Not possible together with descriptors to pass.
-    pub hear_binds: bool,
+    /// Intercept the app's binds. Cannot be combined with descriptors to pass.
+    pub intercept_binds: bool,
 }
 
 /// A launched app.
@@ -46,21 +46,21 @@ pub struct App {
 #[derive(Debug)]
 pub enum NotLaunched {
     Failed(Error),
-    /// Its binds cannot be heard, for this reason. Nothing was executed: it may be launched again without.
-    CannotHear(io::Error),
+    /// The app's binds cannot be intercepted, for this reason. Nothing was executed: it may be launched again without interception.
+    CannotIntercept(io::Error),
 }
 
 impl App {
-    /// The listener of its calls, if they are heard.
+    /// The listener for the app's calls, if they are intercepted.
     pub fn take_calls(&mut self) -> Option<Listener> {
-        let heard = self.started.heard.take()?;
-        if heard.no_new_privs && self.gains_privileges() {
+        let intercepted = self.started.heard.take()?;
+        if intercepted.no_new_privs && self.gains_privileges() {
             warn!("{}", advice::NO_NEW_PRIVS);
         }
-        Some(heard.listener)
+        Some(intercepted.listener)
     }
 
-    /// Whether its file would give it privileges: it is setuid, setgid, or has capabilities of its own (`capabilities(7)`).
+    /// Whether the app's file would grant privileges: setuid, setgid, or file capabilities (`capabilities(7)`).
     fn gains_privileges(&self) -> bool {
         let path = self.image.candidates().map(Path::new).find(|path| path.is_file());
         path.is_some_and(|path| {
@@ -78,7 +78,7 @@ impl App {
         self.launched
     }
 
-    /// Set once the app has ended, if it was never executed: where an emulator turns vfork into fork, the failure is reported only then.
+    /// Set once the app has exited, if it was never executed: an emulator that turns vfork into fork reports a failed exec only then.
     pub fn late_failure(&self) -> Option<Error> {
         self.started.failure().map(|failure| explain(&self.image, &self.word, failure))
     }
@@ -87,7 +87,7 @@ impl App {
 /// Starts the app as a child: own process group, the terminal if there is one, TERM when reberth dies.
 ///
 /// # Errors
-/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) where the kernel gives no process or descriptor; `CannotHear`.
+/// `NotFound` (127), `NotExecutable` (126), `Cannot` (125) if the kernel gives no process or descriptor; `CannotIntercept`.
 pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, NotLaunched> {
     let word = launch.invocation.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = prepare(launch).map_err(NotLaunched::Failed)?;
@@ -99,10 +99,10 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Not
         bound_to_parent: true,
         descriptors: &descriptors,
         directory: launch.directory,
-        hear_binds: launch.hear_binds,
+        hear_binds: launch.intercept_binds,
     };
     let started = exec::start(&mut image, &setup).map_err(|failed| match failed {
-        NotStarted::Deaf(why) => NotLaunched::CannotHear(why),
+        NotStarted::Deaf(why) => NotLaunched::CannotIntercept(why),
         NotStarted::Clone(error) => NotLaunched::Failed(Error::cannot(format!(
             "{}: cannot start a process: {}; raise the limit of processes (pids limit of the container, ulimit -u) or free memory",
             word.to_string_lossy(),
@@ -112,7 +112,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Not
     match started.failure() {
         None => Ok(App { started, image, word: word.to_owned(), launched: Instant::now() }),
         Some(failure) => {
-            // The child took the foreground before its exec failed. Left there, it would put whoever started us into the background.
+            // The child took the foreground before its exec failed. Left there, it would put the caller of reberth into the background.
             if let Some(terminal) = terminal {
                 terminal.take_back(started.pid);
             }
@@ -121,7 +121,7 @@ pub fn start(launch: &Launch<'_>, terminal: Option<Terminal>) -> Result<App, Not
     }
 }
 
-/// Replaces reberth by the app; returns only if that failed.
+/// Replaces reberth with the app. Returns only on failure.
 pub fn replace(launch: &Launch<'_>) -> Error {
     let word = launch.invocation.words.first().map_or(OsStr::new(""), OsString::as_os_str);
     let (mut image, raised) = match prepare(launch) {
@@ -142,11 +142,11 @@ pub fn replace(launch: &Launch<'_>) -> Error {
     explain(&image, word, failure)
 }
 
-/// Why this command cannot be executed, as far as that can be known in advance: it is not found, or may not be executed.
-pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error> {
+/// Why this command cannot be executed, as far as that is known in advance: it is not found, or may not be executed.
+pub fn precheck(command: &[OsString], environment: &Environment) -> Option<Error> {
     let image = Image::new(command, environment, false).ok()?;
     let may = |path: &&OsStr| access(*path, AccessFlags::X_OK).is_ok() && Path::new(path).is_file();
-    // An emulator looks for a program's loader in places of its own.
+    // An emulator looks for a program's loader in its own directories.
     let emulated = environment.iter().any(|(name, _)| name == "QEMU_LD_PREFIX");
     let ours = head(Path::new("/proc/self/exe"));
     let has_interpreter = |path: &OsStr| {
@@ -160,7 +160,7 @@ pub fn hopeless(command: &[OsString], environment: &Environment) -> Option<Error
     if image.candidates().any(|path| may(&path)) {
         return Some(explain(&image, command.first()?, ExecFailure { errno: libc::ENOENT }));
     }
-    // As in execvp(3), EACCES for one candidate (the file or the way to it) wins over ENOENT for the others.
+    // As in execvp(3), EACCES for one candidate (the file or a directory above it) takes precedence over ENOENT for the others.
     let refused = |path: &OsStr| access(path, AccessFlags::X_OK) != Err(nix::Error::ENOENT);
     let errno = if image.candidates().any(refused) { libc::EACCES } else { libc::ENOENT };
     Some(explain(&image, command.first()?, ExecFailure { errno }))
@@ -178,7 +178,7 @@ fn prepare(launch: &Launch<'_>) -> Result<(Image, Vec<OwnedFd>), Error> {
     Ok((image, raised))
 }
 
-/// What a failed exec means, and what helps.
+/// What a failed exec means, and how to fix it.
 pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
     let shown = word.to_string_lossy();
     let reason = io::Error::from_raw_os_error(failure.errno);
@@ -234,7 +234,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
     })
 }
 
-/// What to do about an option where COMMAND was expected: it came after `--`, as everything behind `docker run IMAGE` does.
+/// What to do about an option where COMMAND was expected: it came after `--`, as everything after `docker run IMAGE` does.
 fn option(image: &Image, word: &str) -> String {
     let (flag, value) = word.split_once('=').map_or((word, None), |(flag, value)| (flag, Some(value.to_owned())));
     let Some(setting) = flag.strip_prefix("--").and_then(|flag| table::of_flag(flag, false)) else {
@@ -245,21 +245,21 @@ fn option(image: &Image, word: &str) -> String {
     format!("options go before --, or set {}={value}", setting.variable)
 }
 
-/// Whether it is a command line rather than the path of a file with a space in its name.
+/// Whether it is a whole command line rather than the path of a file with a space in its name.
 fn is_a_line(word: &str) -> bool {
     let first = word.split(char::is_whitespace).next().unwrap_or_default();
     first.len() < word.len() && (!word.contains('/') || !first.contains('/') || Path::new(first).is_file())
 }
 
-/// `["python3", "app.py"]`, as a Dockerfile and a manifest have it.
+/// `["python3", "app.py"]`, as in a Dockerfile or a manifest.
 fn words_of(line: &str) -> String {
     format!("{:?}", line.split_whitespace().collect::<Vec<_>>())
 }
 
-/// The first bytes of a file: as much as the kernel itself looks at for `#!` (BINPRM_BUF_SIZE), and an ELF header with its table.
+/// The first bytes of a file: at least what the kernel itself reads for `#!` (BINPRM_BUF_SIZE), and an ELF header with its table.
 fn head(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // Opening a pipe would wait for its writer, and a device may do anything.
+    // Opening a pipe would wait for its writer, and opening a device may have any effect.
     if path.is_file()
         && let Ok(file) = File::open(path)
     {
@@ -272,7 +272,8 @@ fn has_x_bit(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The program that a file needs to be run: after `#!`, or in an ELF file's PT_INTERP (`elf(5)`; 64-bit little-endian, as our targets are).
+/// The program that a file needs to run: the one after `#!`, or an ELF file's PT_INTERP (`elf(5)`; 64-bit little-endian, as all supported
+/// targets are).
 pub(crate) fn interpreter(head: &[u8]) -> Option<String> {
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next()?;

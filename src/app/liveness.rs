@@ -1,5 +1,5 @@
-//! Owns the liveness probes of an app that is ready (`--exit-on-unhealthy`): when the next one is due, and how many failures in a row are
-//! too many. Pure but for the child that asks. Must not know how an app is stopped.
+//! Owns the liveness probes of a ready app (`--exit-on-unhealthy`): when the next one is due, and how many consecutive failures are too
+//! many. Pure except for the probe's child process. Must not know how an app is stopped.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use crate::sys::process::{self, End};
 /// When an app counts as unhealthy, and is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitOnUnhealthy {
-    /// How often liveness is probed. More than zero.
+    /// The time between two probes. More than zero.
     pub every: Duration,
-    /// So many failures in a row. At least 1.
+    /// The number of consecutive failures. At least 1.
     pub failures: u32,
 }
 
-/// The text form of `--exit-on-unhealthy`. `off` and `0` switch it off, so that a flag can beat a variable.
+/// The text form of `--exit-on-unhealthy`. `off` and `0` disable it, so that a flag can override a variable.
 pub fn every(text: &str) -> Result<Option<Duration>, String> {
     if is(text, "off") {
         return Ok(None);
@@ -27,29 +27,29 @@ pub fn every(text: &str) -> Result<Option<Duration>, String> {
 
 /// The liveness of one launch.
 pub struct Liveness {
-    terms: ExitOnUnhealthy,
+    limits: ExitOnUnhealthy,
     prober: Prober,
     schedule: Schedule,
 }
 
-/// What an answer comes to.
+/// The verdict after a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alive {
     Yes,
-    /// So many failures in a row, which are not too many.
+    /// This many consecutive failures, fewer than the limit.
     Failing(u32),
-    /// Too many failures in a row: it is to be stopped.
+    /// The limit of consecutive failures is reached: the app is to be stopped.
     No,
 }
 
 impl Liveness {
-    pub fn new(terms: ExitOnUnhealthy, prober: Prober) -> Self {
-        Self { terms, prober, schedule: Schedule::default() }
+    pub fn new(limits: ExitOnUnhealthy, prober: Prober) -> Self {
+        Self { limits, prober, schedule: Schedule::default() }
     }
 
-    /// Starts probing an app that has become ready, or stops where it is not ready any more or was asked to stop.
+    /// Starts probing once the app is ready, and stops when it is not ready any more or has been requested to stop.
     pub fn set_active(&mut self, now: Instant, active: bool) {
-        self.schedule.set_active(now, active, self.terms);
+        self.schedule.set_active(now, active, self.limits);
     }
 
     /// When [`Liveness::probe_if_due`] has something to do.
@@ -57,9 +57,9 @@ impl Liveness {
         self.schedule.next
     }
 
-    /// Starts the probe that is due. An app that is stopped, by a debugger or by hand, could not answer and is not asked.
+    /// Starts a probe that is due. An app that is stopped, by a debugger or by hand, cannot answer and is not probed.
     pub fn probe_if_due(&mut self, now: Instant, app: i32, state: &State) {
-        if self.schedule.is_due(now, self.terms) && !process::is_stopped(app) {
+        if self.schedule.is_due(now, self.limits) && !process::is_stopped(app) {
             self.prober.probe(state);
             if !self.prober.is_probing() {
                 tracing::debug!("liveness: {}", self.last_failure());
@@ -67,35 +67,35 @@ impl Liveness {
         }
     }
 
-    /// A child of ours has ended: what that comes to, if it is the one that asked.
+    /// A child of reberth has exited: the verdict, if the child was the probe.
     pub fn ended(&mut self, pid: i32, end: End, app: i32) -> Option<Alive> {
         let healthy = self.prober.ended(pid, end)?;
-        // It may have been stopped while it was asked.
+        // The app may have been stopped during the probe.
         if !healthy && process::is_stopped(app) {
             return None;
         }
-        self.schedule.answered(healthy, self.terms)
+        self.schedule.answered(healthy, self.limits)
     }
 
     /// The target, and why its last probe failed.
     pub fn last_failure(&self) -> String {
-        let said = self.prober.last_failure().filter(|reason| !reason.is_empty());
-        format!("{}: {}", self.prober.target(), said.unwrap_or("no answer: who asked was ended"))
+        let reason = self.prober.last_failure().filter(|reason| !reason.is_empty());
+        format!("{}: {}", self.prober.target(), reason.unwrap_or("no answer: who asked was ended"))
     }
 
-    /// How many failures in a row are too many.
+    /// How many consecutive failures are too many.
     pub fn limit(&self) -> u32 {
-        self.terms.failures
+        self.limits.failures
     }
 
-    /// Stops probing. The pid of the child that was asking, if one was: it is killed, and has still to be reaped.
+    /// Stops probing. Returns the pid of a running probe, which is killed but not yet reaped.
     pub fn cancel(&mut self) -> Option<i32> {
         self.schedule = Schedule::default();
         self.prober.cancel()
     }
 }
 
-/// When the next probe is due, and how many have failed in a row.
+/// When the next probe is due, and how many have failed consecutively.
 #[derive(Debug, Default)]
 struct Schedule {
     /// `None`: the app is not probed.
@@ -104,29 +104,29 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn set_active(&mut self, now: Instant, active: bool, terms: ExitOnUnhealthy) {
+    fn set_active(&mut self, now: Instant, active: bool, limits: ExitOnUnhealthy) {
         match (active, self.next) {
-            (true, None) => *self = Self { next: now.checked_add(terms.every), failed: 0 },
+            (true, None) => *self = Self { next: now.checked_add(limits.every), failed: 0 },
             (false, Some(_)) => *self = Self::default(),
             _ => {}
         }
     }
 
-    /// Whether a probe is due; if so the next one is set.
-    fn is_due(&mut self, now: Instant, terms: ExitOnUnhealthy) -> bool {
+    /// Whether a probe is due; if so, schedules the next one.
+    fn is_due(&mut self, now: Instant, limits: ExitOnUnhealthy) -> bool {
         let due = self.next.is_some_and(|next| next <= now);
         if due {
-            self.next = now.checked_add(terms.every);
+            self.next = now.checked_add(limits.every);
         }
         due
     }
 
-    fn answered(&mut self, healthy: bool, terms: ExitOnUnhealthy) -> Option<Alive> {
+    fn answered(&mut self, healthy: bool, limits: ExitOnUnhealthy) -> Option<Alive> {
         self.next?;
         self.failed = if healthy { 0 } else { self.failed.saturating_add(1) };
         Some(match self.failed {
             0 => Alive::Yes,
-            failed if failed >= terms.failures => Alive::No,
+            failed if failed >= limits.failures => Alive::No,
             failed => Alive::Failing(failed),
         })
     }
@@ -137,20 +137,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_in_a_row_count_and_only_while_it_is_ready() {
+    fn only_consecutive_failures_of_a_ready_app_count() {
         let every = Duration::from_secs(5);
-        let terms = ExitOnUnhealthy { every, failures: 3 };
+        let limits = ExitOnUnhealthy { every, failures: 3 };
         let at = Instant::now();
         let mut schedule = Schedule::default();
-        assert!(!schedule.is_due(at, terms) && schedule.next.is_none());
-        assert_eq!(schedule.answered(false, terms), None);
-        schedule.set_active(at, true, terms);
-        schedule.set_active(at + every / 2, true, terms);
+        assert!(!schedule.is_due(at, limits) && schedule.next.is_none());
+        assert_eq!(schedule.answered(false, limits), None);
+        schedule.set_active(at, true, limits);
+        schedule.set_active(at + every / 2, true, limits);
         assert_eq!(schedule.next, Some(at + every));
         assert!(
-            !schedule.is_due(at + every / 2, terms)
-                && schedule.is_due(at + every, terms)
-                && !schedule.is_due(at + every, terms)
+            !schedule.is_due(at + every / 2, limits)
+                && schedule.is_due(at + every, limits)
+                && !schedule.is_due(at + every, limits)
         );
         for (healthy, alive) in [
             (false, Alive::Failing(1)),
@@ -160,11 +160,11 @@ mod tests {
             (false, Alive::Failing(2)),
             (false, Alive::No),
         ] {
-            assert_eq!(schedule.answered(healthy, terms), Some(alive));
+            assert_eq!(schedule.answered(healthy, limits), Some(alive));
         }
-        schedule.set_active(at, false, terms);
-        assert_eq!((schedule.next, schedule.answered(false, terms)), (None, None));
-        schedule.set_active(at, true, terms);
-        assert_eq!(schedule.answered(false, terms), Some(Alive::Failing(1)));
+        schedule.set_active(at, false, limits);
+        assert_eq!((schedule.next, schedule.answered(false, limits)), (None, None));
+        schedule.set_active(at, true, limits);
+        assert_eq!(schedule.answered(false, limits), Some(Alive::Failing(1)));
     }
 }

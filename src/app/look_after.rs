@@ -1,4 +1,4 @@
-//! Owns how the init of one launch is put together from the settings and from what was launched. Must not know what it does then.
+//! Owns the assembly of `Init` for one launch, from the settings and the launched app. Must not know how `Init` works.
 
 use std::time::Duration;
 
@@ -26,29 +26,29 @@ use crate::sys::process;
 use crate::sys::signal::Signals;
 use crate::sys::terminal::Terminal;
 
-/// An app that has run this long will stay: what its start took may be released.
+/// An app that has run this long has settled: the memory used only to start it may be released.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// A launched app, and what was made for it.
+/// A launched app, and what was set up for it.
 pub struct Launched<'a> {
     pub app: &'a App,
     pub terminal: Option<Terminal>,
-    /// It was given the terminal.
-    pub in_front: bool,
-    /// Children of ours that were there before it.
-    pub strangers: Vec<i32>,
-    /// The inodes of all sockets that it was given, inherited ones too.
+    /// The app was given the terminal.
+    pub in_foreground: bool,
+    /// Children of reberth that existed before the app.
+    pub unrelated: Vec<i32>,
+    /// The inodes of all sockets passed to the app, inherited ones included.
     pub passed: Vec<u64>,
     pub expected: Expected,
     pub state: State,
     pub lost_port: Option<LostPort>,
     pub binds: Option<Binds>,
-    /// The claim of ports that are still waited for.
+    /// The claim that continues beside the app.
     pub prewarm: Option<Prewarm<'a>>,
     pub sharing: Option<Sharing>,
 }
 
-/// Looks after the app until it is gone, with everything it left behind.
+/// Looks after the app until it and everything it left behind has exited.
 pub fn look_after(
     config: &Run,
     launched: Launched<'_>,
@@ -56,8 +56,8 @@ pub fn look_after(
     publisher: &mut Publisher,
     mut beside: Option<&mut Beside>,
 ) -> Ending {
-    let Launched { app, terminal, in_front, mut strangers, mut state, .. } = launched;
-    strangers.extend(beside.iter().flat_map(|beside| beside.pids()));
+    let Launched { app, terminal, in_foreground, mut unrelated, mut state, .. } = launched;
+    unrelated.extend(beside.iter().flat_map(|beside| beside.pids()));
     let surroundings = Surroundings { pid1: process::pid() == 1, has_terminal: terminal.is_some() };
     let sources = Sources { passed: launched.passed, prober: prober(config), lost_port: launched.lost_port };
     let readiness = Readiness::begin(launched.expected, launched.prewarm.is_some(), sources, app.launched());
@@ -67,8 +67,8 @@ pub fn look_after(
     }
     publish(publisher, &state);
     let ending = Init {
-        tree: Tree::new(app.pid(), strangers),
-        forwarding: Forwarding::new(app.pid(), config.signal_scope, terminal, in_front),
+        tree: Tree::new(app.pid(), unrelated),
+        forwarding: Forwarding::new(app.pid(), config.signal_scope, terminal, in_foreground),
         signals,
         publisher,
         state,
@@ -87,7 +87,7 @@ pub fn look_after(
     ending
 }
 
-/// What is expected of an app that was told these ports.
+/// What is expected of an app that was given these ports.
 pub fn expected(config: &Run, taken: &[Taken], evidence: Evidence) -> Expected {
     let ports = if taken.is_empty() { config.ports.clone() } else { taken.iter().map(Taken::actual).collect() };
     let target = |asked: &Target| ProbeTarget { on_port: asked.needs_port(), connects: *asked == Target::Tcp };

@@ -1,9 +1,10 @@
-//! Owns the app: its command line, its start, and its life until the end. Must not know the policy of ports.
+//! Owns the app: its command line, its launch, and its life until everything it started has exited. Must not know the policy of ports.
 
 pub mod activation;
 pub mod advice;
 pub mod after;
 pub mod announce;
+pub mod app_port;
 pub mod early_signals;
 pub mod environment;
 pub mod exit_map;
@@ -25,5 +26,4 @@ pub mod sharing;
 pub mod signal;
 pub mod supervisor;
 pub mod templates;
-pub mod told;
 pub mod tree;

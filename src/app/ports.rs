@@ -1,5 +1,5 @@
-//! Owns how the ports of the settings are claimed, before the app is launched or beside it, and what is heard and published meanwhile. Must
-//! not know the policy of ports, or what becomes of the claims.
+//! Owns how the configured ports are claimed, before the launch or beside the running app, and the signals and states during the wait. Must
+//! not know the policy of ports, or how the claims are used.
 
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -24,45 +24,45 @@ use crate::sys::signal::Signals;
 
 /// The ports at the launch.
 pub enum Ports {
-    Ours(Vec<Claim>),
-    /// Some are busy, and waited for beside the app.
+    Claimed(Vec<Claim>),
+    /// Some are busy; the claim continues beside the app.
     Awaited(Box<Claiming>),
 }
 
-/// A claim of the ports, before it is made.
+/// What a claim of the ports depends on.
 pub struct Claimant<'a> {
     pub config: &'a Run,
-    /// How the app will come to them.
+    /// How the app will get them.
     pub handover: Handover,
-    /// Whose instances share them.
+    /// The group whose instances share them.
     pub group: Option<&'a Group>,
 }
 
 impl Claimant<'_> {
-    /// Claims the ports, and waits for those that are busy. `Break`: a signal has ended the wait. `hopeless`: why the app cannot be started
-    /// anyway, which is asked before any wait.
+    /// Claims the ports, and waits for the busy ones. `Break`: a signal ended the wait. `precheck` returns why the app cannot be started at
+    /// all; it is called before the first wait.
     ///
     /// # Errors
-    /// The ports cannot be had, or not in time; what `hopeless` says.
+    /// The ports cannot be claimed, or not in time; the error of `precheck`.
     pub fn wait(
         &self,
         signals: &Signals,
         publisher: &mut Publisher,
-        hopeless: &dyn Fn() -> Option<Error>,
+        precheck: &dyn Fn() -> Option<Error>,
     ) -> Result<ControlFlow<Code, Vec<Claim>>, Error> {
         let signals = EarlySignals { signals, config: self.config, wait: "the port" };
-        let mut wait = PortWait { signals, publisher, hopeless };
+        let mut wait = PortWait { signals, publisher, precheck };
         unless_ended(self.begin().and_then(|claiming| drive(claiming, &mut wait)))
     }
 
-    /// Tries to claim the ports, and waits for none.
+    /// Tries to claim the ports, without waiting.
     ///
     /// # Errors
-    /// The ports can never be had.
+    /// A port can never be claimed.
     pub fn try_once(&self) -> Result<ControlFlow<Code, Ports>, Error> {
         unless_ended(self.begin().and_then(|mut claiming| {
             Ok(match claiming.step(Instant::now(), &mut || false)? {
-                Step::Ours(claims) => Ports::Ours(claims),
+                Step::Ours(claims) => Ports::Claimed(claims),
                 Step::Waits => Ports::Awaited(Box::new(claiming)),
             })
         }))
@@ -84,8 +84,8 @@ impl Claimant<'_> {
         }
     }
 
-    /// For the words of a failure. In a container of its own, and where any setting came from the environment, nobody can type a flag
-    /// without another image.
+    /// The context for error messages. Under PID 1, or if any setting came from the environment, the advice names variables: a user there
+    /// cannot add a flag without changing the image.
     fn given(&self) -> Given {
         let of = |flag| self.config.sources.of(flag);
         let by_variable = |flag| matches!(of(flag), Source::Variable | Source::Port | Source::ProfileVariable);
@@ -111,11 +111,11 @@ fn unless_ended<T>(outcome: Result<T, Stop>) -> Result<ControlFlow<Code, T>, Err
     }
 }
 
-/// What is heard and done while the port is waited for.
+/// Handles signals and publishes the state while the port is waited for.
 struct PortWait<'a> {
     signals: EarlySignals<'a>,
     publisher: &'a mut Publisher,
-    hopeless: &'a dyn Fn() -> Option<Error>,
+    precheck: &'a dyn Fn() -> Option<Error>,
 }
 
 impl Hear for PortWait<'_> {
@@ -123,9 +123,9 @@ impl Hear for PortWait<'_> {
         self.signals.fd()
     }
 
-    /// Published only once a wait begins: where the port is free, the first state to be seen is that of the launched app.
+    /// Published only when a wait begins: if the port is free, the first state to be seen is that of the launched app.
     fn wait_started(&mut self, _: &Spec) -> ControlFlow<Stop> {
-        if let Some(error) = (self.hopeless)() {
+        if let Some(error) = (self.precheck)() {
             return ControlFlow::Break(Stop::Error(error));
         }
         publish(self.publisher, &state(self.signals.config, Phase::Waiting, &[]));

@@ -1,4 +1,4 @@
-//! Owns a claim that goes on beside a running app, and what its ports become once they are ours. Must not know how a port is waited for, or
+//! Owns a claim that continues beside a running app, and what its ports become once claimed. Must not know how a port is waited for, or
 //! what the app does meanwhile.
 
 use std::io;
@@ -20,16 +20,16 @@ use crate::share::Group;
 /// A claim beside a running app.
 pub struct Prewarm<'a> {
     claiming: Claiming,
-    /// Whose instances share the ports.
+    /// The group whose instances share the ports.
     group: Option<Group>,
     port_file: Option<&'a Path>,
 }
 
-/// The ports, once they are ours.
+/// The ports, once claimed.
 pub struct Prewarmed {
     pub taken: Vec<Taken>,
     pub sharing: Option<Sharing>,
-    /// What the app's binds are answered with.
+    /// The sockets to answer the app's binds with.
     pub held: io::Result<Held>,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Prewarm<'a> {
         Self { claiming, group, port_file }
     }
 
-    /// What wakes it before its deadline.
+    /// What can wake the claim before its deadline.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.claiming.descriptors()
     }
@@ -47,10 +47,10 @@ impl<'a> Prewarm<'a> {
         self.claiming.deadline()
     }
 
-    /// Goes on; `None`: it still waits. `interrupted` tells whether something more urgent is to be heard.
+    /// Continues the claim; `None`: it still waits. `interrupted`: whether something more urgent is pending.
     ///
     /// # Errors
-    /// The ports cannot be had, or not in time.
+    /// The ports cannot be claimed, or not in time.
     pub fn step(&mut self, now: Instant, interrupted: &mut dyn FnMut() -> bool) -> Result<Option<Prewarmed>, Error> {
         match self.claiming.step(now, interrupted) {
             Ok(Step::Ours(claims)) => Ok(Some(self.divide(claims))),
@@ -71,7 +71,7 @@ impl<'a> Prewarm<'a> {
         Prewarmed { taken, sharing, held }
     }
 
-    /// Announces the ports, once the app has got its socket: it does not wait for a file. After the launch nothing bails out.
+    /// Announces the ports, after the app has got its socket: the app must not wait for a file. After the launch an error is only logged.
     pub fn announce(&self, taken: &[Taken]) {
         if let Err(error) = announce(self.port_file, taken) {
             error.lines().iter().for_each(|line| warn!("{line}"));

@@ -1,5 +1,5 @@
-//! Owns the probing of one health target: one child at a time asks it, and says why it is not healthy. Must not know what follows from
-//! that.
+//! Owns the probing of one health target: one child process at a time probes it, and reports why it is not healthy. Must not know what
+//! follows from that.
 
 use std::os::fd::OwnedFd;
 
@@ -13,10 +13,10 @@ use crate::sys::descriptor;
 use crate::sys::fork;
 use crate::sys::process::{self, End};
 
-/// The longest reason that is kept, in bytes.
+/// The longest reason that is kept. Bytes.
 const LONGEST: usize = 1024;
 
-/// One health target, probed again and again. A probe may block, so each runs in a child of its own.
+/// One health target, probed repeatedly. A probe may block, so each runs in its own child process.
 pub struct Prober {
     target: Target,
     subject: Subject,
@@ -25,14 +25,14 @@ pub struct Prober {
     last_failure: Option<String>,
 }
 
-/// A probe under way: the child, and the pipe through which it says why the target is not healthy.
+/// A running probe: the child, and the pipe on which it reports why the target is not healthy.
 struct Probe {
     pid: i32,
     reason: OwnedFd,
 }
 
 impl Prober {
-    /// A prober of `target`, which is its name in the log; what is asked follows from `subject` and the app's state.
+    /// A prober of `target`, its name in the log; `subject` and the app's state decide what is queried.
     pub fn new(target: Target, subject: Subject, terms: Box<Terms>) -> Self {
         Self { target, subject, terms, probe: None, last_failure: None }
     }
@@ -41,23 +41,23 @@ impl Prober {
         &self.target
     }
 
-    /// Why the last probe that failed did so; `None`: none has.
+    /// Why the last failed probe failed; `None`: none has failed.
     pub fn last_failure(&self) -> Option<&str> {
         self.last_failure.as_deref()
     }
 
-    /// A child is asking.
+    /// A probe is running.
     pub fn is_probing(&self) -> bool {
         self.probe.is_some()
     }
 
-    /// Starts a probe of an app in this state, unless one is under way.
+    /// Starts a probe of an app in this state, unless one is running.
     pub fn probe(&mut self, state: &State) {
         if self.probe.is_some() {
             return;
         }
         let started = descriptor::pipe().and_then(|(reason, write)| {
-            let pid = fork::fork_off(|| match self.ask(state) {
+            let pid = fork::fork_off(|| match self.query(state) {
                 Ok(()) => 0,
                 Err(reason) => {
                     let text = reason.get(..reason.floor_char_boundary(LONGEST)).unwrap_or_default();
@@ -79,12 +79,13 @@ impl Prober {
         }
     }
 
-    /// Blocks, so it is for the child. In any other phase the answer would be the phase's, and not the target's.
-    fn ask(&self, state: &State) -> Result<(), String> {
+    /// Blocks, so it runs in the child. The phase is set to `Ready`: in any other the verdict would be that of the phase, not of the
+    /// target.
+    fn query(&self, state: &State) -> Result<(), String> {
         health::ask_once(&self.subject, &self.terms, State { phase: Phase::Ready, ..state.clone() })
     }
 
-    /// A child of ours has ended. Whether the target is healthy, if it is the child that asked.
+    /// A child of reberth has exited. Whether the target is healthy, if the child was the probe.
     pub fn ended(&mut self, pid: i32, end: End) -> Option<bool> {
         let probe = self.probe.take_if(|probe| probe.pid == pid)?;
         if end == End::Code(0) {
@@ -96,7 +97,7 @@ impl Prober {
         Some(false)
     }
 
-    /// Kills the child that asks, if one does. Its pid: it has still to be reaped.
+    /// Kills the running probe, if there is one. Returns its pid, which is yet to be reaped.
     pub fn cancel(&mut self) -> Option<i32> {
         let probe = self.probe.take()?;
         let _ = process::send(probe.pid, libc::SIGKILL);

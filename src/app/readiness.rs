@@ -1,24 +1,24 @@
-//! Owns the readiness of one launch: the machine that decides whether the app has come up, and the sources of its facts. Must not know how
-//! an app is launched or stopped.
+//! Owns the readiness of one launch: the state machine that decides whether the app is ready, and the sources of its facts. Must not know
+//! how an app is launched or stopped.
 //!
-//! - **States**: the port is awaited, unserved, served; the app is ready, or given up (the table in `machine`).
-//! - **Facts** (`fact`): looks at sockets, answers of probes, binds and listens that are heard, and time.
-//! - **Actions**: look, probe, publish where it listens, say something, ready, not in time. `init` does what is not done here.
+//! - **States**: port awaited, unserved, served, ready, given up (see the table in `machine`).
+//! - **Facts** (`fact`): what is seen of sockets, results of probes, intercepted binds and listens, and time.
+//! - **Actions**: look, probe, publish the address, log, ready, not in time. `init` performs those that are not performed here.
 //!
-//! What shows that the app serves its port is the `Evidence` of its handover:
+//! The `Evidence` that the app serves its port depends on the handover:
 //!
-//! | handover | evidence | source | how it fails, and then |
+//! | handover | evidence | source | how it fails, and the fallback |
 //! | --- | --- | --- | --- |
-//! | `off` | a listener of its own | `sockets`, by looks | /proc may not be read: whoever listens there counts as the app |
-//! | `on` | a process accepts on the socket it was given | `sockets` and `accepting`, by looks | the tree may not be seen: believed after five seconds without a queue |
-//! | `bind` | its own listen(2) | `binds`, by events | calls cannot be read or answered: everything is let go, and it is looked for as with `off` |
+//! | `off` | a listener of the app | `sockets`, by polling | /proc cannot be read: any listener on the port counts as the app |
+//! | `on` | a process accepts on the socket the app was given | `sockets` and `accepting`, by polling | the tree cannot be read: assumed after five seconds without a queue |
+//! | `bind` | the app's own listen(2) | `binds`, by events | calls cannot be read or answered: everything is released, and polling starts as with `off` |
 //!
-//! The kernel reports no socket that begins to listen, which is why there are looks at all; `pace` makes them rare.
+//! The kernel reports no event when a socket starts to listen, so polling is necessary; `pace` keeps it rare.
 //!
-//! Descriptors: `binds` holds the listener of the app's calls, the claimed sockets, and one spare; `lost_port` a netlink socket, until the
-//! app listens; a `prober` the pipe of a probe under way. A look opens what it reads and closes it again.
+//! File descriptors: `binds` has the listener for the app's calls, the claimed sockets, and a spare; `lost_port` has a netlink socket until
+//! the app listens; a `prober` has a pipe while a probe runs. A look closes what it opens.
 //!
-//! `lost_port` feeds no fact: it answers, when the app has ended, whether another process had taken its port.
+//! `lost_port` supplies no facts: once the app has exited, it answers whether another process had taken the port.
 
 pub mod accepting;
 pub mod advice;
@@ -27,7 +27,7 @@ pub mod fact;
 pub mod lost_port;
 pub mod machine;
 pub mod pace;
-pub mod said;
+pub mod remarks;
 pub mod sockets;
 
 use std::os::fd::BorrowedFd;
@@ -43,11 +43,11 @@ use crate::port::spec::Spec;
 use crate::state::State;
 use crate::sys::process::End;
 
-/// The machine and its sources, for one launch.
+/// The state machine and its sources, for one launch.
 pub struct Readiness {
     machine: Machine,
     sockets: Sockets,
-    /// Of the health target, if one is set.
+    /// For the health target, if one is set.
     prober: Option<Prober>,
     /// While the port may be lost.
     lost_port: Option<LostPort>,
@@ -55,14 +55,14 @@ pub struct Readiness {
 
 /// What the sources of one launch start from.
 pub struct Sources {
-    /// The inodes of all sockets that the app was given, inherited ones too.
+    /// The inodes of all sockets passed to the app, inherited ones included.
     pub passed: Vec<u64>,
     pub prober: Option<Prober>,
     pub lost_port: Option<LostPort>,
 }
 
 impl Readiness {
-    /// Of an app launched at `at`. `port_awaited`: its ports are still waited for.
+    /// For an app launched at `at`. `port_awaited`: its ports are still waited for.
     pub fn begin(expected: Expected, port_awaited: bool, sources: Sources, at: Instant) -> Self {
         let Sources { passed, prober, lost_port } = sources;
         let expected = Expected { at_risk: lost_port.is_some(), ..expected };
@@ -72,18 +72,18 @@ impl Readiness {
         Self { machine, sockets, prober, lost_port }
     }
 
-    /// The ports that were waited for are ours.
+    /// The awaited ports are claimed.
     pub fn port_claimed(&mut self, ports: Vec<Spec>, now: Instant) {
         self.machine.port_claimed(ports, now);
         self.sockets.look_for(self.machine.primary().cloned());
     }
 
-    /// What a fact asks for. The caller does it.
+    /// The actions for a fact. The caller performs them.
     pub fn on(&mut self, now: Instant, fact: Fact) -> Vec<Action> {
         self.machine.on(now, fact)
     }
 
-    /// Does [`Action::Look`]: what was seen may ask for more.
+    /// Performs [`Action::Look`], which may lead to more actions.
     pub fn look(&mut self, now: Instant, tree: &Tree) -> Vec<Action> {
         if let Some(lost_port) = &mut self.lost_port {
             lost_port.narrow();
@@ -92,21 +92,20 @@ impl Readiness {
         self.machine.on(now, Fact::Seen(seen))
     }
 
-    /// Does [`Action::Probe`].
+    /// Performs [`Action::Probe`].
     pub fn probe(&mut self, state: &State) {
         if let Some(prober) = &mut self.prober {
             prober.probe(state);
         }
     }
 
-    /// A child of ours has ended: what it says, if it was a probe.
+    /// A child of reberth has exited: the fact learnt, if it was a probe.
     pub fn child_ended(&mut self, pid: i32, end: End) -> Option<Fact> {
         let healthy = self.prober.as_mut()?.ended(pid, end)?;
         Some(Fact::Probed { healthy })
     }
 
-    /// Nothing is looked at or probed any more, and who took its port does not matter. The pid of a probe under way: it is killed, and
-    /// has still to be reaped.
+    /// Stops looking and probing, and the watch over the port. Returns the pid of a running probe, which is killed but not yet reaped.
     pub fn give_up(&mut self) -> Option<i32> {
         self.lost_port = None;
         self.machine.give_up();
@@ -134,8 +133,8 @@ impl Readiness {
         }
     }
 
-    /// Ends the watch over the port when it cannot be lost any more: once the app listens, or after so long that a later end has another
-    /// reason. Every socket that closes on the machine costs the kernel more while we are subscribed to its end.
+    /// Ends the watch over the port once it cannot be lost any more: the app listens, or has run so long that a later exit has another
+    /// reason. While reberth is subscribed, every socket closed on the machine costs the kernel extra work.
     pub fn end_watch(&mut self, now: Instant) {
         if self.lost_port.as_ref().is_some_and(|lost_port| lost_port.ends_at() <= now || self.serves()) {
             self.lost_port = None;
@@ -143,15 +142,15 @@ impl Readiness {
         }
     }
 
-    /// Whether the app, which ended with `end` at `ended`, lost its port to another process.
+    /// Whether the app, which exited with `end` at `ended`, lost its port to another process.
     pub fn port_lost(&mut self, now: Instant, end: End, ended: Instant, tree: &Tree) -> Loss {
         let Some(lost_port) = &mut self.lost_port else { return Loss::NotLost };
-        // A child that the app left behind still counts as the app.
+        // A child that the app left behind counts as the app.
         let served = || self.machine.serves() || self.sockets.still_serves(tree).is_some();
         lost_port.judge(now, end, ended, served)
     }
 
-    /// True once the app has come up.
+    /// True once the app is ready.
     pub fn is_ready(&self) -> bool {
         self.machine.is_ready()
     }
@@ -161,12 +160,12 @@ impl Readiness {
         self.machine.serves()
     }
 
-    /// The next look is so far away that what looking takes may go until then.
+    /// The next look is so far away that the memory used by a look may be released until then.
     pub fn is_slow(&self, now: Instant) -> bool {
         self.machine.is_slow(now)
     }
 
-    /// The port whose socket tells that the app is there.
+    /// The port whose socket shows that the app listens.
     pub fn primary(&self) -> Option<&Spec> {
         self.machine.primary()
     }
@@ -176,17 +175,17 @@ impl Readiness {
         self.machine.limit()
     }
 
-    /// The port that the app has not been seen listening on, and when it was launched.
+    /// The port that the app has not been seen listening on, and when the app was launched.
     pub fn never_listened(&self) -> Option<(u16, Instant)> {
         self.machine.never_listened()
     }
 
-    /// A program that the app has left behind and that still serves its port: its pid and its command line.
+    /// A process that the app left behind and that still serves its port: pid and command line.
     pub fn still_serves(&self, tree: &Tree) -> Option<(i32, String)> {
         self.sockets.still_serves(tree)
     }
 
-    /// Why the app is not ready, a line each.
+    /// Why the app is not ready, one reason per line.
     pub fn diagnosis(&self, tree: &Tree) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(primary) = self.machine.primary().filter(|_| !self.machine.serves()) {

@@ -1,5 +1,5 @@
-//! Owns `reberth run` as the list of its steps: wait, claim, publish, launch, look after, and again if the port was lost. Must not know how
-//! any of them is done.
+//! Owns the steps of `reberth run`: wait, claim, publish, launch, look after, and again if the port was lost. Must not know how a step is
+//! done.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -43,20 +43,20 @@ use crate::sys::terminal::Terminal;
 /// Claims the ports, launches the app and looks after it. Returns the code to exit with.
 ///
 /// # Errors
-/// Everything that keeps the app from being started; after the launch there are none.
+/// Whatever prevents the launch of the app. After the launch there are no errors.
 #[inline(never)]
 pub fn run(config: &Run, environment: &Environment, signals: &Signals) -> Result<Code, Error> {
     let mut session = Session::begin(config, environment, signals)?;
-    let result = session.live();
+    let result = session.run();
     if let Some(beside) = session.beside.take() {
         beside.farewell(signals);
     }
-    // Without its writer the state file would be a dead one to every probe, so a clean end leaves none. With --exec the app inherits it.
+    // A state file without a writer makes every probe report a dead reberth, so a normal exit leaves none. With --exec the app inherits it.
     session.publisher.remove();
     result
 }
 
-/// What lasts longer than one launch.
+/// What outlives a single launch.
 struct Session<'a> {
     config: &'a Run,
     environment: &'a Environment,
@@ -64,24 +64,24 @@ struct Session<'a> {
     activation: Activation,
     publisher: Publisher,
     port_file: Option<PathBuf>,
-    /// Where reberth was started: the app starts there, the second time as well.
+    /// Where reberth was started. The app starts there too, at every launch.
     directory: PathBuf,
     launches: u32,
-    /// The app's binds cannot be heard here, as was found out at a launch.
-    cannot_hear: bool,
-    /// Whose instances share the ports.
+    /// A launch has shown that the app's binds cannot be intercepted here.
+    cannot_intercept: bool,
+    /// The group whose instances share the ports.
     group: Option<Group>,
-    /// The processes that tell registries where the app is.
+    /// The processes that register the app.
     beside: Option<Beside>,
-    /// What was told of the ports last.
+    /// The ports announced last.
     announced: Option<Vec<Taken>>,
 }
 
-/// What came of a launch.
+/// How a launch ended.
 enum Outcome {
     Ended(Ending),
-    /// Nothing was launched: the app's binds cannot be heard here.
-    CannotHear,
+    /// Nothing was launched: the app's binds cannot be intercepted here.
+    CannotIntercept,
 }
 
 impl<'a> Session<'a> {
@@ -108,15 +108,15 @@ impl<'a> Session<'a> {
             port_file,
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             launches: 0,
-            cannot_hear: false,
+            cannot_intercept: false,
             group: config.share.as_ref().map(|share| sharing::group(share, datagrams)).transpose()?,
             beside: config.register.as_deref().map(Beside::new),
             announced: None,
         })
     }
 
-    /// Launches the app, and launches it again as long as it loses its port to another process.
-    fn live(&mut self) -> Result<Code, Error> {
+    /// Launches the app, and again each time it loses its port to another process.
+    fn run(&mut self) -> Result<Code, Error> {
         match self.after() {
             Ok(()) => {}
             Err(Stop::Ended(code)) => return Ok(code),
@@ -132,8 +132,8 @@ impl<'a> Session<'a> {
             }
             let ending = match self.launch(ports)? {
                 Outcome::Ended(ending) => ending,
-                // Its ports are free again, and are claimed as for any app.
-                Outcome::CannotHear => continue,
+                // The ports are released again, and claimed as for any other handover.
+                Outcome::CannotIntercept => continue,
             };
             if !ending.again {
                 return Ok(ending.code);
@@ -145,11 +145,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for what has to be there before the app (`--after`). Nothing of its ports is held meanwhile.
+    /// Waits for the targets of `--after`. No port is held during the wait.
     fn after(&mut self) -> Result<(), Stop> {
         let config = self.config;
         let Some(terms) = config.terms.as_ref().filter(|_| !config.after.is_empty()) else { return Ok(()) };
-        if let Some(error) = launch::hopeless(&config.command, self.environment) {
+        if let Some(error) = launch::precheck(&config.command, self.environment) {
             return Err(Stop::Error(error));
         }
         let state = state(config, Phase::Waiting, &[]);
@@ -158,15 +158,15 @@ impl<'a> Session<'a> {
         after::wait(config, terms, &state, &signals)
     }
 
-    /// How the app comes to its port: as told, unless that has turned out to be impossible here.
+    /// The configured handover, unless a launch has shown that it is impossible here.
     fn handover(&self) -> Handover {
-        if self.cannot_hear { Handover::Off } else { self.config.handover }
+        if self.cannot_intercept { Handover::Off } else { self.config.handover }
     }
 
     fn claim(&mut self) -> Result<ControlFlow<Code, Ports>, Error> {
         let (config, handover) = (self.config, self.handover());
         if config.ports.is_empty() {
-            return Ok(ControlFlow::Continue(Ports::Ours(Vec::new())));
+            return Ok(ControlFlow::Continue(Ports::Claimed(Vec::new())));
         }
         let first = self.launches == 0;
         if !first {
@@ -174,15 +174,15 @@ impl<'a> Session<'a> {
         }
         let group = self.group.as_ref().filter(|_| handover.gives_sockets());
         let claimant = Claimant { config, handover, group };
-        if config.prewarm && handover.hears_binds() {
+        if config.prewarm && handover.intercepts_binds() {
             return claimant.try_once();
         }
-        let hopeless = || launch::hopeless(&config.command, self.environment).filter(|_| first);
-        let claims = claimant.wait(self.signals, &mut self.publisher, &hopeless)?;
-        Ok(claims.map_continue(Ports::Ours))
+        let precheck = || launch::precheck(&config.command, self.environment).filter(|_| first);
+        let claims = claimant.wait(self.signals, &mut self.publisher, &precheck)?;
+        Ok(claims.map_continue(Ports::Claimed))
     }
 
-    /// Tells which ports were taken, once.
+    /// Announces the claimed ports, unless they were announced before.
     fn announce(&mut self, taken: &[Taken]) -> Result<(), Error> {
         if self.announced.as_deref() != Some(taken) || self.launches > 0 {
             announce(self.port_file.as_deref(), taken)?;
@@ -193,16 +193,16 @@ impl<'a> Session<'a> {
 
     fn invocation(&self, ports: &Ports) -> Invocation {
         let ports: Vec<LaunchPort> = match ports {
-            Ports::Ours(claims) => claims.iter().map(LaunchPort::claimed).collect(),
+            Ports::Claimed(claims) => claims.iter().map(LaunchPort::claimed).collect(),
             Ports::Awaited(_) => self.config.ports.iter().map(LaunchPort::awaited).collect(),
         };
         Invocation::new(&self.config.command, self.environment, &self.activation, self.handover(), &ports)
     }
 
-    /// `--exec`: returns only if it failed.
+    /// `--exec`: replaces reberth with the app. Returns only on failure.
     fn replace(&mut self, ports: Ports) -> Error {
         let invocation = self.invocation(&ports);
-        let Ports::Ours(claims) = ports else { return Error::cannot("--exec cannot wait beside the app") };
+        let Ports::Claimed(claims) = ports else { return Error::cannot("--exec cannot wait beside the app") };
         let taken = Taken::of(&claims);
         if let Err(error) = self.announce(&taken) {
             return error;
@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
             invocation: &invocation,
             inherited: self.signals.inherited(),
             directory: None,
-            hear_binds: false,
+            intercept_binds: false,
         });
         drop(kept);
         error
@@ -224,10 +224,10 @@ impl<'a> Session<'a> {
         let handover = self.handover();
         let invocation = self.invocation(&ports);
         let (mut claims, claiming) = match ports {
-            Ports::Ours(claims) => (claims, None),
+            Ports::Claimed(claims) => (claims, None),
             Ports::Awaited(claiming) => (Vec::new(), Some(claiming)),
         };
-        // Before the launch: another instance need not wait for the app's start to have the socket.
+        // Share before the launch: another instance can then have the socket without waiting for the app to start.
         let group = self.group.clone().filter(|_| handover.gives_sockets());
         let sharing = match group.clone().filter(|_| !claims.is_empty()) {
             Some(group) => Some(Sharing::begin(group, &mut claims).map_err(|error| sharing::cannot("shared", &error))?),
@@ -246,26 +246,26 @@ impl<'a> Session<'a> {
         let passed = self.activation.descriptors().chain(invocation.descriptors.iter().copied());
         let passed = passed.filter_map(descriptor::inode_at).collect();
         let cookies = claims.iter().map(|claim| claim.cookie).collect();
-        // An app that binds by itself must find the port free; one that is given the socket must never find it closed.
+        // An app that binds for itself must find the port free; an app that is given the socket must never find it closed.
         let kept = handover.gives_sockets().then_some(claims);
         let lost_port = (!taken.is_empty()).then(|| self.watch_ports(&expected.ports, cookies)).flatten();
-        // As PID 1 they end with us anyway, and until then are waited for like all others.
-        let strangers = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
+        // Under PID 1 these processes are killed when reberth exits anyway. Until then they are waited for like all others.
+        let unrelated = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
         let terminal = Terminal::controlling();
         let given = terminal.filter(Terminal::is_for_the_app);
         let launch = Launch {
             invocation: &invocation,
             inherited: self.signals.inherited(),
             directory: (self.launches > 0).then_some(self.directory.as_path()),
-            hear_binds: handover.hears_binds(),
+            intercept_binds: handover.intercepts_binds(),
         };
         let mut app = match launch::start(&launch, given) {
             Ok(app) => app,
             Err(NotLaunched::Failed(error)) => return Err(error),
-            Err(NotLaunched::CannotHear(why)) => {
-                self.cannot_hear = true;
-                warn!("{}", advice::cannot_hear(&why));
-                return Ok(Outcome::CannotHear);
+            Err(NotLaunched::CannotIntercept(why)) => {
+                self.cannot_intercept = true;
+                warn!("{}", advice::cannot_intercept(&why));
+                return Ok(Outcome::CannotIntercept);
             }
         };
         let word = invocation.words.first().map_or("".into(), |word| word.to_string_lossy());
@@ -277,15 +277,15 @@ impl<'a> Session<'a> {
         if binds.as_ref().is_some_and(Binds::is_released) {
             expected.evidence = Evidence::Listener;
         }
-        // With these it has more descriptors of its own than can be told.
+        // These own descriptors that cannot all be listed here.
         let many = binds.is_some() || sharing.is_some();
-        leave_no_trace((!many).then(|| self.descriptors(lost_port.as_ref())).as_deref());
+        release_inherited((!many).then(|| self.descriptors(lost_port.as_ref())).as_deref());
         let port_file = self.port_file.as_deref();
         let launched = Launched {
             app: &app,
             terminal,
-            in_front: given.is_some(),
-            strangers,
+            in_foreground: given.is_some(),
+            unrelated,
             passed,
             expected,
             state,
@@ -298,15 +298,15 @@ impl<'a> Session<'a> {
         app.late_failure().map_or(Ok(Outcome::Ended(ending)), Err)
     }
 
-    /// The watch over ports that the app may lose, where it would be launched again.
+    /// Watches for the loss of the ports, if a lost port would lead to another launch.
     fn watch_ports(&self, ports: &[Spec], cookies: Vec<u64>) -> Option<LostPort> {
-        // Activation sockets are the app's once it is launched; a second launch would come without them.
+        // Activation sockets go to the app at the first launch; a second launch could not pass them.
         let again = self.launches < self.config.relaunch && self.activation.names.is_empty();
         let watch = again && !self.handover().gives_sockets();
         watch.then(|| LostPort::watch(ports.to_vec(), cookies, Instant::now()))
     }
 
-    /// All that are open, where nothing is held for the app.
+    /// All descriptors that reberth has open, provided that it holds no socket for the app.
     fn descriptors<'b>(&'b self, lost_port: Option<&'b LostPort>) -> Vec<BorrowedFd<'b>> {
         let mut ours = vec![self.signals.as_fd()];
         ours.extend(lost_port.and_then(LostPort::events));
@@ -317,10 +317,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Lets go of what was inherited, working directory and descriptors, so that reberth pins no mount, file or pipe.
+/// Releases the inherited working directory and descriptors, so that reberth keeps no mount, file or pipe in use.
 ///
-/// `ours` are all descriptors of ours; `None`: they are too many to tell.
-fn leave_no_trace(ours: Option<&[BorrowedFd<'_>]>) {
+/// `ours` lists the descriptors to keep; `None`: they cannot be listed.
+fn release_inherited(ours: Option<&[BorrowedFd<'_>]>) {
     let _ = std::env::set_current_dir("/");
     descriptor::close_inherited(ours);
 }

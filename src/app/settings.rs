@@ -1,4 +1,4 @@
-//! Owns everything that `run` and `keep` were told. Must not know what a setting is called, its default, or where its text came from.
+//! Owns the settings of `run` and `keep`. Must not know what a setting is called, its default, or where its text came from.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,15 +17,15 @@ use crate::setting::Sources;
 use crate::setting::value::{duration, is};
 use crate::share::Share;
 
-/// Everything `run` was told. Nothing behind it picks a default.
+/// All settings of `run`, decided. Nothing behind this picks a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// In the order asked; the first is the primary.
+    /// In the order given; the first is the primary port.
     pub ports: Vec<Spec>,
     pub wait: Wait,
     pub fallback: Fallback,
     pub backoff: Backoff,
-    /// `auto` already decided.
+    /// `auto` is already resolved.
     pub handover: Handover,
     /// The app is launched while its port is still busy; then `handover` is [`Handover::Bind`].
     pub prewarm: bool,
@@ -35,32 +35,31 @@ pub struct Run {
     pub exec: bool,
     pub signal_scope: SignalScope,
     pub stop: StopPolicy,
-    /// Signal number reberth gets when its parent dies.
+    /// The signal that reberth gets when its parent dies.
     pub parent_death_signal: Option<i32>,
-    /// What readiness asks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` asks `/`.
+    /// What readiness checks. `None`: not set, so `run` calls the app ready as soon as it listens, and `healthcheck` queries `/`.
     pub health: Option<Target>,
-    /// How `run` itself asks that, and whatever else it asks: as a HEALTHCHECK without arguments would in the same environment. `None`: it
-    /// asks nothing.
+    /// How `run` queries its targets: the way a HEALTHCHECK without arguments does in the same environment. `None`: it queries none.
     pub terms: Option<Box<Terms>>,
-    /// What liveness asks; `None`: the same as readiness.
+    /// What liveness checks; `None`: the same as readiness.
     pub liveness: Option<Target>,
     pub start_timeout: Option<Duration>,
-    /// What has to be healthy before the ports are claimed; may be empty.
+    /// The targets that must be healthy before the ports are claimed; may be empty.
     pub after: Vec<Target>,
-    /// The budget for all of it.
+    /// The time limit for all of `after` together.
     pub after_wait: Wait,
     pub exit_on_unhealthy: Option<ExitOnUnhealthy>,
-    /// Where the app is announced while it is ready.
+    /// Where the app is registered while it is ready.
     pub register: Option<Box<Register>>,
     /// `None`: the first default directory that works.
     pub state_dir: Option<PathBuf>,
-    /// COMMAND and its arguments as typed, templates not yet replaced. Never empty.
+    /// COMMAND and its arguments as typed, templates not yet expanded. Never empty.
     pub command: Vec<OsString>,
-    /// Where all of this came from.
+    /// Where each setting came from.
     pub sources: Sources,
 }
 
-/// The text form of `--start-timeout`. `off` and `0` switch it off, so that a flag can beat a variable.
+/// The text form of `--start-timeout`. `off` and `0` disable it, so that a flag can override a variable.
 pub fn start_timeout(text: &str) -> Result<Option<Duration>, String> {
     if is(text, "off") {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Owns the ports that other instances may share while an app, or `keep`, has them: the copies that are given away, the meeting points, and
-//! the lines about who came. Must not know the protocol of the exchange, or how a port was claimed.
+//! Owns the ports that other instances may share while an app, or `keep`, has them: the sockets given to them, the meeting points, and the
+//! log lines about them. Must not know the protocol of the exchange, or how a port was claimed.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,10 +21,10 @@ use crate::share::message::{Container, Secret, container_words};
 use crate::share::newcomer::Newcomer;
 use crate::share::provider::{Meeting, Met};
 
-/// A refused instance may ask a thousand times a second; it is logged this often.
+/// A refused instance may ask a thousand times a second; a refusal is logged this often.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The group of the settings, its secret read. `datagrams`: ports of UDP are shared too.
+/// The configured group, with its secret read. `datagrams`: UDP ports are shared too.
 ///
 /// # Errors
 /// A secret file that cannot be read, or is empty.
@@ -43,7 +43,7 @@ pub fn group(share: &Share, datagrams: bool) -> Result<Group, Error> {
 /// The longest secret that is read. Bytes.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
-/// That the ports cannot be `shared`, or `kept`.
+/// The error for ports that cannot be `shared`, or `kept`.
 pub fn cannot(what: &str, error: &io::Error) -> Error {
     Error::cannot(format!("the ports cannot be {what}: {}; raise the limit of open files (ulimit -n)", words(error)))
 }
@@ -66,14 +66,14 @@ fn secret(path: &Path) -> Result<Secret, Error> {
     }
     let mut text = Vec::new();
     file.take(LONGEST_SECRET).read_to_end(&mut text).map_err(|error| bad(&words(&error)))?;
-    // Editors end the last line; the secret is the same with and without that.
+    // Editors end the last line with a newline; the secret does not include it.
     while text.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         text.pop();
     }
     if text.is_empty() { Err(bad("is empty")) } else { Ok(Secret(text)) }
 }
 
-/// Whom a claim asks.
+/// The side of the exchange that asks for a socket.
 pub fn newcomer(group: &Group) -> Newcomer {
     Newcomer::new(group.clone(), own_container())
 }
@@ -85,8 +85,8 @@ fn own_container() -> Container {
     container
 }
 
-/// The specs for ports that are to be shared: two apps of one group may bind different families, so one socket has to serve both. A bare
-/// port is `0.0.0.0` where this network has IPv6 on loopback at most, and both families elsewhere.
+/// The specs for ports that are to be shared. Two apps of one group may bind different address families, so one socket has to serve both: a
+/// spec without address becomes `0.0.0.0` if this network has IPv6 on loopback at most, and both families otherwise.
 pub fn specs(asked: &[Spec]) -> Vec<Spec> {
     let v4_only = std::fs::read_to_string("/proc/net/if_inet6")
         .is_ok_and(|text| text.lines().all(|line| line.split_ascii_whitespace().last() == Some("lo")));
@@ -99,21 +99,21 @@ pub struct Sharing {
     group: Group,
     own: Container,
     ports: Vec<Port>,
-    /// No line about a refusal before then.
+    /// No line about a refusal before this instant.
     quiet_until: Option<Instant>,
 }
 
 struct Port {
-    /// As taken.
+    /// With the port actually taken.
     spec: Spec,
     socket: OwnedFd,
     meeting: Option<Meeting>,
-    /// Another program has the port by now; nothing can be done about that.
+    /// Another program has taken the port; nothing can be done about that.
     lost: bool,
 }
 
 impl Sharing {
-    /// Shares these claims. Each keeps its own socket; this has a copy of it.
+    /// Shares these claims. Each keeps its own socket; this has a copy.
     ///
     /// # Errors
     /// EMFILE, ENFILE.
@@ -132,7 +132,7 @@ impl Sharing {
         Ok(Self { group, own: own_container(), ports, quiet_until: None })
     }
 
-    /// What to poll, and for what: askers, and the ends of the sockets.
+    /// What to poll: instances that ask, and sockets that are shut down.
     pub fn polled(&self) -> impl Iterator<Item = PollFd<'_>> {
         let askers = self.ports.iter().flat_map(|port| port.meeting.iter().flat_map(Meeting::descriptors));
         let ends = self.ports.iter().filter(|port| port.spec.protocol == Protocol::Tcp && !port.lost);
@@ -144,7 +144,7 @@ impl Sharing {
         self.ports.iter().filter_map(|port| port.meeting.as_ref()?.deadline()).min()
     }
 
-    /// Answers whoever asks, and lets a socket that somebody has shut down listen again.
+    /// Answers the instances that ask, and makes a socket listen again if an instance has shut it down.
     pub fn step(&mut self, now: Instant) {
         for port in &mut self.ports {
             port.revive();

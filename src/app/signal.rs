@@ -1,10 +1,10 @@
-//! Owns what a user can say about signals: their names and numbers, which are rewritten (`--signal-map`), and whom they reach
-//! (`--signal-scope`). Must not know when a signal is sent.
+//! Owns the text forms for signals: names and numbers, rewriting (`--signal-map`), and scope (`--signal-scope`). Must not know when a
+//! signal is sent.
 
 use crate::setting::value::{is, pairs, word};
 use crate::sys::signal::{RTMAX, RTMIN};
 
-/// Whom a forwarded signal reaches.
+/// Which processes a forwarded signal reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalScope {
     /// The app alone.
@@ -13,12 +13,12 @@ pub enum SignalScope {
     Group,
 }
 
-/// Rewritten signals. A signal that is not in the list is forwarded as it is; `None` drops it.
+/// Rewritten signals. A signal that is not listed is forwarded unchanged; `None` drops it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SignalMap(pub Vec<(i32, Option<i32>)>);
 
 impl SignalMap {
-    /// What the app gets when reberth receives `signal`: a signal number, or `None` when it is dropped.
+    /// What the app gets when reberth receives `signal`; `None`: the signal is dropped.
     pub fn apply(&self, signal: i32) -> Option<i32> {
         self.0.iter().find(|(from, _)| *from == signal).map_or(Some(signal), |(_, to)| *to)
     }
@@ -80,7 +80,7 @@ pub fn signal(text: &str) -> Result<i32, String> {
     number.ok_or_else(|| FORM.into())
 }
 
-/// The n of `RTMIN+n`: nothing at all is 0, and the range is the real-time signals' own.
+/// The n of `RTMIN+n`: an empty text is 0, and n stays within the real-time signals.
 fn offset_of(text: &str, sign: char) -> Option<i32> {
     if text.is_empty() {
         return Some(0);
@@ -97,7 +97,7 @@ pub fn death_signal(text: &str) -> Result<Option<i32>, String> {
     if is(text, "none") { Ok(None) } else { signal(text).map(Some) }
 }
 
-/// The name as the log has it, without `SIG`, as users write it; the number of one that has no name.
+/// The name without `SIG`, as users write it; the number of a signal without a name.
 pub fn name(number: i32) -> String {
     let name = crate::sys::signal::name(number);
     let short = name.strip_prefix("SIG").or_else(|| name.strip_prefix("signal "));
@@ -109,7 +109,7 @@ pub fn scope(text: &str) -> Result<SignalScope, String> {
     word(text, &[("child", SignalScope::Child), ("group", SignalScope::Group)])
 }
 
-/// `FROM=TO,...`. A FROM that can never be forwarded is refused: the map would silently do nothing.
+/// `FROM=TO,...`. A FROM that is never forwarded is refused: the map would have no effect without saying so.
 pub fn map(text: &str) -> Result<SignalMap, String> {
     let from = |text: &str| match signal(text)? {
         never @ (libc::SIGKILL | libc::SIGSTOP | libc::SIGCHLD) => {
@@ -170,7 +170,7 @@ mod tests {
         }
         for number in 1..=64 {
             assert_eq!(signal(&name(number)), Ok(number));
-            // What the log says can be typed. 32 and 33 are the C libraries' own and have no name.
+            // What is logged can be typed. 32 and 33 are reserved by the C libraries and have no name.
             let logged = crate::sys::signal::name(number);
             assert!(
                 signal(&logged) == Ok(number) || logged == format!("signal {number}") && [32, 33].contains(&number)

@@ -1,5 +1,5 @@
-//! Owns the life of the app from its launch to the end of all that it leaves behind: a pure machine from events to actions. Must not know
-//! how an action is done, or read a clock: every instant comes in with its event.
+//! Owns the life of the app, from its launch until everything it left behind has exited: a pure state machine from events to actions. Must
+//! not know how an action is performed, or read a clock: every event carries its instant.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -13,87 +13,87 @@ use crate::state::Phase;
 use crate::sys::process::End;
 use crate::sys::signal;
 
-/// How long reberth waits for KILL to work before it leaves anyway: only a process stuck in the kernel survives it that long.
+/// How long reberth waits for KILL to work before it exits anyway: only a process stuck in the kernel survives KILL that long.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How the app is stopped, and what comes of its end: settings.
+/// The settings for stopping the app and for its exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopPolicy {
     pub signal_map: SignalMap,
     pub exit_map: ExitMap,
-    /// Zero: a request to stop is forwarded at once.
+    /// Zero: a stop request is forwarded immediately.
     pub drain: Duration,
-    /// Zero: never KILL.
+    /// Zero: never send KILL.
     pub grace: Duration,
 }
 
 /// Where reberth runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Surroundings {
-    /// PID 1 never stops itself: nobody would be left to continue it.
+    /// PID 1 never stops itself: no process could continue it.
     pub pid1: bool,
-    /// There is a controlling terminal, so the app may be stopped by it, and a shell may wait to hear of that.
+    /// There is a controlling terminal, which may stop the app; a shell may wait for that stop.
     pub has_terminal: bool,
 }
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// reberth received this signal, from someone else.
+    /// reberth received this signal from another process.
     Signal(i32),
-    /// The app was stopped by this signal; `in_front`: its group has the terminal.
-    AppStopped { by: i32, in_front: bool },
-    /// The app has ended. `leftovers`: other children of ours are still there; `again`: it will be launched once more; `never_listened`: it
-    /// was told a port, and was not seen listening.
+    /// The app was stopped by this signal; `in_foreground`: its group is in the foreground of the terminal.
+    AppStopped { by: i32, in_foreground: bool },
+    /// The app has exited. `leftovers`: reberth has other children left; `again`: the app will be launched again; `never_listened`: it was
+    /// given a port, and was not seen listening on it.
     AppEnded { end: End, leftovers: bool, again: bool, never_listened: Option<NeverListened> },
-    /// A child has ended, and others are still there.
+    /// A child has exited, and others are left.
     ChildGone,
-    /// The last child has ended.
+    /// The last child has exited.
     LastChildGone,
-    /// `deadline` has come.
+    /// The `deadline` has passed.
     Due,
-    /// reberth gives up on the app, and ends with this code whatever it exits with.
+    /// reberth gives up on the app, and exits with this code whatever the app exits with.
     GiveUp(Code),
-    /// The app is up and unhealthy: it is stopped, and reberth ends with 1, or what the map makes of that.
+    /// The app is ready and unhealthy: it is stopped, and reberth exits with 1, or with what the exit map makes of 1.
     Unhealthy,
 }
 
-/// The port that an app never listened on, and how long it had for it.
+/// The port that the app never listened on, and how long it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NeverListened {
     pub port: u16,
     pub lived: Duration,
 }
 
-/// What is to be done, in order.
+/// What the caller has to do, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Send the signal to the app, or its group, as the scope says.
+    /// Send the signal to the app or to its group, as the scope says.
     Forward(i32),
-    /// CONT to the app's group: it is stopped.
+    /// Send CONT to the app's group, which is stopped.
     Continue,
-    /// KILL the app.
+    /// Send KILL to the app.
     KillApp,
-    /// Send the signal to everything left of the tree.
+    /// Send the signal to everything left of the app's tree.
     SignalTree(i32),
-    /// Stop reberth itself until somebody continues it.
+    /// Stop reberth itself until another process continues it.
     Suspend,
     Publish(Phase),
-    /// All is over: leave with this code.
+    /// Everything is done: exit with this code.
     Finish(Code),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// The stop signal waits until then.
+    /// The stop signal is held back until this instant.
     Draining {
         until: Instant,
         signal: i32,
     },
-    /// The app was asked to stop.
+    /// The app has been sent its stop signal.
     Stopping,
-    /// The app is gone, and what is left of its tree was asked to stop.
+    /// The app has exited, and what is left of its tree has been sent TERM.
     Tidying,
     /// What is left has been sent KILL.
     Killing {
@@ -101,7 +101,7 @@ enum Stage {
     },
 }
 
-/// The machine.
+/// The state machine.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     policy: StopPolicy,
@@ -110,37 +110,37 @@ pub struct Supervisor {
     /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
     kill_at: Option<Instant>,
     grace_begun: bool,
-    /// The code to end with, whatever the app's own code is.
+    /// The code to exit with, whatever the app exits with.
     forced: Option<Code>,
-    /// That code is there because the app was unhealthy.
+    /// `forced` was set because the app was unhealthy.
     unhealthy: bool,
-    /// The first request to stop that came, as the map says.
+    /// The first stop request received, after mapping.
     stop_signal: Option<i32>,
-    /// The app was stopped by a signal, and nobody has continued it through us.
+    /// The app was stopped by a signal, and has not been continued through reberth.
     stopped: bool,
-    /// A signal that stops the app was forwarded, so it is not the terminal that stops it.
+    /// reberth forwarded a signal that stops the app, so the stop does not come from the terminal.
     stop_forwarded: bool,
     code: Code,
 }
 
-/// A signal that asks a program to stop: what starts drain and grace.
-pub fn asks_to_stop(signal: i32) -> bool {
+/// A signal that requests a program to stop: it starts drain and grace.
+pub fn requests_stop(signal: i32) -> bool {
     matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
 }
 
 /// What a signal does to reberth while there is no app to forward it to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It ends reberth, as this signal would.
-    Ends(i32),
-    /// It stops reberth until somebody continues it.
+    /// It terminates reberth, as this signal would.
+    Terminates(i32),
+    /// It stops reberth until another process continues it.
     Suspends,
     Nothing,
 }
 
-/// The effect of a signal without an app: it is mapped, and then acts as on any program without handlers. `parent_death` is the signal that
-/// reports the death of reberth's parent, and ends reberth whichever it is. `ignored`: whether a signal was ignored by whoever started
-/// reberth, as HUP is by nohup(1).
+/// The effect of a signal without an app: the signal is mapped, and then acts as on any program without handlers. `parent_death` is the
+/// signal that reports the death of reberth's parent; it terminates reberth whichever signal it is. `ignored`: whether a signal was already
+/// ignored when reberth was started, as HUP is by nohup(1).
 pub fn effect_without_app(
     map: &SignalMap,
     received: i32,
@@ -150,9 +150,9 @@ pub fn effect_without_app(
     let orphaned = parent_death == Some(received) && received != libc::SIGCHLD;
     match map.apply(received) {
         None => Effect::Nothing,
-        Some(signal) if asks_to_stop(signal) || orphaned => Effect::Ends(signal),
+        Some(signal) if requests_stop(signal) || orphaned => Effect::Terminates(signal),
         Some(signal) if suspends(signal) || signal == libc::SIGSTOP => Effect::Suspends,
-        Some(signal) if signal::ends_by_default(signal) && !ignored(signal) => Effect::Ends(signal),
+        Some(signal) if signal::ends_by_default(signal) && !ignored(signal) => Effect::Terminates(signal),
         Some(_) => Effect::Nothing,
     }
 }
@@ -179,7 +179,7 @@ impl Supervisor {
         }
     }
 
-    /// When `Event::Due` is due; `None`: only an event from outside can change anything.
+    /// When `Event::Due` is due; `None`: only an external event can change anything.
     pub fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Running => None,
@@ -188,46 +188,46 @@ impl Supervisor {
         }
     }
 
-    /// True once somebody asked the app to stop; from then on its end is no accident.
-    pub fn stop_asked(&self) -> bool {
+    /// True once the app has been requested to stop; from then on its exit is expected.
+    pub fn stop_requested(&self) -> bool {
         self.stop_signal.is_some() || self.forced.is_some()
     }
 
-    /// A signal has come while the app is gone and about to be launched again. It acts as in any wait without an app. True: the launch is
-    /// off.
+    /// Handles a signal that arrives after the app has exited and before its next launch, as in any wait without an app. True: there will
+    /// be no next launch.
     pub fn call_off(&mut self, received: i32, ignored: impl Fn(i32) -> bool) -> bool {
         let effect = effect_without_app(&self.policy.signal_map, received, None, ignored);
-        if let Effect::Ends(signal) = effect {
+        if let Effect::Terminates(signal) = effect {
             self.stop_signal.get_or_insert(signal);
         }
-        matches!(effect, Effect::Ends(_))
+        matches!(effect, Effect::Terminates(_))
     }
 
-    /// The first signal that asked the app to stop, as the map says.
+    /// The first signal that requested the app to stop, after mapping.
     pub fn stop_signal(&self) -> Option<i32> {
         self.stop_signal
     }
 
-    /// True once the app was asked to stop, or is gone.
+    /// True once the app has been sent its stop signal, or has exited.
     pub fn is_stopping(&self) -> bool {
         !matches!(self.stage, Stage::Running | Stage::Draining { .. })
     }
 
-    /// True while the app is there and nobody asked it to stop.
+    /// True while the app runs and has not been requested to stop.
     pub fn is_running(&self) -> bool {
         self.stage == Stage::Running
     }
 
-    /// What `event` at `now` asks for.
+    /// The actions for `event` at `now`.
     pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Signal(received) => self.on_signal(now, received),
-            Event::AppStopped { by, in_front } => self.on_stopped(by, in_front),
+            Event::AppStopped { by, in_foreground } => self.on_stopped(by, in_foreground),
             Event::AppEnded { end, leftovers, again, never_listened } => {
                 self.on_ended(now, end, leftovers, again, never_listened)
             }
             Event::ChildGone => match self.stage {
-                // One of them may have forked once more before the signal reached it.
+                // A process may have forked again before KILL reached it.
                 Stage::Killing { .. } => vec![Action::SignalTree(libc::SIGKILL)],
                 _ => Vec::new(),
             },
@@ -253,8 +253,8 @@ impl Supervisor {
             debug!("{} dropped, as --signal-map says", signal::name(received));
             return Vec::new();
         };
-        // Either side of the map counts: `TERM=USR1` is still a request to stop, and so is `HUP=TERM`.
-        let stop = asks_to_stop(received) || asks_to_stop(forwarded);
+        // Either side of the map counts: `TERM=USR1` is still a stop request, and so is `HUP=TERM`.
+        let stop = requests_stop(received) || requests_stop(forwarded);
         if stop && self.stop_signal.is_none() {
             self.stop_signal = Some(forwarded);
         }
@@ -270,7 +270,7 @@ impl Supervisor {
                 vec![Action::Publish(Phase::Draining)]
             }
             Stage::Running if stop => self.stop(now, received, forwarded),
-            // It ends the drain: the app gets what was held back for it, and this one too if it is another.
+            // A second request ends the drain: the app gets the signal held back, and this one too if it differs.
             Stage::Draining { signal: held, .. } if stop => {
                 let mut actions = self.stop(now, held, held);
                 if forwarded != held {
@@ -278,7 +278,7 @@ impl Supervisor {
                 }
                 actions
             }
-            // A repeated request reaches whoever is left.
+            // A repeated request reaches the processes that are left.
             Stage::Tidying | Stage::Killing { .. } if stop => vec![Action::SignalTree(forwarded)],
             Stage::Tidying | Stage::Killing { .. } => Vec::new(),
             Stage::Running | Stage::Draining { .. } | Stage::Stopping => {
@@ -299,7 +299,7 @@ impl Supervisor {
         actions
     }
 
-    /// Passes a request to stop on, and starts the grace.
+    /// Forwards a stop request, and starts the grace.
     fn stop(&mut self, now: Instant, received: i32, forwarded: i32) -> Vec<Action> {
         let mut actions = vec![Action::Forward(forwarded)];
         actions.extend(self.wake());
@@ -325,14 +325,14 @@ impl Supervisor {
         }
     }
 
-    /// A stopped app does not take a signal until it is continued, which is why systemd sends CONT after TERM.
+    /// A stopped process handles no signal until it is continued, which is why systemd sends CONT after TERM.
     fn wake(&mut self) -> Option<Action> {
         std::mem::take(&mut self.stopped).then_some(Action::Continue)
     }
 
-    fn on_stopped(&mut self, by: i32, in_front: bool) -> Vec<Action> {
+    fn on_stopped(&mut self, by: i32, in_foreground: bool) -> Vec<Action> {
         self.stopped = true;
-        // It may have been stopped before it was told to end, and be reported only now.
+        // The stop may have preceded the stop request, and be reported only now.
         if self.stage == Stage::Stopping && !self.stop_forwarded {
             return self.wake().into_iter().collect();
         }
@@ -340,9 +340,9 @@ impl Supervisor {
             return Vec::new();
         }
         if !self.surroundings.pid1 {
-            // The stop key reached the app's group and not ours: the shell has its prompt back only when we stop too. A STOP from elsewhere
-            // leaves us running, unless the stopped app would keep the terminal.
-            let with_it = suspends(by) || in_front;
+            // The stop key reached the app's group but not reberth's: the shell gets its prompt back only when reberth stops too. A STOP
+            // from another process leaves reberth running, unless the stopped app would keep the terminal.
+            let with_it = suspends(by) || in_foreground;
             return if with_it { vec![Action::Suspend] } else { Vec::new() };
         }
         if suspends(by) && !self.stop_forwarded {
@@ -365,7 +365,7 @@ impl Supervisor {
             End::Signal(signal) => Code::signalled(signal),
         };
         self.code = self.forced.unwrap_or_else(|| Code(self.policy.exit_map.apply(own.0)));
-        self.say_ended(end, own, never_listened.filter(|_| !again));
+        self.log_exit(end, own, never_listened.filter(|_| !again));
         if !leftovers {
             return vec![Action::Finish(self.code)];
         }
@@ -384,14 +384,14 @@ impl Supervisor {
         actions
     }
 
-    fn say_ended(&self, end: End, own: Code, never_listened: Option<NeverListened>) {
+    fn log_exit(&self, end: End, own: Code, never_listened: Option<NeverListened>) {
         let mut how = match end {
             End::Code(code) => format!("the app exited with code {code}"),
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
-        // A user who stops an app that is still starting knows why it does not listen.
+        // A user who stops a starting app knows why it does not listen.
         if let Some(NeverListened { port, lived }) =
-            never_listened.filter(|_| !self.stop_asked() && self.forced.is_none())
+            never_listened.filter(|_| !self.stop_requested() && self.forced.is_none())
         {
             let _ = write!(how, " after {} ms, and was never seen listening on port {port}", lived.as_millis());
             if own != Code::OK {
@@ -402,8 +402,8 @@ impl Supervisor {
         }
         if self.unhealthy {
             info!("{how}; reberth exits with {}: the app was unhealthy (--exit-on-unhealthy)", self.code.0);
-        } else if self.code == Code::OK && own == Code::OK && !self.stop_asked() {
-            // A program that did its work and ended is not worth a line.
+        } else if self.code == Code::OK && own == Code::OK && !self.stop_requested() {
+            // A program that did its work and exited is not worth a line.
             debug!("{how}");
         } else if self.code == own {
             info!("{how}");
@@ -441,7 +441,7 @@ impl Supervisor {
             return Vec::new();
         }
         self.forced = Some(code);
-        // An app that stops on another signal is stopped with that one; a dropped TERM must not keep it alive here.
+        // The app may be stopped by another signal than TERM: apply the map. A map that drops TERM must not keep the app alive here.
         let stop = self.policy.signal_map.apply(libc::SIGTERM).unwrap_or(libc::SIGTERM);
         self.stop(now, stop, stop)
     }

@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use super::app_port::AppPort;
 use super::handover::Handover;
-use super::told::ToldPort;
 use crate::port::spec::{Spec, is_name};
 
-/// A template, with its name where it has one.
+/// A template, with the port's name if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Template<'a> {
     Port(Option<&'a str>),
@@ -19,7 +19,7 @@ enum Template<'a> {
 }
 
 impl<'a> Template<'a> {
-    /// What stands between the braces. Anything that is not exactly a template is the app's own text: JSON, shell, `{port.Not A Name}`.
+    /// Parses the text between two braces. Anything that is not exactly a template belongs to the app: JSON, shell, `{port.Not A Name}`.
     fn parse(inner: &'a [u8]) -> Option<Self> {
         let inner = std::str::from_utf8(inner).ok()?;
         match inner {
@@ -53,31 +53,31 @@ impl<'a> Template<'a> {
         }
     }
 
-    /// The text that replaces it. `None`: there is no such port, and it stays as it is.
-    fn value(self, ports: &[ToldPort]) -> Option<String> {
-        let told = match self.name() {
+    /// The text that replaces the template. `None`: there is no such port, and the template stays unchanged.
+    fn value(self, ports: &[AppPort]) -> Option<String> {
+        let port = match self.name() {
             None => ports.first(),
             Some(name) => ports.iter().find(|port| port.name.as_deref() == Some(name)),
         }?;
-        // Most apps take `0.0.0.0` for "everywhere", and few take `[::]`.
-        let addr = told.addr.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        // Most apps accept `0.0.0.0` as "all addresses", and few accept `[::]`.
+        let addr = port.addr.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Some(match self {
-            Self::Port(_) => told.port.to_string(),
-            Self::Addr => SocketAddr::new(addr, told.port).to_string(),
+            Self::Port(_) => port.port.to_string(),
+            Self::Addr => SocketAddr::new(addr, port.port).to_string(),
             Self::Host => addr.to_string(),
-            Self::Fd(_) => told.fd?.to_string(),
+            Self::Fd(_) => port.fd?.to_string(),
         })
     }
 }
 
-/// One argument cut into text (`Err`) and templates (`Ok`). By bytes: an argument need not be UTF-8.
+/// Splits an argument into text (`Err`) and templates (`Ok`). Works on bytes: an argument need not be UTF-8.
 fn pieces(argument: &OsStr) -> Vec<Result<Template<'_>, &[u8]>> {
     let mut found = Vec::new();
     let mut rest = argument.as_bytes();
     let mut text = rest;
     while let Some(open) = rest.iter().position(|byte| *byte == b'{') {
         let inner = rest.get(open + 1..).unwrap_or_default();
-        // No template is longer than this, so a long argument full of open braces does not take quadratic time.
+        // No template is longer than this. The limit keeps an argument full of open braces from taking quadratic time.
         let close = inner.iter().take(32).position(|byte| *byte == b'}');
         match close.and_then(|close| Some((Template::parse(inner.get(..close)?)?, inner.get(close + 1..)?))) {
             Some((template, tail)) => {
@@ -99,12 +99,12 @@ fn templates(command: &[OsString]) -> impl Iterator<Item = (usize, Template<'_>)
         .flat_map(|(index, argument)| pieces(argument).into_iter().flatten().map(move |template| (index, template)))
 }
 
-/// Whether an argument uses `{fd}` or `{fd.NAME}`: what `--handover auto` goes by.
+/// Whether an argument uses `{fd}` or `{fd.NAME}`, which decides `--handover auto`.
 pub fn wants_fd(command: &[OsString]) -> bool {
     templates(command).any(|(_, template)| matches!(template, Template::Fd(_)))
 }
 
-/// The templates of `command` that cannot be replaced, a line each: no port, an unknown name, `{fd}` without handover.
+/// The templates of `command` that cannot be expanded, one per line: no port, an unknown name, `{fd}` without handover.
 pub fn check(command: &[OsString], ports: &[Spec], handover: Handover) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (index, template) in templates(command) {
@@ -131,8 +131,8 @@ pub fn check(command: &[OsString], ports: &[Spec], handover: Handover) -> Vec<St
     lines
 }
 
-/// The command line with its templates replaced. The command word (the first) stays as it is.
-pub fn expand(command: &[OsString], ports: &[ToldPort]) -> Vec<OsString> {
+/// The command line with its templates expanded. The command word (the first) is never changed.
+pub fn expand(command: &[OsString], ports: &[AppPort]) -> Vec<OsString> {
     let argument = |argument: &OsString| {
         let mut bytes = Vec::with_capacity(argument.len());
         for piece in pieces(argument) {
@@ -157,13 +157,13 @@ mod tests {
         list.iter().map(OsString::from).collect()
     }
 
-    fn told(name: Option<&str>, addr: Option<&str>, port: u16, fd: Option<i32>) -> ToldPort {
-        ToldPort { name: name.map(Into::into), addr: addr.and_then(|addr| addr.parse().ok()), port, fd }
+    fn port(name: Option<&str>, addr: Option<&str>, port: u16, fd: Option<i32>) -> AppPort {
+        AppPort { name: name.map(Into::into), addr: addr.and_then(|addr| addr.parse().ok()), port, fd }
     }
 
     #[test]
     fn templates_are_replaced_in_arguments_only() {
-        let ports = [told(None, None, 8080, Some(3)), told(Some("admin"), Some("::1"), 9090, Some(4))];
+        let ports = [port(None, None, 8080, Some(3)), port(Some("admin"), Some("::1"), 9090, Some(4))];
         for (argument, want) in [
             ("{port}", "8080"),
             ("--port={port},{port.admin}", "--port=8080,9090"),
@@ -186,10 +186,10 @@ mod tests {
         }
         let raw = OsString::from_vec(b"\xff{port}\xfe{".to_vec());
         assert_eq!(expand(&["x".into(), raw], &ports)[1].as_bytes(), b"\xff8080\xfe{");
-        let v6 = [told(None, Some("::1"), 80, None)];
+        let v6 = [port(None, Some("::1"), 80, None)];
         assert_eq!(expand(&words(&["x", "{addr} {host} {fd}"]), &v6), words(&["x", "[::1]:80 ::1 {fd}"]));
         assert_eq!(
-            expand(&words(&["x", "{addr}"]), &[told(None, Some("127.0.0.1"), 80, None)]),
+            expand(&words(&["x", "{addr}"]), &[port(None, Some("127.0.0.1"), 80, None)]),
             words(&["x", "127.0.0.1:80"])
         );
         assert_eq!(expand(&[], &ports), words(&[]));

@@ -54,7 +54,7 @@ pub fn judge(check: &Check, run: &Run, environment: &Environment) -> Report {
         }
     }
     if code == Code::OK
-        && let Some(error) = launch::hopeless(&run.command, environment)
+        && let Some(error) = launch::precheck(&run.command, environment)
     {
         code = error.code();
         report.errors.extend(error.lines().iter().cloned());

@@ -213,7 +213,7 @@ fn handover(reader: &mut Reader<'_>, cli: &cli::Run, vars: &env::Run, shares: bo
     let chosen = reader.read("handover", raw, handover::handover).unwrap_or(None);
     let prewarms = from(&cli.prewarm, &vars.prewarm);
     let prewarm = reader.read("prewarm", prewarms, boolean).unwrap_or(false);
-    if prewarm && chosen.is_some_and(|way| !way.hears_binds()) {
+    if prewarm && chosen.is_some_and(|way| !way.intercepts_binds()) {
         let (handover, prewarm) = (reader.label("handover", raw), reader.label("prewarm", prewarms));
         reader
             .errors
@@ -265,7 +265,7 @@ fn check_run(
         return;
     }
     reader.errors.extend(templates::check(&run.command, &run.ports, run.handover));
-    if run.handover.hears_binds() || run.share.is_some() {
+    if run.handover.intercepts_binds() || run.share.is_some() {
         let (name, raw) = if run.share.is_some() {
             ("share", from(&cli.share, &vars.share))
         } else if run.prewarm {
@@ -280,7 +280,7 @@ fn check_run(
             ));
         }
         let tcp = run.ports.iter().any(|spec| spec.protocol == spec::Protocol::Tcp);
-        if run.ports.is_empty() || run.handover.hears_binds() && !tcp {
+        if run.ports.is_empty() || run.handover.intercepts_binds() && !tcp {
             reader.errors.push(format!("{label}: there is no tcp port to hold: set --port, REBERTH_PORT or PORT"));
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::app::exit_map::ExitMap;
 use crate::app::signal::SignalMap;
-use crate::app::supervisor::{Action, Event, StopPolicy, Supervisor, Surroundings, asks_to_stop};
+use crate::app::supervisor::{Action, Event, StopPolicy, Supervisor, Surroundings, requests_stop};
 use crate::exit::Code;
 use crate::sys::process::End;
 
@@ -75,7 +75,7 @@ impl World {
             2 => self.handle(Event::Signal(i32::from(value % 31) + 1)),
             3 => self.handle(Event::Signal(libc::SIGTERM)),
             4 if self.app_runs => {
-                self.handle(Event::AppStopped { by: i32::from(value % 31) + 1, in_front: value & 1 != 0 })
+                self.handle(Event::AppStopped { by: i32::from(value % 31) + 1, in_foreground: value & 1 != 0 })
             }
             5 if self.app_runs => {
                 let end = if value & 1 == 0 { End::Code(value) } else { End::Signal(i32::from(value % 31) + 1) };
@@ -134,7 +134,7 @@ impl World {
             match action {
                 Action::Forward(signal) => {
                     assert!(self.app_runs, "{signal} forwarded to nobody");
-                    if self.machine.stop_asked() && asks_to_stop(signal) {
+                    if self.machine.stop_requested() && requests_stop(signal) {
                         self.grace_began = self.grace_began.or(Some(self.now));
                     }
                 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::is_one_line;
 use crate::app::activation::Activation;
+use crate::app::app_port::AppPort;
 use crate::app::environment;
 use crate::app::handover::Handover;
 use crate::app::settings::Run;
 use crate::app::signal;
 use crate::app::templates;
-use crate::app::told::ToldPort;
 use crate::cli::{self, Plain};
 use crate::config::{Mode, decide};
 use crate::error::Error;
@@ -62,7 +62,7 @@ pub fn settings(data: &[u8]) {
 fn check_environment(inherited: &Vec<(OsString, OsString)>) {
     let passed = Activation::inherited(inherited, 7);
     assert!(passed.names.len() <= 1024 && passed.names.iter().all(|name| !name.is_empty()), "{passed:?}");
-    let ports = [ToldPort { name: Some("a-b".into()), addr: None, port: 8080, fd: Some(3) }];
+    let ports = [AppPort { name: Some("a-b".into()), addr: None, port: 8080, fd: Some(3) }];
     let given = environment::build(inherited, &ports, Some(&passed.names));
     let set = ["PORT", "PORT_A_B", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
     let others = |list: &[(OsString, OsString)]| -> Vec<(OsString, OsString)> {
@@ -186,8 +186,8 @@ fn written(time: Duration) -> String {
 pub fn templates(data: &[u8]) {
     let command: Vec<OsString> = data.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
     let ports = [
-        ToldPort { name: None, addr: None, port: 8080, fd: Some(3) },
-        ToldPort { name: Some("admin".into()), addr: "::1".parse().ok(), port: 9090, fd: Some(4) },
+        AppPort { name: None, addr: None, port: 8080, fd: Some(3) },
+        AppPort { name: Some("admin".into()), addr: "::1".parse().ok(), port: 9090, fd: Some(4) },
     ];
     let known = [
         ("{port}", "8080"),

@@ -1,17 +1,18 @@
-//! Owns the look at whether the app accepts on a socket that it was given. Must not know what is said about an app that does not.
+//! Owns the check whether the app accepts on a socket it was given. Must not know what is logged about an app that does not.
 //!
-//! Such a socket listens from the claim on, so that it listens says nothing about the app. What does say something: the socket is in an
-//! epoll set, or a thread of a program that has it open waits in `accept`, `poll` or `select`.
+//! Such a socket listens from the claim on, so listening says nothing about the app. The evidence is an epoll set that contains the socket,
+//! or a thread, in a process that has the socket open, that waits in `accept`, `poll` or `select`.
 
 use std::fs;
 use std::path::Path;
 
 use super::fact::Accepting;
 
-/// What the programs `pids` do with the socket `inode`, by their descriptors and threads (`proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`).
+/// What the processes `pids` do with the socket `inode`, according to their descriptors and threads (`proc_pid_fdinfo(5)`,
+/// `proc_pid_syscall(5)`).
 pub fn look(pids: &[i32], inode: u64) -> Accepting {
     if !crate::sys::process::proc_is_ours() {
-        // Without /proc each of them looks like one that has ended, and in the /proc of another namespace like another process.
+        // Without /proc every process looks as if it had exited, and in the /proc of another namespace a pid is another process.
         return Accepting::Hidden;
     }
     let mut seen = Accepting::Closed;
@@ -20,7 +21,7 @@ pub fn look(pids: &[i32], inode: u64) -> Accepting {
         let root = format!("/proc/{pid}");
         let root = Path::new(&root);
         let Some(descriptors) = descriptors(root) else {
-            // A worker that has become another user: it may be the one that accepts.
+            // A worker that runs as another user: it may be the one that accepts.
             hidden |= root.exists();
             continue;
         };
@@ -29,7 +30,7 @@ pub fn look(pids: &[i32], inode: u64) -> Accepting {
         if held.is_empty() {
             continue;
         }
-        // An io_uring accepts without a system call that could be seen.
+        // io_uring accepts without a visible system call.
         let rings = descriptors.iter().any(|(_, link)| link == "anon_inode:[io_uring]");
         hidden |= rings;
         if seen == Accepting::Closed {
@@ -50,7 +51,7 @@ pub fn look(pids: &[i32], inode: u64) -> Accepting {
     if hidden && seen != Accepting::Polls { Accepting::Hidden } else { seen }
 }
 
-/// Number and target of every open descriptor; `None` if they may not be seen.
+/// Number and target of every open descriptor; `None` if they cannot be read.
 fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
     let entries = fs::read_dir(root.join("fd")).ok()?;
     let all = entries.flatten().filter_map(|entry| {
@@ -58,11 +59,11 @@ fn descriptors(root: &Path) -> Option<Vec<(u32, String)>> {
         let target = fs::read_link(entry.path()).ok()?;
         Some((number, target.to_string_lossy().into_owned()))
     });
-    // Every open descriptor has a target; a list without any is one whose links may not be followed.
+    // Every open descriptor has a target; an empty list means that the links cannot be followed.
     Some(all.collect::<Vec<_>>()).filter(|all| !all.is_empty())
 }
 
-/// True if the epoll set behind the descriptor `epoll` watches one of `held`.
+/// True if the epoll set at descriptor `epoll` watches one of `held`.
 fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     let info = fs::read_to_string(root.join("fdinfo").join(epoll.to_string())).unwrap_or_default();
     let mut watched =
@@ -70,8 +71,8 @@ fn polls(root: &Path, epoll: u32, held: &[u32]) -> bool {
     watched.any(|fd| held.contains(&fd))
 }
 
-/// What the threads of a program that has `held` open are doing: `Waits` for `accept` on one of them, `Polls` for a call that waits for
-/// several descriptors, else `Idle`. `None`: their calls may not be seen (no CAP_SYS_PTRACE, or a kernel that does not tell).
+/// What the threads of a process that has `held` open are doing: `Waits` in `accept` on one of them, `Polls` in a call that waits for
+/// several descriptors, otherwise `Idle`. `None`: their system calls cannot be read (no CAP_SYS_PTRACE, or a kernel without that file).
 fn waits(root: &Path, held: &[u32]) -> Option<Accepting> {
     let threads = fs::read_dir(root.join("task")).ok()?;
     let calls: Vec<String> =
@@ -84,7 +85,7 @@ fn waits(root: &Path, held: &[u32]) -> Option<Accepting> {
             Some(libc::SYS_accept | libc::SYS_accept4) if first.is_some_and(|fd| held.contains(&fd)) => {
                 Accepting::Waits
             }
-            Some(call) if SEVERAL.contains(&call) => Accepting::Polls,
+            Some(call) if POLL_CALLS.contains(&call) => Accepting::Polls,
             _ => Accepting::Idle,
         }
     });
@@ -92,11 +93,11 @@ fn waits(root: &Path, held: &[u32]) -> Option<Accepting> {
     [Accepting::Waits, Accepting::Polls].into_iter().find(|one| seen.contains(one)).or_else(|| seen.first().copied())
 }
 
-/// The calls that wait for several descriptors at once; newer architectures have only the `p` variants.
+/// The calls that wait for several descriptors; newer architectures have only the `p` variants.
 #[cfg(target_arch = "x86_64")]
-const SEVERAL: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_select, libc::SYS_pselect6];
+const POLL_CALLS: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_select, libc::SYS_pselect6];
 #[cfg(not(target_arch = "x86_64"))]
-const SEVERAL: [i64; 2] = [libc::SYS_ppoll, libc::SYS_pselect6];
+const POLL_CALLS: [i64; 2] = [libc::SYS_ppoll, libc::SYS_pselect6];
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test may have threads

@@ -1,4 +1,4 @@
-//! Owns the sentences about an app that comes up, or does not: what it does, and what helps. Must not know when they are said.
+//! Owns the messages about a starting app: what it does, and how to fix it. Must not know when they are logged.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,17 +10,17 @@ use crate::port::advice::{human, label};
 use crate::port::holder::Listener;
 use crate::port::spec::Spec;
 
-/// How an app is made to take the socket that it is given.
+/// How to make an app use the socket it is given.
 const TAKE_IT: &str = "make it take the descriptor ({fd}, LISTEN_FDS), or leave --handover off";
 
 /// Why an app does not serve its port, as far as can be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unserved {
-    /// It has not taken the socket that it was given.
+    /// It has not taken the socket it was given.
     NotTaken,
-    /// Without /proc it cannot be seen where it listens.
+    /// /proc cannot be read.
     NoProc,
-    /// It runs as these users, whose sockets may not be seen.
+    /// It runs as these users, whose sockets cannot be inspected.
     Hidden(Vec<u32>),
     Nowhere,
     Elsewhere(Vec<Listener>),
@@ -38,22 +38,22 @@ pub fn serves_now(port: u16) -> String {
     format!("the app serves port {port} now: what was said of it before no longer holds")
 }
 
-/// No more looks after so long.
+/// Polling ends after this long.
 pub fn given_up(after: Duration) -> String {
     format!("the app has not come up in {} minutes: no longer looking for it", after.as_secs() / 60)
 }
 
-/// The app listens on a side port. `told`: that is one of its own, but not the first.
-pub fn elsewhere_so_far(found: &Listener, told: bool, port: u16) -> String {
+/// The app listens on a side port. `expected`: on another of its configured ports, not on the first.
+pub fn elsewhere_so_far(found: &Listener, expected: bool, port: u16) -> String {
     let place = place(found);
-    let first = if told { format!(", and not on port {port}, the first that it was told") } else { String::new() };
+    let first = if expected { format!(", and not on port {port}, the first that it was told") } else { String::new() };
     format!("the app listens on {place} so far{first}; still waiting for it on port {port}")
 }
 
-/// The same, when it is no longer likely that the port still comes.
-pub fn elsewhere(found: &Listener, told: bool, port: u16, evidence: Evidence) -> String {
+/// The same, once it is unlikely that the app will still listen on the port.
+pub fn elsewhere(found: &Listener, expected: bool, port: u16, evidence: Evidence) -> String {
     let place = place(found);
-    if told {
+    if expected {
         return format!(
             "the app listens on {place}, and not on port {port}, the first that it was told: it is not ready until it does"
         );
@@ -94,7 +94,7 @@ pub fn not_taken(port: u16) -> String {
     format!("the app has not taken the socket it was given for port {port}: clients wait until it does; {TAKE_IT}")
 }
 
-/// What is wrong with where the app listens on its port, if anything is.
+/// What is wrong with the address the app listens on, if anything is.
 pub fn wrong_address(primary: &Spec, here: &[Listener]) -> Option<String> {
     let everywhere = primary.addr.is_none_or(|addr| addr.is_unspecified());
     if everywhere && here.iter().all(|found| found.addr.is_loopback()) {
@@ -134,7 +134,7 @@ pub fn calls_lost(why: &str) -> String {
     format!("--handover bind (REBERTH_HANDOVER) has ended: {why}; going on as with --handover off")
 }
 
-/// Why a bind of the app cannot be answered, and what helps.
+/// Why a bind of the app cannot be answered, and how to fix it.
 pub fn bind_unreadable(error: &io::Error) -> String {
     let why = words(error);
     match error.raw_os_error() {
@@ -170,7 +170,7 @@ pub fn unserved(why: &Unserved, port: u16) -> String {
     }
 }
 
-/// The addresses of these listeners, each once.
+/// The addresses of these listeners, without duplicates.
 pub fn addresses(listeners: &[Listener]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for found in listeners {

@@ -1,9 +1,9 @@
-//! Owns what the app's own bind(2) and listen(2) are answered with: which of them concern a port of ours, and which socket the app gets.
-//! Must not know how a port is claimed, or what follows from an app that listens.
+//! Owns the answers to the app's bind(2) and listen(2): which calls concern a claimed port, and which socket the app gets. Must not know
+//! how a port is claimed, or what follows when the app listens.
 //!
-//! A call waits in the kernel until it is answered, for as long as the app has the filter, which is for life and in every descendant. So a
-//! call that is not understood is let through, and where nothing can be done for the app the port is let go and the app binds by itself: no
-//! app is ever left waiting, or told that a port is in use because reberth holds it.
+//! An intercepted call blocks in the kernel until it is answered. The filter stays for the life of the app, and all its descendants inherit
+//! it. So a call that is not understood is let through, and if reberth cannot supply a socket it releases the port and the app binds for
+//! itself: no app is ever left waiting, or gets EADDRINUSE because reberth holds the port.
 
 mod request;
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use self::request::{Asks, Request, V6Only, asks, is_for_the_kernel};
+use self::request::{BindTarget, Request, V6Only, classify, is_for_the_kernel};
 use super::advice;
 use super::fact::Fact;
 use crate::app::tree::Tree;
@@ -27,11 +27,11 @@ use crate::port::holder::{self, processes};
 use crate::port::spec::{Protocol, Spec};
 use crate::sys::notify::{self, Asked, Call, Kind, Pending};
 
-/// So many calls are answered before signals are looked at again.
-const AT_ONCE: usize = 64;
-/// How long a bind that waits is left to the signal that is to interrupt it.
-const LEAVE: Duration = Duration::from_millis(250);
-/// The longest address that bind(2) takes, `struct sockaddr_storage`. Bytes.
+/// The number of calls answered before signals are handled again.
+const CALLS_PER_ROUND: usize = 64;
+/// How long a waiting bind is left unanswered for the stop signal to interrupt it.
+const INTERRUPT_TIME: Duration = Duration::from_millis(250);
+/// The longest address that bind(2) accepts, `struct sockaddr_storage`. Bytes.
 const LONGEST_ADDRESS: usize = 128;
 
 /// The app's calls, and the sockets they are answered with.
@@ -40,26 +40,26 @@ pub struct Binds {
     specs: Vec<Spec>,
     stage: Stage,
     v6_only: V6Only,
-    /// [`Fact::BindWaits`] has been told: a bind that was interrupted comes again, and each worker brings its own.
-    told: bool,
-    /// Closed when descriptors have run out, so that one more call can be looked at.
+    /// [`Fact::BindWaits`] has been reported: an interrupted bind is repeated, and each worker makes its own.
+    wait_reported: bool,
+    /// Closed when file descriptors run out, so that one more call can be inspected.
     spare: Option<OwnedFd>,
 }
 
 enum Stage {
-    /// The port is not ours yet: binds of it wait.
+    /// The port is not claimed yet: binds of it wait.
     PortAwaited(Vec<WaitingBind>),
     Holding(Held),
-    /// The app is to stop: until then, binds that wait are left to the signal that interrupts them.
-    Leaving(Vec<u64>, Instant),
-    /// Nothing is held, and every call is let through.
+    /// The app is to stop: until this instant, waiting binds are left for the signal to interrupt.
+    AppStopping(Vec<u64>, Instant),
+    /// No socket is held, and every call is let through.
     Released,
 }
 
 /// A bind that waits for the port.
 enum WaitingBind {
     Read(Request),
-    /// What it asks for cannot be read, for this reason. It is let through once the port is ours and let go.
+    /// Its address cannot be read, for this reason. It is let through once the port has been claimed and released.
     Unreadable(u64, io::Error),
 }
 
@@ -73,7 +73,7 @@ impl WaitingBind {
 }
 
 impl Binds {
-    /// Answers with the sockets of `claims`; `None`: the ports of `specs` are still waited for, and so are binds of them. `shared`: other
+    /// Answers with the sockets of `claims`; `None`: the ports of `specs` are still waited for, so binds of them wait too. `shared`: other
     /// instances have the same sockets.
     pub fn begin(listener: notify::Listener, specs: Vec<Spec>, claims: Option<Vec<Claim>>, shared: bool) -> Self {
         let spare = listener.as_fd().try_clone_to_owned().ok();
@@ -85,36 +85,36 @@ impl Binds {
                 Stage::Released
             }
         };
-        Self { listener: Some(listener), specs, stage, v6_only: V6Only::default(), told: false, spare }
+        Self { listener: Some(listener), specs, stage, v6_only: V6Only::default(), wait_reported: false, spare }
     }
 
-    /// Nothing is held, and every call is let through.
+    /// No socket is held, and every call is let through.
     pub fn is_released(&self) -> bool {
-        matches!(self.stage, Stage::Leaving(..) | Stage::Released)
+        matches!(self.stage, Stage::AppStopping(..) | Stage::Released)
     }
 
-    /// When [`Binds::answer`] is due even if nobody calls.
+    /// When [`Binds::answer`] is due even without a call.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Leaving(_, until) => Some(*until),
+            Stage::AppStopping(_, until) => Some(*until),
             _ => None,
         }
     }
 
-    /// Readable when a call waits; `None`: no process with the filter is left.
+    /// Readable when a call is pending; `None`: no process with the filter is left.
     pub fn calls(&self) -> Option<BorrowedFd<'_>> {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
-    /// Answers the calls that wait.
+    /// Answers the pending calls.
     pub fn answer(&mut self, now: Instant, tree: &Tree) -> Vec<Fact> {
         let mut facts = Vec::new();
         if self.deadline().is_some_and(|until| until <= now)
-            && let Stage::Leaving(left, _) = std::mem::replace(&mut self.stage, Stage::Released)
+            && let Stage::AppStopping(left, _) = std::mem::replace(&mut self.stage, Stage::Released)
         {
             left.iter().for_each(|id| self.let_through(*id));
         }
-        for _ in 0..AT_ONCE {
+        for _ in 0..CALLS_PER_ROUND {
             let Some(listener) = &self.listener else { break };
             match listener.pending() {
                 Pending::Call => {}
@@ -133,7 +133,7 @@ impl Binds {
         facts
     }
 
-    /// The ports are ours: the binds that wait get them.
+    /// The ports are claimed: the waiting binds get them.
     pub fn port_claimed(&mut self, held: Held, tree: &Tree) -> Vec<Fact> {
         let mut facts = Vec::new();
         if let Stage::PortAwaited(waiting) = std::mem::replace(&mut self.stage, Stage::Holding(held)) {
@@ -147,21 +147,21 @@ impl Binds {
         facts
     }
 
-    /// Lets go of all that is held. The app keeps what it has been given, and binds by itself from here on.
+    /// Releases everything held. The app keeps the sockets it has been given, and binds for itself from now on.
     pub fn release(&mut self) {
         if let Stage::PortAwaited(waiting) = std::mem::replace(&mut self.stage, Stage::Released) {
             waiting.iter().for_each(|bind| self.let_through(bind.id()));
         }
     }
 
-    /// The same for an app that is being told to stop. A bind that waits is left to the signal, so that the app's handler runs as it would
-    /// in any call that is interrupted; an answer now would come first, and say that the port is in use.
-    pub fn leave(&mut self, now: Instant) {
+    /// The same for an app that is sent its stop signal. A waiting bind is left for the signal to interrupt, so that the app's handler runs
+    /// as in any interrupted call. An answer now would come first, and be EADDRINUSE.
+    pub fn release_for_stop(&mut self, now: Instant) {
         match std::mem::replace(&mut self.stage, Stage::Released) {
             Stage::PortAwaited(waiting) if !waiting.is_empty() => {
-                self.stage = Stage::Leaving(waiting.iter().map(WaitingBind::id).collect(), now + LEAVE);
+                self.stage = Stage::AppStopping(waiting.iter().map(WaitingBind::id).collect(), now + INTERRUPT_TIME);
             }
-            Stage::Leaving(left, until) => self.stage = Stage::Leaving(left, until),
+            Stage::AppStopping(left, until) => self.stage = Stage::AppStopping(left, until),
             _ => {}
         }
     }
@@ -188,7 +188,7 @@ impl Binds {
         }
         match asked.call {
             Call::V6Only { fd, value } => {
-                self.v6_only.heard(&asked, fd, value);
+                self.v6_only.remember(&asked, fd, value);
                 self.let_through(asked.id);
             }
             Call::Listen { fd } => self.listen(asked, fd, facts),
@@ -197,7 +197,7 @@ impl Binds {
         }
     }
 
-    /// Answers listen(2) in the kernel's place, so that the queue stays as long as it is.
+    /// Answers listen(2) in place of the kernel, so that the length of the queue does not change.
     fn listen(&mut self, asked: Asked, fd: i32, facts: &mut Vec<Fact>) {
         let inode = notify::inode_of(asked.tid, fd);
         let ours = match (&mut self.stage, inode) {
@@ -206,7 +206,7 @@ impl Binds {
         };
         let Some((held, index, inode)) = ours else {
             self.let_through(asked.id);
-            return facts.push(Fact::OtherListenHeard);
+            return facts.push(Fact::OtherListenCalled);
         };
         let errno =
             held.listen_again(inode).map_or_else(|error| error.raw_os_error().unwrap_or(libc::EADDRINUSE), |()| 0);
@@ -214,20 +214,20 @@ impl Binds {
         if let Some(listener) = self.listener.as_ref().filter(|listener| listener.is_valid(asked.id)) {
             listener.answer(asked.id, errno);
             if errno == 0 {
-                facts.push(Fact::ListenHeard { port, listener: listener_of(port, inode) });
+                facts.push(Fact::ListenCalled { port, listener: listener_of(port, inode) });
             }
         }
     }
 
-    /// Our socket listens since the bind. An app that asks whether it does, and is told so, never calls listen(2) (gunicorn): the question
-    /// is the event then.
+    /// A claimed socket listens from the bind on. An app that queries whether it does (gunicorn) then never calls listen(2): for such an
+    /// app the query is the event.
     fn is_listening(&mut self, asked: &Asked, fd: i32, facts: &mut Vec<Fact>) {
         if let Stage::Holding(held) = &mut self.stage
             && let Ok(inode) = notify::inode_of(asked.tid, fd)
             && let Some(port) = held.find(inode).and_then(|index| held.port(index))
             && let Some(listener) = listener_of(port, inode)
         {
-            facts.push(Fact::ListenHeard { port, listener: Some(listener) });
+            facts.push(Fact::ListenCalled { port, listener: Some(listener) });
         }
         self.let_through(asked.id);
     }
@@ -237,26 +237,26 @@ impl Binds {
         let room = buffer.get_mut(..length.min(LONGEST_ADDRESS)).unwrap_or_default();
         let bytes = match self.with_spare(|| notify::read_memory(asked.tid, address, room)) {
             Ok(size) => buffer.get(..size).unwrap_or_default(),
-            // The app passes no valid address; the kernel will tell it so.
+            // The address is not valid; the kernel reports that to the app.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => return self.let_through(asked.id),
             Err(error) => return self.unreadable(asked.id, error, facts),
         };
-        // Most binds are of other ports and other families, and need no look at their socket.
+        // Most binds are of other ports and families: let them through without inspecting the socket.
         let port = notify::parse_address(bytes).map(|place| place.port());
         if port.is_none_or(|port| !self.may_be_ours(port)) {
             return self.let_through(asked.id);
         }
         let socket = match self.with_spare(|| notify::socket_of(asked.tid, fd)) {
             Ok(socket) => socket,
-            // The kernel has its own words for these.
+            // The kernel reports these errors to the app.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSOCK | libc::EBADF | libc::EOPNOTSUPP)) => {
                 return self.let_through(asked.id);
             }
             Err(error) => return self.unreadable(asked.id, error, facts),
         };
         let v6_only = socket.kind == Kind::Tcp6 && self.v6_only.of(&asked, fd, &socket);
-        let Asks::Port(port, want) = asks(bytes, &socket, v6_only) else { return self.let_through(asked.id) };
-        // A bind that was answered may come again, with the socket that it was given (see `sys/notify`).
+        let BindTarget::Port(port, want) = classify(bytes, &socket, v6_only) else { return self.let_through(asked.id) };
+        // An answered bind may be repeated, on the socket that was given (see `sys/notify`).
         let given = matches!(&self.stage, Stage::Holding(held) if held.find(socket.inode).is_some());
         if !given && is_for_the_kernel(&asked, fd) {
             return self.let_through(asked.id);
@@ -264,11 +264,11 @@ impl Binds {
         let request = Request { asked, fd, socket, port, want };
         match &mut self.stage {
             Stage::PortAwaited(waiting) => {
-                // A bind that a signal has interrupted comes again under another id, and its old one is void.
+                // An interrupted bind is repeated under another id; its old id is no longer valid.
                 let listener = self.listener.as_ref();
                 waiting.retain(|old| listener.is_some_and(|listener| listener.is_valid(old.id())));
                 waiting.push(WaitingBind::Read(request));
-                if !std::mem::replace(&mut self.told, true) {
+                if !std::mem::replace(&mut self.wait_reported, true) {
                     facts.push(Fact::BindWaits(port));
                 }
             }
@@ -276,7 +276,7 @@ impl Binds {
         }
     }
 
-    /// Whether a bind of `port` may lead to a port of ours; only a look at its socket tells for sure.
+    /// Whether a bind of `port` may concern a claimed port; only its socket shows for sure.
     fn may_be_ours(&self, port: u16) -> bool {
         let asked = |spec: &Spec| spec.protocol == Protocol::Tcp && spec.port == port;
         let taken = match &self.stage {
@@ -286,10 +286,10 @@ impl Binds {
         taken || self.specs.iter().any(asked)
     }
 
-    /// Puts the socket that the app asks for in the place of its own.
+    /// Replaces the app's socket with the one for the address it asks for.
     fn give(&mut self, request: &Request, tree: &Tree, facts: &mut Vec<Fact>) {
         let id = request.asked.id;
-        // A walk through /proc, thread by thread: only where something stands in the way.
+        // A walk through /proc, thread by thread: done only if another process may be in the way.
         let pids = LazyCell::new(|| tree.pids());
         let mut has = |inode: u64| {
             let wanted = HashSet::from([inode]);
@@ -309,8 +309,8 @@ impl Binds {
             {
                 notify::carry_over(theirs.as_fd(), given.socket);
             }
-            // An app that makes its socket non-blocking after the bind, as asyncio does, asks for one that blocks. But O_NONBLOCK belongs
-            // to all who have the socket: cleared, the next accept(2) of an app that already serves on it would block.
+            // An app that makes its socket non-blocking only after the bind, as asyncio does, binds a blocking one. But O_NONBLOCK belongs
+            // to every process that has the socket: if it were cleared, the next accept(2) of an app that already serves on it would block.
             let served = || given.shared || before.contains(&given.inode) && has(given.inode);
             if request.socket.nonblocking || notify::is_nonblocking(given.socket) && !served() {
                 notify::set_nonblocking(given.socket, request.socket.nonblocking);
@@ -326,7 +326,7 @@ impl Binds {
                     facts.push(Fact::ClientsReset(reset, SocketAddr::new(request.want.ip, request.port)));
                 }
             }
-            // It was killed, or a signal interrupted it: then it asks again.
+            // The app was killed, or a signal interrupted the bind, which is then repeated.
             Ok((Err(error), _)) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Ok((Err(error), _)) => self.unreadable(id, error, facts),
             Err(error) => match error.raw_os_error() {
@@ -337,9 +337,9 @@ impl Binds {
         }
     }
 
-    /// What the app asks for cannot be read or given. It binds by itself, and finds the port free.
+    /// The address cannot be read, or no socket can be given. The app binds for itself, and finds the port free.
     fn unreadable(&mut self, id: u64, error: io::Error, facts: &mut Vec<Fact>) {
-        // Nothing can be read of an app that is gone, and that proves nothing.
+        // Reading fails for an app that has exited, which proves nothing.
         if !self.is_valid(id) {
             return;
         }
@@ -351,7 +351,7 @@ impl Binds {
         facts.push(Fact::CallsLost(advice::bind_unreadable(&error)));
     }
 
-    /// Does something that may need a descriptor, with the spare one where there is no other.
+    /// Runs an operation that may need a descriptor, with the spare one if there is no other.
     fn with_spare<T>(&mut self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match act() {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && self.spare.is_some() => {
@@ -372,7 +372,7 @@ impl Binds {
 /// The sockets of `claims`, to answer binds with.
 ///
 /// # Errors
-/// A socket cannot be asked where it is bound.
+/// The address of a socket cannot be queried.
 pub fn hold(claims: Vec<Claim>, shared: bool) -> io::Result<Held> {
     let held = Held::new(claims)?;
     Ok(if shared { held.shared() } else { held })

@@ -1,4 +1,4 @@
-//! Owns what is expected of an app that comes up, and the facts that can be learnt of it. Must not know where a fact comes from, or what
+//! Owns what is expected of a starting app, and the facts that can be learnt about it. Must not know where a fact comes from, or what
 //! follows from it.
 
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use crate::port::spec::Spec;
 /// What shows that the app serves its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
-    /// A listener of its own on the port.
+    /// A listener of the app on the port.
     Listener,
-    /// A process that accepts on the socket that it was given. `inode`: the socket of the primary port, where that is TCP.
+    /// A process of the app that accepts on the socket it was given. `inode`: the socket of the primary port, if that is TCP.
     Accepting { inode: Option<u64> },
-    /// Its own listen(2), which is heard: nothing has to be looked for.
+    /// The app's own listen(2), which is intercepted: no polling is needed.
     ListenCall,
 }
 
@@ -30,23 +30,23 @@ impl Evidence {
     }
 }
 
-/// The health target, as far as it decides when it is probed.
+/// The properties of the health target that decide when it is probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeTarget {
     /// It is on the primary port.
     pub on_port: bool,
-    /// A mere connection answers it.
+    /// A mere connection counts as healthy.
     pub connects: bool,
 }
 
 /// What is expected of one launch.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// The ports really taken, in the order asked. Empty: an app that runs has come up.
+    /// The ports actually taken, in the order configured. Empty: the app is ready as soon as it runs.
     pub ports: Vec<Spec>,
     pub evidence: Evidence,
     pub target: Option<ProbeTarget>,
-    /// The port may be lost to another process, so looking stays quick for as long.
+    /// The port may be lost to another process; until it is safe, polling stays frequent.
     pub at_risk: bool,
     /// `--start-timeout`, from the launch.
     pub limit: Option<Duration>,
@@ -57,46 +57,46 @@ pub struct Expected {
 pub enum Accepting {
     /// A process of the app's tree waits for connections on it.
     Waits,
-    /// A process that has it open waits for several descriptors, and this may be one of them.
+    /// A process with the socket open waits in `poll` or `select`, perhaps on other descriptors.
     Polls,
     /// It is open, and no process is seen waiting on it.
     Idle,
     /// No process of the tree has it open any more.
     Closed,
-    /// The tree's descriptors or calls may not be seen.
+    /// The tree's descriptors or system calls cannot be read.
     Hidden,
 }
 
 /// What a look at the app's sockets has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// Of an app that binds by itself: its listeners on the primary port, and all of its listeners.
+    /// For an app that binds for itself: its listeners on the primary port, and all its listeners.
     Own { here: Vec<Listener>, all: Vec<Listener> },
-    /// Of an app that was given the socket: whether it accepts, how many clients wait, and the listeners that it has opened besides.
+    /// For an app that was given the socket: whether it accepts, how many clients are queued, and the listeners it has opened itself.
     Given { accepting: Accepting, queue: Option<u32>, all: Vec<Listener> },
 }
 
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// The machine's deadline has come.
+    /// The deadline of the state machine has passed.
     Due,
     Seen(Seen),
-    /// The health target has answered.
+    /// A probe of the health target has finished.
     Probed {
         healthy: bool,
     },
-    /// The app's listen(2) on this port of ours was answered. `None`: its listener is not to be found.
-    ListenHeard {
+    /// The app's listen(2) on this claimed port was answered. `None`: the listener was not found.
+    ListenCalled {
         port: u16,
         listener: Option<Listener>,
     },
-    /// The app calls listen(2) on a socket that is none of ours.
-    OtherListenHeard,
-    /// The app's bind(2) waits for this port, which is not ours yet. Told once.
+    /// The app has called listen(2) on a socket that reberth does not hold.
+    OtherListenCalled,
+    /// The app's bind(2) waits for this port, which is not claimed yet. Reported once.
     BindWaits(u16),
-    /// So many clients that had queued were reset, because the app binds this address.
+    /// This many queued clients were reset because the app binds this address.
     ClientsReset(u32, SocketAddr),
-    /// The app's calls cannot be answered any more, for this reason: it binds by itself from here on.
+    /// The app's calls cannot be answered any more, for this reason: from now on it binds for itself.
     CallsLost(String),
 }

@@ -1,16 +1,16 @@
-//! Owns whether the app has come up: a pure machine from facts to actions. Must not know how a fact is learnt or an action done, or read a
-//! clock: every instant comes in with its fact.
+//! Owns whether the app is ready: a pure state machine from facts to actions. Must not know how a fact is learnt or an action performed,
+//! or read a clock: every fact carries its instant.
 //!
-//! | stage | what it means | `Due` asks for | left by |
+//! | stage | meaning | `Due` leads to | left by |
 //! | --- | --- | --- | --- |
 //! | `PortAwaited` | the port is still waited for, beside the app | nothing | `port_claimed`: `Unserved` |
-//! | `Unserved` | nobody has been seen serving the port | `Look`, and after it `Probe` of a target elsewhere | `Seen`, `ListenHeard`: `Served`, without a target `Ready`; `Probed` healthy: `Ready` |
-//! | `Served` | the app serves its port, or has none; its health target has to answer | `Probe` | `Probed` healthy: `Ready` |
-//! | `Ready` | it has come up | nothing | nothing |
-//! | `GivenUp` | what becomes of it is of no interest any more | nothing | nothing |
+//! | `Unserved` | no process has been seen serving the port | `Look`, then `Probe` if the target is elsewhere | `Seen`, `ListenCalled`: `Served`, or `Ready` without a target; `Probed` healthy: `Ready` |
+//! | `Served` | the app serves its port, or has none; its health target has not answered yet | `Probe` | `Probed` healthy: `Ready` |
+//! | `Ready` | the app is ready | nothing | nothing |
+//! | `GivenUp` | the app has exited, or is to stop | nothing | nothing |
 //!
-//! `give_up` leaves any stage but `Ready`. In `Unserved` and `Served` the end of `--start-timeout` asks for `NotInTime`, once. What is said
-//! about heard calls (`BindWaits`, `ClientsReset`, `CallsLost`) is said in every stage.
+//! `give_up` leaves any stage but `Ready`. In `Unserved` and `Served`, the end of `--start-timeout` leads to `NotInTime`, once. Lines about
+//! intercepted calls (`BindWaits`, `ClientsReset`, `CallsLost`) are logged in every stage.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,39 +18,39 @@ use std::time::{Duration, Instant};
 use super::advice;
 use super::fact::{Accepting, Evidence, Expected, Fact, Seen};
 use super::pace::{OLD, Pace};
-use super::said::{Remark, Said};
+use super::remarks::{Remark, Remarks};
 use crate::port::holder::Listener;
 use crate::port::spec::{Protocol, Spec};
 
 #[cfg(test)]
 mod tests;
 
-/// A debugger's, metrics or admin port usually opens before the app's own: worth a remark after the first of these, and called a mistake
+/// A debugger's, metrics or admin port usually opens before the app's own port. It is logged after the first of these, and called a mistake
 /// after the second.
-const ELSEWHERE_TOLD: Duration = Duration::from_secs(2);
-const ELSEWHERE_FAULT: Duration = Duration::from_secs(30);
-/// An app that listens nowhere at all is worth a remark after the first of these, and called a fault after the second.
-const NOWHERE_TOLD: Duration = Duration::from_secs(10);
-const NOWHERE_FAULT: Duration = Duration::from_secs(60);
-/// Between a listen(2) on another socket and the look at where.
+const ELSEWHERE_INFO: Duration = Duration::from_secs(2);
+const ELSEWHERE_WARN: Duration = Duration::from_secs(30);
+/// An app that does not listen on any port is logged after the first of these, and called a mistake after the second.
+const NOWHERE_INFO: Duration = Duration::from_secs(10);
+const NOWHERE_WARN: Duration = Duration::from_secs(60);
+/// The delay between a listen(2) on another socket and the look at its address.
 const SOON: Duration = Duration::from_millis(20);
-/// An app that was given the socket and is not seen waiting on it is believed to after this long.
+/// An app that was given the socket is assumed to accept on it after this long, if it cannot be seen to.
 const ACCEPTING_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is to be done, in order.
+/// What the caller has to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Look at the app's sockets.
     Look,
-    /// Probe the health target, unless a probe is under way.
+    /// Probe the health target, unless a probe is running.
     Probe,
-    /// The app listens on the primary port at these addresses, each once.
+    /// The app listens on the primary port at these addresses, without duplicates.
     Listens(Vec<IpAddr>),
     Info(String),
     Warn(String),
-    /// The app has become ready just now.
+    /// The app has just become ready.
     Ready,
-    /// It was not ready within `--start-timeout`.
+    /// The app was not ready within `--start-timeout`.
     NotInTime,
 }
 
@@ -63,21 +63,21 @@ enum Stage {
     GivenUp,
 }
 
-/// The machine, for one launch.
+/// The state machine, for one launch.
 #[derive(Debug, Clone)]
 pub struct Machine {
     expected: Expected,
-    /// When it was launched, or got its port if that came later.
+    /// When the app was launched, or when its port was claimed if that was later.
     launched: Instant,
     stage: Stage,
     pace: Pace,
     ready_by: Option<Instant>,
     elsewhere_since: Option<Instant>,
-    said: Said,
+    remarks: Remarks,
 }
 
 impl Machine {
-    /// Begins with an app launched at `now`. With neither port nor target there is nothing to wait for.
+    /// For an app launched at `now`. With neither port nor target it is ready immediately.
     pub fn begin(expected: Expected, now: Instant) -> Self {
         let mut machine = Self::awaiting_port(expected, now);
         let ports = std::mem::take(&mut machine.expected.ports);
@@ -85,7 +85,7 @@ impl Machine {
         machine
     }
 
-    /// The same for an app whose ports are still waited for: nothing is looked at or probed until [`Machine::port_claimed`].
+    /// The same for an app whose ports are still waited for: nothing is polled or probed until [`Machine::port_claimed`].
     pub fn awaiting_port(expected: Expected, now: Instant) -> Self {
         Self {
             launched: now,
@@ -93,12 +93,12 @@ impl Machine {
             pace: Pace::stopped(),
             ready_by: None,
             elsewhere_since: None,
-            said: Said::default(),
+            remarks: Remarks::default(),
             expected,
         }
     }
 
-    /// The ports are ours, these: the app's time begins now.
+    /// The awaited ports are claimed: time counts from now.
     pub fn port_claimed(&mut self, ports: Vec<Spec>, now: Instant) {
         if self.stage != Stage::PortAwaited {
             return;
@@ -112,13 +112,13 @@ impl Machine {
         self.stage = Stage::Unserved;
         self.ready_by = self.expected.limit.map(|limit| now + limit);
         self.pace.restart(now);
-        if self.is_only_heard() {
-            // No look is needed but for the remark that it listens nowhere.
-            self.pace.set(Some(now + NOWHERE_TOLD));
+        if self.relies_on_calls() {
+            // The only look needed is the one for the remark that the app does not listen.
+            self.pace.set(Some(now + NOWHERE_INFO));
         }
     }
 
-    /// True once the app has come up.
+    /// True once the app is ready.
     pub fn is_ready(&self) -> bool {
         self.stage == Stage::Ready
     }
@@ -128,24 +128,24 @@ impl Machine {
         matches!(self.stage, Stage::Served | Stage::Ready) && self.primary().is_some()
     }
 
-    /// The port that the app has not been seen listening on, and when it was launched; `None`: it was, or it need not be seen (a socket
-    /// that it was given listens anyway).
+    /// The port that the app has not been seen listening on, and when the app was launched; `None`: it was seen, or need not be (a socket
+    /// that the app was given listens in any case).
     pub fn never_listened(&self) -> Option<(u16, Instant)> {
         let looked_for = self.stage == Stage::Unserved && !self.was_given_socket();
         self.primary().filter(|_| looked_for).map(|primary| (primary.port, self.launched))
     }
 
-    /// When `Fact::Due` is due; `None`: nothing is waited for.
+    /// When `Fact::Due` is due; `None`: nothing is awaited.
     pub fn deadline(&self) -> Option<Instant> {
         [self.pace.next(), self.ready_by].into_iter().flatten().min()
     }
 
-    /// The next look is so far away that what looking takes may go until then.
+    /// The next look is so far away that the memory used by a look may be released until then.
     pub fn is_slow(&self, now: Instant) -> bool {
         self.pace.is_slow(now)
     }
 
-    /// `--start-timeout`; zero where none is set.
+    /// `--start-timeout`; zero if none is set.
     pub fn limit(&self) -> Duration {
         self.expected.limit.unwrap_or_default()
     }
@@ -155,7 +155,7 @@ impl Machine {
         self.expected.at_risk = false;
     }
 
-    /// Nothing is looked at or probed any more.
+    /// Stops looking and probing.
     pub fn give_up(&mut self) {
         if self.stage != Stage::Ready {
             self.stage = Stage::GivenUp;
@@ -163,14 +163,14 @@ impl Machine {
         self.stop_waiting();
     }
 
-    /// The port whose socket tells that the app is there: the first TCP one, or else the first one. A UDP socket that the app was given
-    /// tells nothing.
+    /// The port whose socket shows that the app listens: the first TCP one, otherwise the first one. A UDP socket that the app was given
+    /// shows nothing.
     pub fn primary(&self) -> Option<&Spec> {
         let tcp = self.expected.ports.iter().find(|spec| spec.protocol == Protocol::Tcp);
         tcp.or_else(|| self.expected.ports.first().filter(|_| !self.was_given_socket()))
     }
 
-    /// What `fact` at `now` asks for.
+    /// The actions for `fact` at `now`.
     pub fn on(&mut self, now: Instant, fact: Fact) -> Vec<Action> {
         let over = !matches!(self.stage, Stage::Unserved | Stage::Served);
         match fact {
@@ -188,10 +188,10 @@ impl Machine {
             Fact::Seen(seen) => self.on_seen(now, &seen),
             Fact::Probed { healthy: true } => self.ready(now),
             Fact::Probed { healthy: false } => Vec::new(),
-            Fact::ListenHeard { port, listener } if self.primary().is_some_and(|primary| primary.port == port) => {
-                self.on_listen_heard(now, listener)
+            Fact::ListenCalled { port, listener } if self.primary().is_some_and(|primary| primary.port == port) => {
+                self.on_listen_called(now, listener)
             }
-            Fact::ListenHeard { .. } | Fact::OtherListenHeard => {
+            Fact::ListenCalled { .. } | Fact::OtherListenCalled => {
                 if self.stage == Stage::Unserved && self.expected.evidence == Evidence::ListenCall {
                     self.pace.hurry(now + SOON);
                 }
@@ -227,7 +227,7 @@ impl Machine {
     }
 
     /// The answered call is the event: no look is needed.
-    fn on_listen_heard(&mut self, now: Instant, listener: Option<Listener>) -> Vec<Action> {
+    fn on_listen_called(&mut self, now: Instant, listener: Option<Listener>) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.stage == Stage::Unserved
             && let Some(primary) = self.primary().cloned()
@@ -242,12 +242,12 @@ impl Machine {
         actions
     }
 
-    /// Sets the next look.
+    /// Schedules the next look.
     fn schedule(&mut self, now: Instant) -> Vec<Action> {
-        if self.is_only_heard() && self.stage == Stage::Unserved {
+        if self.relies_on_calls() && self.stage == Stage::Unserved {
             let since = self.elsewhere_since;
-            let elsewhere = since.map(|since| [since + ELSEWHERE_TOLD, self.fault_at(since)]);
-            let nowhere = [self.launched + NOWHERE_TOLD, self.launched + NOWHERE_FAULT];
+            let elsewhere = since.map(|since| [since + ELSEWHERE_INFO, self.fault_at(since)]);
+            let nowhere = [self.launched + NOWHERE_INFO, self.launched + NOWHERE_WARN];
             self.pace.set(elsewhere.into_iter().flatten().chain(nowhere).filter(|at| *at > now).min());
             return Vec::new();
         }
@@ -257,9 +257,10 @@ impl Machine {
         gives_up.then(|| Action::Warn(advice::given_up(OLD))).into_iter().collect()
     }
 
-    /// After a look, or where there is nothing to look at: the app is ready, or its target is probed. A target on the app's own port is
-    /// probed once somebody serves there, any other at once. A socket that was given has been listening all the time, so its target is
-    /// probed even when the app is not seen taking it; but a mere connection succeeds while nobody accepts.
+    /// After a look, or if there is nothing to look at: the app is ready, or its target is probed. A target on the app's own port is probed
+    /// once a process serves the port, any other immediately. A socket that the app was given has been listening all the time, so its
+    /// target is probed even if the app is not seen to take it; but not if a mere connection counts as healthy, because connecting succeeds
+    /// while no process accepts.
     fn probe_or_ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let nothing_to_see = self.primary().is_none();
         if self.stage == Stage::Unserved && nothing_to_see {
@@ -270,7 +271,7 @@ impl Machine {
             None if serves => actions.extend(self.ready(now)),
             None => {}
             Some(target) => {
-                let not_taken = !target.connects && self.said.contains(Remark::NotTaken);
+                let not_taken = !target.connects && self.remarks.contains(Remark::NotTaken);
                 if serves || !target.on_port || not_taken {
                     actions.push(Action::Probe);
                 }
@@ -281,10 +282,11 @@ impl Machine {
     fn judge(&mut self, now: Instant, seen: &Seen, actions: &mut Vec<Action>) {
         let Some(primary) = self.primary().cloned() else { return };
         match seen {
-            // A listener says nothing here: ours has listened since the claim, or since the bind. The app's own listen(2) says it.
+            // A listener shows nothing here: the claimed socket has listened since the claim, or since the bind. Only the app's own
+            // listen(2) counts.
             Seen::Own { all, .. } if self.expected.evidence == Evidence::ListenCall => {
                 self.unserved(now, &primary, all, actions);
-                // The next remark may be due earlier than before.
+                // The next remark may now be due earlier.
                 actions.extend(self.schedule(now));
             }
             Seen::Own { here, all } if here.is_empty() => self.unserved(now, &primary, all, actions),
@@ -297,7 +299,7 @@ impl Machine {
                     return self.served(&primary, actions);
                 }
                 self.unserved(now, &primary, all, actions);
-                // What it polls may be other descriptors: do not believe it while it listens elsewhere, or keeps clients waiting.
+                // It may poll other descriptors: do not count that while it listens on another port, or keeps clients waiting.
                 if *accepting == Accepting::Polls && *queue == Some(0) && self.elsewhere_since.is_none() {
                     return self.served(&primary, actions);
                 }
@@ -308,11 +310,11 @@ impl Machine {
         }
     }
 
-    /// The app serves its port. What was said of it before may have been wrong.
+    /// The app serves its port. Earlier warnings may have been wrong.
     fn served(&mut self, primary: &Spec, actions: &mut Vec<Action>) {
         self.stage = Stage::Served;
         self.elsewhere_since = None;
-        if self.said.contains(Remark::Elsewhere) {
+        if self.remarks.contains(Remark::Elsewhere) {
             actions.push(Action::Info(advice::serves_now(primary.port)));
         }
     }
@@ -322,7 +324,7 @@ impl Machine {
         let port = primary.port;
         let (remark, line) = match (accepting, queue) {
             (Accepting::Closed, _) => (Remark::Closed, advice::closed(port)),
-            // It may wait in a way that cannot be seen from outside, and nobody is kept waiting.
+            // It may wait in a way that is invisible from outside, and no client is kept waiting.
             (Accepting::Hidden, None | Some(0)) => {
                 if self.elsewhere_since.is_none() {
                     self.served(primary, actions);
@@ -332,50 +334,50 @@ impl Machine {
             (_, Some(clients)) if clients > 0 => (Remark::Queue, advice::queue(clients, port)),
             _ => (Remark::NotTaken, advice::not_taken(port)),
         };
-        if self.said.first(remark) {
+        if self.remarks.insert(remark) {
             actions.push(Action::Warn(line));
         }
     }
 
-    /// It does not serve its port. Whether listening somewhere else is a mistake, or a side port of an app that is still starting, only
-    /// time tells.
+    /// The app does not serve its port. If it listens on another port, only time shows whether that is a mistake, or a side port of an app
+    /// that is still starting.
     fn unserved(&mut self, now: Instant, primary: &Spec, all: &[Listener], actions: &mut Vec<Action>) {
-        let told: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
-        let other = all.iter().find(|found| !told.contains(&found.port));
-        // It may listen on one of its ports and not on the first of them, which is the one waited for.
-        let partly = all.iter().find(|found| told.contains(&found.port) && found.port != primary.port);
+        let expected: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
+        let other = all.iter().find(|found| !expected.contains(&found.port));
+        // It may listen on one of its ports but not on the first, which is the one that counts.
+        let partly = all.iter().find(|found| expected.contains(&found.port) && found.port != primary.port);
         let Some(found) = other.or(partly) else {
             self.elsewhere_since = None;
             return self.nowhere(now, primary, actions);
         };
         let since = *self.elsewhere_since.get_or_insert(now);
-        let (told, port) = (other.is_none(), primary.port);
-        if now >= since + ELSEWHERE_TOLD && self.said.first(Remark::ElsewhereSoFar) {
-            actions.push(Action::Info(advice::elsewhere_so_far(found, told, port)));
+        let (expected, port) = (other.is_none(), primary.port);
+        if now >= since + ELSEWHERE_INFO && self.remarks.insert(Remark::ElsewhereSoFar) {
+            actions.push(Action::Info(advice::elsewhere_so_far(found, expected, port)));
         }
-        if now >= self.fault_at(since) && self.said.first(Remark::Elsewhere) {
-            actions.push(Action::Warn(advice::elsewhere(found, told, port, self.expected.evidence)));
+        if now >= self.fault_at(since) && self.remarks.insert(Remark::Elsewhere) {
+            actions.push(Action::Warn(advice::elsewhere(found, expected, port, self.expected.evidence)));
         }
     }
 
-    /// It has not been seen listening anywhere. Slow starts are usual, so that is no fault at first.
+    /// The app has not been seen listening on any port. Slow starts are common, so at first that is no mistake.
     fn nowhere(&mut self, now: Instant, primary: &Spec, actions: &mut Vec<Action>) {
         let (age, port) = (now.saturating_duration_since(self.launched), primary.port);
-        // What it does with a socket that it was given is for `not_accepting` to say.
+        // For a socket that the app was given, `not_accepting` logs the remark.
         if self.was_given_socket() {
             return;
         }
-        if age >= NOWHERE_FAULT && self.said.first(Remark::Nowhere) {
-            self.said.first(Remark::NowhereSoFar);
+        if age >= NOWHERE_WARN && self.remarks.insert(Remark::Nowhere) {
+            self.remarks.insert(Remark::NowhereSoFar);
             actions.push(Action::Warn(advice::nowhere(age, port)));
-        } else if age >= NOWHERE_TOLD && self.said.first(Remark::NowhereSoFar) {
+        } else if age >= NOWHERE_INFO && self.remarks.insert(Remark::NowhereSoFar) {
             actions.push(Action::Info(advice::nowhere_so_far(age, port)));
         }
     }
 
-    /// When it is no longer likely that the port still comes: after a long time, or in the last fifth of `--start-timeout`.
+    /// When it becomes unlikely that the app will still listen on the port: after a long time, or in the last fifth of `--start-timeout`.
     fn fault_at(&self, since: Instant) -> Instant {
-        let long = since + ELSEWHERE_FAULT;
+        let long = since + ELSEWHERE_WARN;
         match (self.ready_by, self.expected.limit) {
             (Some(by), Some(limit)) => by.checked_sub(limit / 5).map_or(long, |near| near.min(long)),
             _ => long,
@@ -399,14 +401,14 @@ impl Machine {
         self.expected.evidence.is_of_given_socket()
     }
 
-    /// Looks serve only for what is said of an app that does not listen: the app is heard, and a probe of its target waits for its
-    /// listen(2).
-    fn is_only_heard(&self) -> bool {
+    /// Looks are needed only for remarks about an app that does not listen: its listen(2) is intercepted, and a probe of its target waits
+    /// for that.
+    fn relies_on_calls(&self) -> bool {
         self.expected.evidence == Evidence::ListenCall && self.expected.target.is_none_or(|target| target.on_port)
     }
 }
 
-/// Where the app listens on its port, and what is wrong with that.
+/// Where the app listens on its port, and what is wrong with that address.
 fn listens(primary: &Spec, here: &[Listener], actions: &mut Vec<Action>) {
     actions.push(Action::Listens(advice::addresses(here)));
     actions.extend(advice::wrong_address(primary, here).map(Action::Warn));

@@ -1,9 +1,9 @@
-//! Owns how often an app is looked at: quickly at first, ever more rarely, and at last not at all, so that an app that is up, or will never
-//! be, costs no wake-up. Must not know what a look shows.
+//! Owns how often an app is polled: frequently at first, then ever more rarely, and in the end not at all, so that an app that is ready, or
+//! never will be, causes no wake-ups. Must not know what a look shows.
 
 use std::time::{Duration, Instant};
 
-/// Pauses double from the first to the second while the app is younger than `YOUNG`, are longer until `OLD`, and end there.
+/// Delays double from `FIRST_PAUSE` to the longest delay for the app's age; at `OLD` polling ends.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const YOUNG_PAUSE: Duration = Duration::from_millis(250);
 const YOUNG: Duration = Duration::from_secs(10);
@@ -11,7 +11,7 @@ const GROWN_PAUSE: Duration = Duration::from_secs(1);
 const GROWN: Duration = Duration::from_secs(120);
 pub const OLD_PAUSE: Duration = Duration::from_secs(10);
 pub const OLD: Duration = Duration::from_secs(1800);
-/// While the port may be lost to another process, an app that listens must not come and go unseen.
+/// While the port may be lost to another process, polling must not miss an app that listens only briefly.
 pub const RISK_PAUSE: Duration = Duration::from_millis(20);
 
 /// When the next look is due.
@@ -27,7 +27,7 @@ impl Pace {
         Self { pause: FIRST_PAUSE, next: None }
     }
 
-    /// Looks are quick from now on.
+    /// Looks are frequent from now on.
     pub fn restart(&mut self, now: Instant) {
         (self.pause, self.next) = (FIRST_PAUSE, Some(now + FIRST_PAUSE));
     }
@@ -36,7 +36,7 @@ impl Pace {
         self.next = None;
     }
 
-    /// The next look is due at this instant, and at no other.
+    /// The next look is due at exactly this instant.
     pub fn set(&mut self, at: Option<Instant>) {
         self.next = at;
     }
@@ -54,13 +54,13 @@ impl Pace {
         self.next.is_some_and(|at| at <= now)
     }
 
-    /// The next look is so far away that the memory a look takes may be released until then.
+    /// The next look is so far away that the memory used by a look may be released until then.
     pub fn is_slow(&self, now: Instant) -> bool {
         self.next.is_some_and(|at| at >= now + GROWN_PAUSE)
     }
 
-    /// Sets the next look after one at `now` at an app of this age. `at_risk`: its port may still be lost. `limited`: it has to be ready by
-    /// some time, so looks go on until then.
+    /// Schedules the look after one at `now`, for an app of this age. `at_risk`: its port may still be lost. `limited`: it must be ready by
+    /// some deadline, so polling continues until then.
     pub fn slow_down(&mut self, now: Instant, age: Duration, at_risk: bool, limited: bool) {
         let longest = match age {
             _ if at_risk => RISK_PAUSE,

@@ -1,5 +1,5 @@
-//! Owns the looks at the app's sockets: the kernel's tables, and the walk through /proc that tells whose they are. Must not know what a
-//! look means: `machine` does.
+//! Owns the looks at the app's sockets: the kernel's socket tables, and the walk through /proc that finds the process behind a socket. Must
+//! not know what a look means: `machine` does.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,24 +11,24 @@ use crate::app::tree::Tree;
 use crate::port::holder::{self, Listener};
 use crate::port::spec::{Protocol, Spec};
 
-/// Between two walks through /proc while nobody listens on the port.
+/// The least time between two walks through /proc while no process listens on the port.
 const WALK_PAUSE: Duration = Duration::from_millis(250);
 
-/// What is looked for, and what was seen before.
+/// What to look for, and what was seen before.
 pub struct Sockets {
-    /// The port whose socket tells that the app is there.
+    /// The port whose socket shows that the app listens.
     primary: Option<Spec>,
     /// The inode of that port's listening socket, if the app was given it.
     given: Option<u64>,
-    /// The inodes of all sockets the app was given, inherited ones too: having them open says nothing of where it listens.
+    /// The inodes of all sockets passed to the app, inherited ones included: that they are open does not show where the app listens.
     passed: Vec<u64>,
     next_walk: Instant,
-    /// The inodes of the machine's listeners when the app had hardly begun: none of them is the app's.
+    /// The inodes of all listeners on the machine right after the launch: none of them belongs to the app.
     before: Option<HashSet<u64>>,
 }
 
 impl Sockets {
-    /// Looks for an app launched at `now`.
+    /// For an app launched at `now`.
     pub fn new(primary: Option<Spec>, given: Option<u64>, passed: Vec<u64>, now: Instant) -> Self {
         Self { primary, given, passed, next_walk: now + WALK_PAUSE, before: None }
     }
@@ -38,7 +38,7 @@ impl Sockets {
         self.primary = primary;
     }
 
-    /// One look. It takes microseconds while nobody listens on the port; else it walks through the descriptors of the app's tree.
+    /// One look. It takes microseconds while no process listens on the port; otherwise it walks through the descriptors of the app's tree.
     pub fn look(&mut self, now: Instant, tree: &Tree) -> Seen {
         let nothing = Seen::Own { here: Vec::new(), all: Vec::new() };
         let Some(primary) = self.primary.clone() else { return nothing };
@@ -55,7 +55,7 @@ impl Sockets {
             let inodes = holder::listening(0).unwrap_or_default().into_iter().map(|found| found.inode);
             self.before = Some(inodes.collect());
         }
-        // One cheap query tells whether there is a listener; telling whose it is takes a walk through /proc.
+        // One cheap query shows whether there is a listener. Finding its process takes a walk through /proc.
         let there = match primary.protocol {
             Protocol::Tcp => holder::listening(primary.port).unwrap_or_default(),
             Protocol::Udp => holder::bound_udp(primary.port).unwrap_or_default(),
@@ -65,15 +65,16 @@ impl Sockets {
         }
         self.next_walk = now + WALK_PAUSE;
         if !holder::can_see_programs() {
-            // Only that somebody listens there can be known. The port was ours a moment ago, so it counts as the app.
+            // All that can be known is that some process listens. The port was claimed until a moment ago, so the listener counts as the
+            // app.
             return Seen::Own { here: there, all: Vec::new() };
         }
         let pids = tree.pids();
         let mut here = holder::had_by(&pids, there.clone());
         let mut all = self.own_of(&pids);
         if here.is_empty() {
-            // The port was ours a moment ago, so a listener of the app's user counts as the app's, and so does one elsewhere that came
-            // later.
+            // The port was claimed until a moment ago, so a listener of the app's user counts as the app. So does a listener of that user
+            // on another port, if it is newer than the launch.
             let hidden = holder::hidden_users(&pids);
             here = there.into_iter().filter(|found| hidden.contains(&found.uid)).collect();
             all.extend(self.new_of(&hidden));
@@ -81,14 +82,14 @@ impl Sockets {
         Seen::Own { here, all }
     }
 
-    /// The listeners that these programs have opened themselves.
+    /// The listeners that these processes have opened themselves.
     fn own_of(&self, pids: &[i32]) -> Vec<Listener> {
         let mut all = holder::listeners(pids).unwrap_or_default();
         all.retain(|found| !self.passed.contains(&found.inode));
         all
     }
 
-    /// The listeners of these users that were not there when the app began.
+    /// The listeners of these users that did not exist at the launch.
     fn new_of(&self, users: &[u32]) -> Vec<Listener> {
         if users.is_empty() {
             return Vec::new();
@@ -98,7 +99,7 @@ impl Sockets {
         all.into_iter().filter(|found| users.contains(&found.uid) && new(found)).collect()
     }
 
-    /// A program that the app has left behind and that still serves its port: its pid and its command line.
+    /// A process that the app left behind and that still serves its port: pid and command line.
     pub fn still_serves(&self, tree: &Tree) -> Option<(i32, String)> {
         let primary = self.primary.as_ref().filter(|primary| primary.protocol == Protocol::Tcp)?;
         let there = holder::listening(primary.port).ok().filter(|there| !there.is_empty())?;
@@ -108,7 +109,7 @@ impl Sockets {
         })
     }
 
-    /// Why the app is not seen serving its port, for a diagnosis.
+    /// Why the app is not seen serving its port, for the diagnosis.
     pub fn why_unserved(&self, tree: &Tree) -> Unserved {
         let pids = tree.pids();
         let mut listeners = self.own_of(&pids);

@@ -1,4 +1,4 @@
-//! Owns the tables of what the supervisor does with each event. Must not know how an action is performed.
+//! Owns the table tests of the supervisor: the actions for each event. Must not know how an action is performed.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn ended(code: u8, leftovers: bool) -> Event {
     Event::AppEnded { end: End::Code(code), leftovers, again: false, never_listened: None }
 }
 
-/// Plays events at their seconds, and compares the actions of each and the deadline after the last.
+/// Plays events at their seconds, and compares the actions of each, and the deadline after the last.
 fn play(policy: StopPolicy, script: &[(u64, Event, &[Action])], deadline: Option<u64>) {
     play_in(Surroundings { pid1: true, has_terminal: false }, policy, script, deadline);
 }
@@ -30,7 +30,7 @@ fn play_in(surroundings: Surroundings, policy: StopPolicy, script: &[(u64, Event
 }
 
 #[test]
-fn an_app_that_ends_alone_ends_reberth_at_once() {
+fn reberth_exits_with_an_app_that_leaves_nothing_behind() {
     play(policy(), &[(5, ended(3, false), &[Action::Finish(Code(3))])], None);
     let killed = Event::AppEnded { end: End::Signal(9), leftovers: false, again: false, never_listened: None };
     play(policy(), &[(5, killed, &[Action::Finish(Code(137))])], None);
@@ -163,8 +163,8 @@ fn only_pid_1_never_stops_itself() {
     play_in(with_terminal, policy(), &[(0, stopped(libc::SIGSTOP, true), &[Action::Suspend])], None);
 }
 
-fn stopped(by: i32, in_front: bool) -> Event {
-    Event::AppStopped { by, in_front }
+fn stopped(by: i32, in_foreground: bool) -> Event {
+    Event::AppStopped { by, in_foreground }
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn pid_1_continues_what_its_terminal_stopped_and_nothing_else() {
 }
 
 #[test]
-fn a_stopped_app_is_continued_to_hear_that_it_is_to_stop() {
+fn a_stopped_app_is_continued_so_that_it_receives_the_stop_signal() {
     let begin = [Action::Publish(Phase::Draining), Action::Forward(TERM), Action::Continue];
     play(
         policy(),
@@ -216,7 +216,7 @@ fn an_app_not_ready_in_time_is_stopped_and_the_code_is_124() {
 }
 
 #[test]
-fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
+fn without_an_app_a_signal_is_mapped_and_then_acts_by_default() {
     let map = SignalMap(vec![
         (libc::SIGWINCH, Some(TERM)),
         (libc::SIGUSR2, None),
@@ -226,14 +226,14 @@ fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
         (37, Some(libc::SIGINT)),
     ]);
     for (received, want) in [
-        (TERM, Effect::Ends(TERM)),
-        (libc::SIGINT, Effect::Ends(libc::SIGINT)),
-        (libc::SIGWINCH, Effect::Ends(TERM)),
-        (37, Effect::Ends(libc::SIGINT)),
-        (libc::SIGQUIT, Effect::Ends(libc::SIGUSR1)),
-        (libc::SIGUSR1, Effect::Ends(libc::SIGUSR1)),
-        (libc::SIGPWR, Effect::Ends(libc::SIGPWR)),
-        (36, Effect::Ends(36)),
+        (TERM, Effect::Terminates(TERM)),
+        (libc::SIGINT, Effect::Terminates(libc::SIGINT)),
+        (libc::SIGWINCH, Effect::Terminates(TERM)),
+        (37, Effect::Terminates(libc::SIGINT)),
+        (libc::SIGQUIT, Effect::Terminates(libc::SIGUSR1)),
+        (libc::SIGUSR1, Effect::Terminates(libc::SIGUSR1)),
+        (libc::SIGPWR, Effect::Terminates(libc::SIGPWR)),
+        (36, Effect::Terminates(36)),
         (libc::SIGUSR2, Effect::Nothing),
         (libc::SIGALRM, Effect::Nothing),
         (libc::SIGCHLD, Effect::Nothing),
@@ -248,21 +248,21 @@ fn alone_a_signal_acts_as_the_map_says_and_then_by_default() {
     assert_eq!(effect_without_app(&SignalMap::default(), libc::SIGWINCH, None, |_| false), Effect::Nothing);
     assert_eq!(
         effect_without_app(&SignalMap::default(), TERM, None, |_| true),
-        Effect::Ends(TERM),
+        Effect::Terminates(TERM),
         "a script's & ignores INT, and is ended all the same"
     );
 }
 
 #[test]
-fn a_dead_parent_ends_a_wait_by_whatever_signal_tells_of_it() {
+fn a_dead_parent_ends_a_wait_whichever_signal_reports_it() {
     let map = SignalMap(vec![(libc::SIGUSR1, Some(libc::SIGWINCH)), (TERM, None), (libc::SIGPWR, Some(libc::SIGQUIT))]);
     for (death, want) in [
-        (libc::SIGWINCH, Effect::Ends(libc::SIGWINCH)),
-        (libc::SIGTSTP, Effect::Ends(libc::SIGTSTP)),
-        (libc::SIGUSR1, Effect::Ends(libc::SIGWINCH)),
-        (libc::SIGPWR, Effect::Ends(libc::SIGQUIT)),
+        (libc::SIGWINCH, Effect::Terminates(libc::SIGWINCH)),
+        (libc::SIGTSTP, Effect::Terminates(libc::SIGTSTP)),
+        (libc::SIGUSR1, Effect::Terminates(libc::SIGWINCH)),
+        (libc::SIGPWR, Effect::Terminates(libc::SIGQUIT)),
         (TERM, Effect::Nothing),
-        // Every child that ends sends this one.
+        // Every child that exits sends this one.
         (libc::SIGCHLD, Effect::Nothing),
     ] {
         assert_eq!(effect_without_app(&map, death, Some(death), |_| true), want, "{death}");

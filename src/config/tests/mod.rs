@@ -200,7 +200,7 @@ fn no_input_panics() {
             assert!(!line.contains(|c: char| c.is_control()), "{argv:?} {vars:?}: {line:?}");
         }
         if let Ok(Mode::Run(run)) = decision.mode {
-            let told = |spec: &Spec| crate::app::told::ToldPort {
+            let told = |spec: &Spec| crate::app::app_port::AppPort {
                 name: spec.name.clone(),
                 addr: spec.addr,
                 port: 1,

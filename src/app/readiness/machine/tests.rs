@@ -1,4 +1,4 @@
-//! Owns the tables of what each fact asks for. Must not know how an action is done.
+//! Owns the table tests of the readiness machine: the actions for each fact. Must not know how an action is performed.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ fn given(specs: &[&str]) -> Expected {
     Expected { evidence: Evidence::Accepting { inode: Some(7) }, ..expected(specs) }
 }
 
-/// Each step: when, the fact, and what it must ask for, in short.
+/// Plays steps: the time, the fact, and an excerpt of each action it must cause.
 fn play(expected: Expected, steps: &[(Duration, Fact, &[&str])]) {
     let begin = Instant::now();
     let mut machine = Machine::begin(expected.clone(), begin);
@@ -93,8 +93,8 @@ fn an_app_that_binds_is_ready_when_it_listens() {
 }
 
 #[test]
-fn where_it_listens_is_said_when_that_is_not_where_it_was_told() {
-    for (told, here, want) in [
+fn an_address_other_than_the_configured_one_is_logged() {
+    for (configured, here, want) in [
         ("8080", &["::"][..], None),
         ("8080", &["0.0.0.0", "10.0.0.1"], None),
         ("8080", &["127.0.0.1"], Some("on loopback only (127.0.0.1:8080)")),
@@ -106,22 +106,22 @@ fn where_it_listens_is_said_when_that_is_not_where_it_was_told() {
         ("127.0.0.1:8080", &["0.0.0.0"], None),
         ("127.0.0.1:8080", &["127.0.0.2"], Some("on 127.0.0.2:8080, not on port 127.0.0.1:8080 as it was told")),
     ] {
-        let mut machine = Machine::begin(expected(&[told]), Instant::now());
+        let mut machine = Machine::begin(expected(&[configured]), Instant::now());
         let todo = machine.on(Instant::now(), own(here));
         let places: Vec<IpAddr> = here.iter().map(|addr| addr.parse().unwrap()).collect();
-        assert_eq!(todo.first(), Some(&Action::Listens(places)), "{told} {here:?}");
+        assert_eq!(todo.first(), Some(&Action::Listens(places)), "{configured} {here:?}");
         let warned: Vec<&Action> = todo.iter().filter(|one| matches!(one, Action::Warn(_))).collect();
         match (want, warned.as_slice()) {
             (None, []) => {}
             (Some(want), [Action::Warn(line)]) if line.contains(want) => {}
-            other => panic!("{told} {here:?}: {other:?}"),
+            other => panic!("{configured} {here:?}: {other:?}"),
         }
         assert_eq!(todo.last(), Some(&Action::Ready), "it serves, wherever that is");
     }
 }
 
 #[test]
-fn a_side_port_is_told_and_only_late_called_a_fault() {
+fn a_side_port_is_logged_and_called_a_mistake_only_later() {
     let so_far = "info the app listens on 127.0.0.1:9229 so far; still waiting for it on port 8080";
     let fault = "warn the app listens on 127.0.0.1:9229, not on port 8080 as it was told, and on loopback only";
     let ready = &["Listens", "info the app is ready", "Ready"][..];
@@ -145,7 +145,7 @@ fn a_side_port_is_told_and_only_late_called_a_fault() {
             (ms(50_000), own(&["::"]), &[taken_back, "Listens", "info the app is ready", "Ready"]),
         ],
     );
-    // Near the end of its time it has to be said before it is stopped for it.
+    // With a start timeout it is logged before the app is stopped.
     play(
         Expected { limit: Some(ms(10_000)), ..expected(&["8080"]) },
         &[
@@ -155,7 +155,7 @@ fn a_side_port_is_told_and_only_late_called_a_fault() {
             (ms(10_000), Fact::Due, &["NotInTime"]),
         ],
     );
-    // One that is gone again was none.
+    // A side port that closes again starts over.
     play(
         expected(&["8080"]),
         &[
@@ -177,21 +177,21 @@ fn a_side_port_is_told_and_only_late_called_a_fault() {
 }
 
 #[test]
-fn a_socket_that_was_given_is_served_once_somebody_waits_on_it() {
+fn a_given_socket_is_served_once_a_process_waits_on_it() {
     let ready = &["info the app is ready", "Ready"][..];
     for (steps, why) in [
         (&[(ms(5), took(Accepting::Waits, Some(0)), ready)][..], "it waits in accept"),
-        (&[(ms(5), took(Accepting::Polls, Some(0)), ready)], "it waits for several, and keeps nobody waiting"),
+        (&[(ms(5), took(Accepting::Polls, Some(0)), ready)], "it waits in poll, and no client is queued"),
         (
             &[(ms(5), took(Accepting::Polls, Some(1)), &[][..]), (ms(9), took(Accepting::Polls, Some(0)), ready)],
             "a client came while it started",
         ),
         (
             &[(ms(4999), took(Accepting::Hidden, Some(0)), &[]), (ms(5000), took(Accepting::Hidden, Some(0)), ready)],
-            "it cannot be seen, and nobody is kept waiting",
+            "it cannot be seen, and no client is queued",
         ),
         (
-            // The fault this guards against: what was said once must not end the judging.
+            // The bug this guards against: a logged remark ended the judging.
             &[
                 (ms(5000), took(Accepting::Hidden, Some(3)), &["warn 3 clients wait on port 8080"][..]),
                 (ms(5250), took(Accepting::Hidden, Some(3)), &[]),
@@ -206,7 +206,7 @@ fn a_socket_that_was_given_is_served_once_somebody_waits_on_it() {
                 (ms(7000), took(Accepting::Closed, None), &["warn the app has closed the socket"]),
                 (ms(8000), took(Accepting::Waits, Some(1)), ready),
             ],
-            "each is said once, and none is the last word",
+            "each is logged once, and none is final",
         ),
     ] {
         println!("{why}");
@@ -224,9 +224,9 @@ fn a_socket_that_was_given_is_served_once_somebody_waits_on_it() {
 }
 
 #[test]
-fn a_target_is_asked_when_it_can_be_answered() {
+fn a_target_is_probed_when_it_can_answer() {
     let target = |on_port, connects| Some(ProbeTarget { on_port, connects });
-    // On the app's port: once it serves there.
+    // On the app's port: probed once the app serves it.
     play(
         Expected { target: target(true, false), ..expected(&["8080"]) },
         &[
@@ -239,12 +239,12 @@ fn a_target_is_asked_when_it_can_be_answered() {
             (ms(22), Fact::Probed { healthy: true }, &[]),
         ],
     );
-    // Elsewhere: at once, and it decides by itself.
+    // Elsewhere: probed immediately, and its result alone decides.
     play(
         Expected { target: target(false, false), ..expected(&["8080"]) },
         &[(ms(2), nowhere(), &["Probe"]), (ms(3), Fact::Probed { healthy: true }, &["info the app is ready", "Ready"])],
     );
-    // With no port to look at.
+    // Without a port to look at.
     play(
         Expected { target: target(false, true), ..expected(&[]) },
         &[
@@ -252,7 +252,7 @@ fn a_target_is_asked_when_it_can_be_answered() {
             (ms(3), Fact::Probed { healthy: true }, &["info the app is ready after 3 ms", "Ready"]),
         ],
     );
-    // A socket that was given and not visibly taken: an answer is worth more than a look, a mere connection is worth nothing.
+    // A given socket that is not seen taken: an answer is better evidence than a look, a mere connection is no evidence.
     for (connects, want) in
         [(false, &["warn the app has not taken", "Probe"][..]), (true, &["warn the app has not taken"])]
     {
@@ -275,7 +275,7 @@ fn looks_get_rare_and_end() {
     }
     assert!((200..500).contains(&looks), "{looks}");
     assert!(last - begin >= OLD);
-    // While the port may be lost they stay quick, and with a time limit they never end before it.
+    // While the port may be lost, looks stay frequent; with a start timeout they do not end before it.
     let mut machine = Machine::begin(Expected { at_risk: true, ..expected(&["8080"]) }, begin);
     for _ in 0..100 {
         let at = machine.deadline().unwrap();
@@ -285,53 +285,53 @@ fn looks_get_rare_and_end() {
 }
 
 #[test]
-fn given_up_it_asks_for_nothing() {
+fn once_given_up_it_does_nothing() {
     let mut machine = Machine::begin(expected(&["8080"]), Instant::now());
     machine.give_up();
     assert!(machine.deadline().is_none() && !machine.is_ready() && !machine.serves());
     assert_eq!(machine.on(Instant::now(), own(&["::"])), []);
 }
 
-/// Silence is worth a word after ten seconds, and a warning after a minute; each once, whether it is looked for or heard.
+/// A silent app is logged after ten seconds, and warned about after a minute; each once, with polling and with intercepted calls.
 #[test]
-fn an_app_that_listens_nowhere_is_told_twice() {
-    let heard = Expected { evidence: Evidence::ListenCall, ..expected(&["8080"]) };
-    for expected in [expected(&["8080"]), heard] {
+fn an_app_that_never_listens_is_logged_twice() {
+    let by_call = Expected { evidence: Evidence::ListenCall, ..expected(&["8080"]) };
+    for expected in [expected(&["8080"]), by_call] {
         let begin = Instant::now();
         let mut machine = Machine::begin(expected.clone(), begin);
-        let (mut said, mut looks) = (Vec::new(), 0);
+        let (mut lines, mut looks) = (Vec::new(), 0);
         while let Some(next) = machine.deadline().filter(|next| *next < begin + ms(120_000)) {
             for todo in machine.on(next, Fact::Due) {
                 if todo == Action::Look {
                     looks += 1;
-                    // It is looked for once a second by then.
-                    said.extend(machine.on(next, nowhere()).iter().map(|one| short(one).replace("61s", "60s")));
+                    // The look may be up to a second late by then.
+                    lines.extend(machine.on(next, nowhere()).iter().map(|one| short(one).replace("61s", "60s")));
                 }
             }
         }
         assert_eq!(
-            said,
+            lines,
             [
                 "info the app listens nowhere so far, after 10s; still waiting for it on port 8080",
                 "warn the app still listens nowhere after 60s, and was told port 8080 (PORT, {port}): look into its own log",
             ],
             "{expected:?}"
         );
-        // What is heard is looked at for these words alone.
+        // With intercepted calls these remarks are the only reason to look.
         assert!(expected.evidence != Evidence::ListenCall || looks == 2, "{looks} looks");
         assert_eq!(machine.never_listened(), Some((PORT, begin)));
         machine.on(begin + ms(120_000), own(&["0.0.0.0"]));
-        machine.on(begin + ms(120_000), Fact::ListenHeard { port: PORT, listener: None });
+        machine.on(begin + ms(120_000), Fact::ListenCalled { port: PORT, listener: None });
         assert_eq!(machine.never_listened(), None);
     }
 }
 
-/// What a fact asks for in one stage, and the stage after it.
+/// The actions for a fact in one stage, and the stage after it.
 type Cell = (&'static [&'static str], Stage);
 
 /// Every stage with every fact.
 #[test]
-fn each_stage_knows_each_fact() {
+fn every_stage_handles_every_fact() {
     let target = Some(ProbeTarget { on_port: true, connects: false });
     let begin = Instant::now();
     let stages: [(Stage, Machine); 5] = {
@@ -351,7 +351,7 @@ fn each_stage_knows_each_fact() {
             (Stage::GivenUp, given_up),
         ]
     };
-    let heard = || Fact::ListenHeard { port: PORT, listener: Some(listener("::", PORT)) };
+    let listen_called = || Fact::ListenCalled { port: PORT, listener: Some(listener("::", PORT)) };
     let none: &'static [&'static str] = &[];
     let ready = &["info the app is ready", "Ready"][..];
     let lost = &["warn --handover bind (REBERTH_HANDOVER) has ended: x"][..];
@@ -360,8 +360,8 @@ fn each_stage_knows_each_fact() {
     // In the order of the stages.
     let rows: [(Fact, [Cell; 5]); 10] = {
         use Stage::{GivenUp, PortAwaited, Ready, Served, Unserved};
-        let same = |said: &'static [&'static str]| {
-            [(said, PortAwaited), (said, Unserved), (said, Served), (said, Ready), (said, GivenUp)]
+        let same = |lines: &'static [&'static str]| {
+            [(lines, PortAwaited), (lines, Unserved), (lines, Served), (lines, Ready), (lines, GivenUp)]
         };
         let of = |unserved: Cell, served: Cell| [(none, PortAwaited), unserved, served, (none, Ready), (none, GivenUp)];
         [
@@ -370,8 +370,8 @@ fn each_stage_knows_each_fact() {
             (own(&["::"]), of((&["Listens", "Probe"], Served), (&["Probe"], Served))),
             (Fact::Probed { healthy: false }, same(none)),
             (Fact::Probed { healthy: true }, of((ready, Ready), (ready, Ready))),
-            (heard(), of((&["Listens", "Probe"], Served), (none, Served))),
-            (Fact::OtherListenHeard, same(none)),
+            (listen_called(), of((&["Listens", "Probe"], Served), (none, Served))),
+            (Fact::OtherListenCalled, same(none)),
             (Fact::BindWaits(PORT), same(waits)),
             (Fact::ClientsReset(2, "127.0.0.1:80".parse().unwrap()), same(cut_off)),
             (Fact::CallsLost("x".into()), same(lost)),
