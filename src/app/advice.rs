@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::words;
 
 /// For an app whose binds are intercepted and whose file is setuid or has capabilities.
-pub const NO_NEW_PRIVS: &str = "the app's file is setuid or has capabilities, and does not get them: to hear its bind (--handover bind) the kernel wants no_new_privs; give reberth CAP_SYS_ADMIN, or leave --handover bind out";
+pub const NO_NEW_PRIVS: &str = "the app's file is setuid or has capabilities, which it does not get: to intercept its bind (--handover bind), the kernel requires no_new_privs; give reberth CAP_SYS_ADMIN, or do not set --handover bind";
 
 /// How to run common daemons in the foreground.
 const FOREGROUND: &str =
@@ -16,20 +16,20 @@ const FOREGROUND: &str =
 pub fn cannot_intercept(why: &io::Error) -> String {
     let (reason, cure) = match why.raw_os_error() {
         Some(libc::EBUSY) => (
-            "another program hears this container's system calls already (a seccomp notify profile)",
-            "take another profile, or leave it out",
+            "another program already intercepts this container's system calls (a seccomp notify profile)",
+            "use another profile, or none",
         ),
         Some(libc::EPERM | libc::EACCES) => (
             "the seccomp profile or sandbox refuses seccomp(2)",
             "allow it, as Docker's and containerd's default profiles do",
         ),
         Some(libc::ENOSYS | libc::EINVAL) => {
-            ("this kernel cannot do it (Linux before 5.9, gVisor, an emulator)", "a newer kernel")
+            ("this kernel does not support it (Linux before 5.9, gVisor, an emulator)", "use a newer kernel")
         }
         _ => ("the kernel refuses it", "see seccomp(2)"),
     };
     format!(
-        "--handover bind (REBERTH_HANDOVER) is not to be had here: {reason}: {}; going on as with --handover off; what helps: {cure}",
+        "--handover bind (REBERTH_HANDOVER) is not available here: {reason}: {}; continuing as with --handover off; to fix it: {cure}",
         words(why)
     )
 }
@@ -37,17 +37,17 @@ pub fn cannot_intercept(why: &io::Error) -> String {
 /// The app has handed its work to a background process, given by pid and command line, and exited.
 pub fn went_into_background(app: i32, (pid, command): &(i32, String), port: u16) -> String {
     format!(
-        "the app (pid {app}) put itself into the background and exited: its process {pid} ({command}) was serving port {port} and is ended now, as all is when the app ends; {FOREGROUND}, and upgrade it by a new container"
+        "the app (pid {app}) put itself into the background and exited: its process {pid} ({command}) was serving port {port} and is stopped now, as everything is when the app exits; {FOREGROUND}, and upgrade it with a new container"
     )
 }
 
 pub fn left_serving((pid, command): &(i32, String), port: u16) -> String {
-    format!("process {pid} ({command}), left behind by the app, was still serving port {port}: it is ended now")
+    format!("process {pid} ({command}), left behind by the app, was still serving port {port}: it is stopped now")
 }
 
 pub fn exited_before_listening(app: i32, port: u16) -> String {
     format!(
-        "the app (pid {app}) exited before it listened on port {port}, and left processes behind that are ended now; if it puts itself into the background, {FOREGROUND}"
+        "the app (pid {app}) exited before it listened on port {port}, and left processes behind that are stopped now; if it puts itself into the background, {FOREGROUND}"
     )
 }
 

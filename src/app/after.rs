@@ -89,7 +89,7 @@ fn prober(target: &Target, terms: &Terms) -> Prober {
 
 fn reason(prober: &Prober) -> String {
     let reason = prober.last_failure().filter(|reason| !reason.is_empty());
-    reason.unwrap_or("no answer: who asked was ended").to_owned()
+    reason.unwrap_or("no answer: the probe was killed").to_owned()
 }
 
 /// The lines are for people, and container engines split a line of more than 16 KiB.
@@ -178,7 +178,7 @@ impl DependencyWait {
     fn due(&mut self, now: Instant) -> Vec<Action> {
         let took = human(now.saturating_duration_since(self.began));
         if self.all.iter().all(|one| one.stage == Stage::Healthy) {
-            let line = format!("{} healthy after {took}: going on (--after)", self.names(true));
+            let line = format!("{} healthy after {took}: continuing (--after)", self.names(true));
             return vec![Action::Info(line), Action::Done];
         }
         if self.may_end() && self.end.is_some_and(|end| end <= now) {
@@ -302,7 +302,7 @@ mod tests {
         assert!(machine.deadline().unwrap() <= at + 10 * MS);
         assert_eq!(machine.due(at + 10 * MS), [Action::Probe(1)]);
         machine.answered(at + 20 * MS, 1, Ok(()));
-        let done = "a, b are healthy after 20ms: going on (--after)";
+        let done = "a, b are healthy after 20ms: continuing (--after)";
         assert_eq!(machine.due(at + 20 * MS), [Action::Info(done.into()), Action::Done]);
     }
 

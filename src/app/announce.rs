@@ -56,7 +56,7 @@ pub fn announce(port_file: Option<&Path>, taken: &[Taken]) -> Result<(), Error> 
 fn warn_of_range(port: u16) {
     if range::may_be_taken(port) {
         warn!(
-            "port {port} lies in net.ipv4.ip_local_port_range, so any outgoing connection may take it while the app does not run: \
+            "port {port} lies in net.ipv4.ip_local_port_range, so any outgoing connection may take it while the app is not running: \
              take a port outside, or reserve it: {}",
             range::reserve(port)
         );

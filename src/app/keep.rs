@@ -97,7 +97,7 @@ fn take_signals(config: &Run, signals: &Signals) -> ControlFlow<Code> {
         let (map, death) = (&config.stop.signal_map, config.parent_death_signal);
         match supervisor::effect_without_app(map, received.signal, death, |signal| signals.was_ignored(signal)) {
             Effect::Terminates(stop) if supervisor::requests_stop(stop) => {
-                info!("{} received: the ports are let go", signal::name(received.signal));
+                info!("{} received: the ports are released", signal::name(received.signal));
                 return ControlFlow::Break(Code::OK);
             }
             Effect::Terminates(stop) if !own => return ControlFlow::Break(Code::signalled(stop)),
@@ -114,8 +114,8 @@ fn warn_of_families(sharing: &Sharing) {
         let both = socket2::SockRef::from(&socket).only_v6().is_ok_and(|only| !only);
         if spec.addr.is_none() && both {
             warn!(
-                "port {0} is kept for both families: an app that binds IPv4 sees its clients as ::ffff:…; name the address in --port for an app \
-                 of one family (0.0.0.0:{0})",
+                "port {0} is kept for both families: an app that binds IPv4 sees its clients as ::ffff:…; for an app of one family, name the \
+                 address in --port (0.0.0.0:{0})",
                 spec.port
             );
         }
@@ -126,8 +126,8 @@ fn warn_of_families(sharing: &Sharing) {
 fn warn_of_datagrams(sharing: &Sharing) {
     for (spec, _) in sharing.sockets().filter(|(spec, _)| spec.protocol == Protocol::Udp) {
         warn!(
-            "port {0}/udp is kept for apps that take it by descriptor ({{fd}}, LISTEN_FDS); one that binds it by itself waits in vain beside this: \
-             leave {0}/udp out of --port (REBERTH_PORT) for it",
+            "port {0}/udp is kept for apps that take it by descriptor ({{fd}}, LISTEN_FDS); one that binds it by itself waits in vain while keep runs: \
+             leave {0}/udp out of --port (REBERTH_PORT) for such an app",
             spec.port
         );
     }

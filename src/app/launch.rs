@@ -192,10 +192,10 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
     let Some(path) = found.or_else(|| image.candidates().map(Path::new).find(|path| path.exists())) else {
         return match failure.errno {
             libc::EACCES => Error::NotExecutable(format!(
-                "{shown}: permission denied on the way to it; check the directories' x bits"
+                "{shown}: permission denied on the path to it; check the x bits of the directories"
             )),
             libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => Error::NotExecutable(format!(
-                "{shown}: not found, and not everywhere it may be could be looked: {reason}; check what is mounted along PATH"
+                "{shown}: not found, but some directories of PATH could not be searched: {reason}; check what is mounted there"
             )),
             _ if word.is_empty() => Error::NotFound("the command is empty; name a program after --".to_owned()),
             _ if word.as_bytes().starts_with(b"-") => {
@@ -223,7 +223,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
             format!("{place}: permission denied; check its owner, its interpreter's x bit and the mount (noexec)")
         }
         libc::ENOEXEC if head.starts_with(b"\x7fELF") => {
-            format!("{place}: built for another machine than this one, or cut short")
+            format!("{place}: built for another architecture, or truncated")
         }
         libc::ENOEXEC if head.is_empty() => format!("{place}: is empty, not a program"),
         libc::ENOEXEC => {
@@ -238,7 +238,7 @@ pub fn explain(image: &Image, word: &OsStr, failure: ExecFailure) -> Error {
 fn option(image: &Image, word: &str) -> String {
     let (flag, value) = word.split_once('=').map_or((word, None), |(flag, value)| (flag, Some(value.to_owned())));
     let Some(setting) = flag.strip_prefix("--").and_then(|flag| table::of_flag(flag, false)) else {
-        return "it begins like an option, and options go before --".to_owned();
+        return "it looks like an option, and options go before --".to_owned();
     };
     let next = || image.arguments().nth(1).map(|next| next.to_string_lossy().into_owned());
     let value = value.or_else(next).unwrap_or_default();

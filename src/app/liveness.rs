@@ -80,7 +80,7 @@ impl Liveness {
     /// The target, and why its last probe failed.
     pub fn last_failure(&self) -> String {
         let reason = self.prober.last_failure().filter(|reason| !reason.is_empty());
-        format!("{}: {}", self.prober.target(), reason.unwrap_or("no answer: who asked was ended"))
+        format!("{}: {}", self.prober.target(), reason.unwrap_or("no answer: the probe was killed"))
     }
 
     /// How many consecutive failures are too many.

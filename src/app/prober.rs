@@ -71,7 +71,7 @@ impl Prober {
             Ok(probe) => self.probe = Some(probe),
             Err(error) => {
                 self.last_failure = Some(format!(
-                    "nothing, it cannot be asked: {}; raise the limit of processes (pids limit of the container, ulimit -u) or of open \
+                    "nothing, because no probe could be started: {}; raise the limit of processes (pids limit of the container, ulimit -u) or of open \
                      files",
                     words(&error)
                 ));

@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
                 return Ok(ending.code);
             }
             warn!(
-                "the app lost its port to somebody else before it listened: waiting for it and launching again ({} of {}, --relaunch)",
+                "the app lost its port to another process before it listened: waiting for the port and launching again ({} of {}, --relaunch)",
                 self.launches, self.config.relaunch
             );
         }

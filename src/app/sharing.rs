@@ -62,7 +62,7 @@ fn secret(path: &Path) -> Result<Secret, Error> {
     let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = open.map_err(|error| bad(&words(&error)))?;
     if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err(bad("is no regular file"));
+        return Err(bad("is not a regular file"));
     }
     let mut text = Vec::new();
     file.take(LONGEST_SECRET).read_to_end(&mut text).map_err(|error| bad(&words(&error)))?;
@@ -159,13 +159,16 @@ impl Sharing {
                     ),
                     Met::Refused { uid, why } if self.quiet_until.is_none_or(|until| now >= until) => {
                         self.quiet_until = Some(now + QUIET);
-                        warn!("port {number} is not shared with uid {uid}, who asked for it as {name} ({why:?})");
+                        warn!("port {number} is not shared with uid {uid}, which requested it as {name} ({why:?})");
                     }
                     Met::Refused { uid, why } => debug!("port {number} is not shared with uid {uid}: {why:?}"),
                 }
             }
             if meeting.is_over() {
-                warn!("the meeting point of port {} has been shut down: nobody can join any more", port.spec.port);
+                warn!(
+                    "the meeting point of port {} has been shut down: no other instance can join any more",
+                    port.spec.port
+                );
                 port.meeting = None;
             }
         }
@@ -181,7 +184,7 @@ fn open(group: &Group, spec: &Spec) -> Option<Meeting> {
     Meeting::open(group, spec)
         .inspect_err(|error| {
             warn!(
-                "port {} cannot be shared: somebody else answers for {} in this network ({}); another instance will have to wait",
+                "port {} cannot be shared: another process answers for {} in this network ({}); another instance will have to wait",
                 spec.port,
                 group.name,
                 words(error)

@@ -233,7 +233,7 @@ impl Supervisor {
             },
             Event::LastChildGone => match self.stage {
                 Stage::Tidying | Stage::Killing { .. } => {
-                    info!("everything the app left behind has ended");
+                    info!("everything the app left behind has exited");
                     vec![Action::Finish(self.code)]
                 }
                 _ => Vec::new(),
@@ -250,7 +250,7 @@ impl Supervisor {
 
     fn on_signal(&mut self, now: Instant, received: i32) -> Vec<Action> {
         let Some(forwarded) = self.policy.signal_map.apply(received) else {
-            debug!("{} dropped, as --signal-map says", signal::name(received));
+            debug!("{} dropped by --signal-map", signal::name(received));
             return Vec::new();
         };
         // Either side of the map counts: `TERM=USR1` is still a stop request, and so is `HUP=TERM`.
@@ -346,7 +346,10 @@ impl Supervisor {
             return if with_it { vec![Action::Suspend] } else { Vec::new() };
         }
         if suspends(by) && !self.stop_forwarded {
-            info!("the terminal stopped the app ({}), and here nobody could continue it: continued", signal::name(by));
+            info!(
+                "the terminal stopped the app ({}), and no shell here could continue it: continued",
+                signal::name(by)
+            );
             return self.wake().into_iter().collect();
         }
         Vec::new()
@@ -417,7 +420,7 @@ impl Supervisor {
             Stage::Running => Vec::new(),
             Stage::Draining { signal, .. } => self.stop(now, signal, signal),
             Stage::Stopping => {
-                warn!("the app did not end within {:?} (--grace): sending SIGKILL", self.policy.grace);
+                warn!("the app did not exit within {:?} (--grace): sending SIGKILL", self.policy.grace);
                 self.kill_at = None;
                 vec![Action::KillApp]
             }
@@ -430,7 +433,10 @@ impl Supervisor {
     }
 
     fn kill_tree(&mut self, now: Instant) -> Vec<Action> {
-        warn!("what the app left behind did not end within {:?} (--grace): sending SIGKILL", self.policy.grace);
+        warn!(
+            "processes left behind by the app did not exit within {:?} (--grace): sending SIGKILL",
+            self.policy.grace
+        );
         self.kill_at = None;
         self.stage = Stage::Killing { until: now + KILL_PATIENCE };
         vec![Action::SignalTree(libc::SIGKILL)]

@@ -335,7 +335,7 @@ fn where_it_is_not_to_be_had_it_goes_on_as_with_off() {
     launch.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
     let mut running = launch.start();
     if cfg!(target_arch = "x86_64") {
-        running.stderr_until("is not to be had here: another program hears");
+        running.stderr_until("is not available here: another program already intercepts");
         running.stderr_until("as with --handover off");
     }
     running.expect("up");

@@ -196,7 +196,7 @@ fn an_app_that_listens_nowhere_is_told() {
     let port = place::free_port().to_string();
     let mut running = run_app(&["--port", &port], "ready line exit=3").stdin(Stdio::Pipe).start();
     running.ready();
-    running.stderr_until("listens nowhere so far");
+    running.stderr_until("not listening on any port yet");
     running.write("\n");
     let outcome = running.finish().expect_code(3);
     golden("listens-nowhere", &outcome.stderr, &[("PORT", &port)]);

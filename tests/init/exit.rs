@@ -169,7 +169,7 @@ fn nothing_is_left_when_run_has_ended() {
 fn a_program_that_cannot_be_reached_is_told_as_that() {
     for errno in [libc::ESTALE, libc::ENODEV, libc::ETIMEDOUT] {
         let reason = std::io::Error::from_raw_os_error(errno).to_string();
-        for (word, part) in [("true", "cannot be executed"), ("not-there-at-all", "could be looked")] {
+        for (word, part) in [("true", "cannot be executed"), ("not-there-at-all", "could not be searched")] {
             let launch = denied(&[(libc::SYS_execve, errno)], run(&[], [word]));
             let outcome = launch.start().finish().expect_code(126).expect_stderr(&reason).expect_stderr(part);
             assert!(!outcome.stderr.contains("interpreter"), "{}", outcome.report());

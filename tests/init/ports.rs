@@ -272,9 +272,9 @@ fn an_app_that_stays_on_another_port_is_a_fault_when_its_time_is_nearly_over() {
     let steps = format!("listen=0.0.0.0:{side} ready line listen=0.0.0.0:{port} pause");
     let mut running = run_app(&flags, &steps).stdin(Stdio::Pipe).start();
     running.ready();
-    running.stderr_until(&format!("listens on 0.0.0.0:{side}, not on port {port} as it was told"));
+    running.stderr_until(&format!("listens on 0.0.0.0:{side}, not on port {port} as configured"));
     running.write("\n");
-    running.stderr_until(&format!("serves port {port} now: what was said of it before no longer holds"));
+    running.stderr_until(&format!("serves port {port} now: earlier warnings about it no longer apply"));
     running.signal(15);
     running.finish().expect_code(143);
 }
@@ -284,7 +284,7 @@ fn an_app_on_its_second_port_only_is_told_so() {
     let (first, second) = (place::free_port(), place::free_port());
     let mut running =
         run_app(&["--port", &format!("{first},{second}")], &format!("listen=0.0.0.0:{second} pause")).start();
-    running.stderr_until(&format!("and not on port {first}, the first"));
+    running.stderr_until(&format!("and not on port {first}, its first port"));
     running.signal(15);
     running.finish().expect_code(143);
 }

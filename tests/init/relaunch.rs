@@ -96,7 +96,7 @@ fn a_thief_that_is_gone_again_is_remembered() {
     running.write("\n");
     running.line_after("taken");
     // The kernel tells of the failed bind a grace period later: a thief that is gone by then leaves no evidence.
-    running.stderr_until("a bind has failed while somebody else held a port of ours");
+    running.stderr_until("a bind failed while another process held one of the ports");
     thief.write("\n");
     thief.finish().expect_code(0);
     running.write("\n");

@@ -242,7 +242,7 @@ fn the_stop_key_does_not_freeze_a_container() {
     let (mut running, _master) = on_terminal(run_app(&[], "ready line say=went-on exit=3").first_in_namespace());
     running.ready();
     running.write("\x1a");
-    running.output_until("the app was continued", |out, _| out.contains("and here nobody could continue it"));
+    running.output_until("the app was continued", |out, _| out.contains("and no shell here could continue it"));
     running.write("\n");
     running.line_after("went-on");
     running.finish().expect_code(3);

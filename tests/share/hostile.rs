@@ -178,7 +178,7 @@ fn who_knows_no_secret_gets_nothing() {
     let two = serving(&group, port, "two", &["--share-secret-file", &good]);
     stop(one);
     stop(two);
-    for (path, why) in [(&*empty, "is empty"), ("/no/such/file", "no such file"), ("/", "is no regular file")] {
+    for (path, why) in [(&*empty, "is empty"), ("/no/such/file", "no such file"), ("/", "is not a regular file")] {
         let outcome = instance(&group, port, "x", &["--share-secret-file", path]).start().finish().expect_code(125);
         assert!(outcome.stderr.contains("--share-secret-file") && outcome.stderr.contains(why), "{}", outcome.report());
     }
@@ -237,7 +237,7 @@ fn a_squatter_on_the_name_leaves_an_instance_alone_with_its_port() {
     let mut squatter = Launch::new("python3").args(["-S", "-c", squat, &group, &port.to_string()]).start();
     squatter.expect("there");
     let mut one = serving(&group, port, "one", &[]);
-    one.stderr_until("cannot be shared: somebody else answers");
+    one.stderr_until("cannot be shared: another process answers");
     assert_eq!(ask(port).as_deref(), Some("one 127.0.0.1"));
     stop(one);
     squatter.signal(9);

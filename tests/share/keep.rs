@@ -33,7 +33,7 @@ fn clients_wait_while_the_app_is_away() {
     // The keeper goes, and the app does not care.
     keeper.signal(15);
     let outcome = keeper.finish().expect_code(0);
-    assert!(outcome.stderr.contains("let go"), "{}", outcome.report());
+    assert!(outcome.stderr.contains("released"), "{}", outcome.report());
     assert_eq!(ask(port).as_deref(), Some("two 127.0.0.1"));
     stop(two);
     assert_eq!(ask(port), None);

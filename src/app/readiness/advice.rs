@@ -11,7 +11,7 @@ use crate::port::holder::Listener;
 use crate::port::spec::Spec;
 
 /// How to make an app use the socket it is given.
-const TAKE_IT: &str = "make it take the descriptor ({fd}, LISTEN_FDS), or leave --handover off";
+const TAKE_IT: &str = "make it use the file descriptor ({fd}, LISTEN_FDS), or set --handover off";
 
 /// Why an app does not serve its port, as far as can be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,18 +35,18 @@ pub fn ready(port: Option<u16>, took: Duration) -> String {
 }
 
 pub fn serves_now(port: u16) -> String {
-    format!("the app serves port {port} now: what was said of it before no longer holds")
+    format!("the app serves port {port} now: earlier warnings about it no longer apply")
 }
 
 /// Polling ends after this long.
 pub fn given_up(after: Duration) -> String {
-    format!("the app has not come up in {} minutes: no longer looking for it", after.as_secs() / 60)
+    format!("the app has not become ready in {} minutes: no longer checking for it", after.as_secs() / 60)
 }
 
 /// The app listens on a side port. `expected`: on another of its configured ports, not on the first.
 pub fn elsewhere_so_far(found: &Listener, expected: bool, port: u16) -> String {
     let place = place(found);
-    let first = if expected { format!(", and not on port {port}, the first that it was told") } else { String::new() };
+    let first = if expected { format!(", and not on port {port}, its first port") } else { String::new() };
     format!("the app listens on {place} so far{first}; still waiting for it on port {port}")
 }
 
@@ -55,7 +55,7 @@ pub fn elsewhere(found: &Listener, expected: bool, port: u16, evidence: Evidence
     let place = place(found);
     if expected {
         return format!(
-            "the app listens on {place}, and not on port {port}, the first that it was told: it is not ready until it does"
+            "the app listens on {place}, and not on port {port}, its first port: it is not ready until it does"
         );
     }
     let loopback =
@@ -63,18 +63,18 @@ pub fn elsewhere(found: &Listener, expected: bool, port: u16, evidence: Evidence
     let ignored =
         if evidence.is_of_given_socket() { " and ignores the socket it was given (LISTEN_FDS, {fd})" } else { "" };
     format!(
-        "the app listens on {place}, not on port {port} as it was told{ignored}{loopback}; make it take PORT from its environment, \
+        "the app listens on {place}, not on port {port} as configured{ignored}{loopback}; make it take PORT from its environment, \
          or write {{port}} into its arguments, and bind 0.0.0.0"
     )
 }
 
 pub fn nowhere_so_far(age: Duration, port: u16) -> String {
-    format!("the app listens nowhere so far, after {}; still waiting for it on port {port}", human(age))
+    format!("the app is not listening on any port yet, after {}; still waiting for it on port {port}", human(age))
 }
 
 pub fn nowhere(age: Duration, port: u16) -> String {
     format!(
-        "the app still listens nowhere after {}, and was told port {port} (PORT, {{port}}): look into its own log",
+        "the app is still not listening on any port after {}; it was given port {port} (PORT, {{port}}): check its own log",
         human(age)
     )
 }
@@ -104,13 +104,13 @@ pub fn wrong_address(primary: &Spec, here: &[Listener]) -> Option<String> {
         ))
     } else if everywhere && here.iter().all(|found| !found.addr.is_unspecified()) {
         Some(format!(
-            "the app listens on {} only, not on all addresses: what asks another address, 127.0.0.1 included, is refused; make it bind \
-             0.0.0.0 (HOST or HOSTNAME, where it takes its address from there)",
+            "the app listens on {} only, not on all addresses: connections to other addresses, 127.0.0.1 included, are refused; make it bind \
+             0.0.0.0 (HOST or HOSTNAME, if it reads its address from there)",
             show(here)
         ))
     } else if !everywhere && !here.iter().any(|found| found.answers(primary)) {
         Some(format!(
-            "the app listens on {}, not on {} as it was told; make it bind {{addr}}, or {{host}} and {{port}}, of its arguments",
+            "the app listens on {}, not on {} as configured; make it bind {{addr}}, or {{host}} and {{port}}, from its arguments",
             show(here),
             label(primary)
         ))
@@ -120,18 +120,18 @@ pub fn wrong_address(primary: &Spec, here: &[Listener]) -> Option<String> {
 }
 
 pub fn bind_waits(port: u16) -> String {
-    format!("the app waits in its bind for port {port}: nothing of its start is left for the takeover")
+    format!("the app waits in its bind for port {port}: its startup will not delay the takeover")
 }
 
 pub fn clients_reset(clients: u32, place: SocketAddr) -> String {
     format!(
-        "{clients} clients that had queued were cut off: the app binds {place}, and not what its port's spec says; name that address in \
+        "{clients} clients that had queued were cut off: the app binds {place}, which is not the address in --port; name that address in \
          --port"
     )
 }
 
 pub fn calls_lost(why: &str) -> String {
-    format!("--handover bind (REBERTH_HANDOVER) has ended: {why}; going on as with --handover off")
+    format!("--handover bind (REBERTH_HANDOVER) has ended: {why}; continuing as with --handover off")
 }
 
 /// Why a bind of the app cannot be answered, and how to fix it.
@@ -139,13 +139,13 @@ pub fn bind_unreadable(error: &io::Error) -> String {
     let why = words(error);
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => format!(
-            "what the app binds cannot be read ({why}): it runs as another user than reberth, or is not dumpable; start the container \
+            "the app's bind cannot be read ({why}): the app runs as another user than reberth, or is not dumpable; start the container \
              as that user (USER, --user), or add CAP_SYS_PTRACE"
         ),
         Some(libc::EMFILE | libc::ENFILE) => {
-            format!("what the app binds cannot be looked at ({why}): raise the limit of open files (ulimit -n)")
+            format!("the app's bind cannot be inspected ({why}): raise the limit of open files (ulimit -n)")
         }
-        _ => format!("what the app binds cannot be answered ({why})"),
+        _ => format!("the app's bind cannot be answered ({why})"),
     }
 }
 
@@ -156,15 +156,15 @@ pub fn unserved(why: &Unserved, port: u16) -> String {
             format!("it was given the socket for port {port} (LISTEN_FDS, {{fd}}) and has not taken it")
         }
         Unserved::NoProc => format!(
-            "nobody listens on port {port} as it was told (PORT, {{port}}); where it listens cannot be seen without /proc"
+            "no process listens on port {port}, which the app was given (PORT, {{port}}); where it listens cannot be seen without /proc"
         ),
         Unserved::Hidden(users) => format!(
-            "it was told port {port} (PORT, {{port}}); where it listens cannot be seen, since it runs as another user (uid {})",
+            "it was given port {port} (PORT, {{port}}); where it listens cannot be seen, because it runs as another user (uid {})",
             users.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
         ),
-        Unserved::Nowhere => format!("it listens nowhere; it was told port {port} (PORT, {{port}})"),
+        Unserved::Nowhere => format!("it is not listening on any port; it was given port {port} (PORT, {{port}})"),
         Unserved::Elsewhere(listeners) => format!(
-            "it was told port {port} and listens on {} instead: make it take PORT from its environment or {{port}} from its arguments",
+            "it was given port {port} and listens on {} instead: make it take PORT from its environment or {{port}} from its arguments",
             show(listeners)
         ),
     }

@@ -118,7 +118,7 @@ impl LostPort {
             self.evidence = evidence;
         }
         if self.evidence.is_enough() && !before {
-            debug!("a bind has failed while somebody else held a port of ours");
+            debug!("a bind failed while another process held one of the ports");
         }
     }
 

@@ -104,7 +104,7 @@ fn an_address_other_than_the_configured_one_is_logged() {
         ("8080", &["10.0.0.1", "127.0.0.1"], Some("on 10.0.0.1:8080, 127.0.0.1:8080 only")),
         ("127.0.0.1:8080", &["127.0.0.1"], None),
         ("127.0.0.1:8080", &["0.0.0.0"], None),
-        ("127.0.0.1:8080", &["127.0.0.2"], Some("on 127.0.0.2:8080, not on port 127.0.0.1:8080 as it was told")),
+        ("127.0.0.1:8080", &["127.0.0.2"], Some("on 127.0.0.2:8080, not on port 127.0.0.1:8080 as configured")),
     ] {
         let mut machine = Machine::begin(expected(&[configured]), Instant::now());
         let todo = machine.on(Instant::now(), own(here));
@@ -123,7 +123,7 @@ fn an_address_other_than_the_configured_one_is_logged() {
 #[test]
 fn a_side_port_is_logged_and_called_a_mistake_only_later() {
     let so_far = "info the app listens on 127.0.0.1:9229 so far; still waiting for it on port 8080";
-    let fault = "warn the app listens on 127.0.0.1:9229, not on port 8080 as it was told, and on loopback only";
+    let fault = "warn the app listens on 127.0.0.1:9229, not on port 8080 as configured, and on loopback only";
     let ready = &["Listens", "info the app is ready", "Ready"][..];
     play(expected(&["8080"]), &[(ms(100), side(SIDE), &[]), (ms(1500), own(&["::"]), ready)]);
     play(
@@ -165,7 +165,7 @@ fn a_side_port_is_logged_and_called_a_mistake_only_later() {
             (ms(4500), side(SIDE), &[so_far]),
         ],
     );
-    let second = "so far, and not on port 8080, the first that it was told";
+    let second = "so far, and not on port 8080, its first port";
     play(
         expected(&["8080", "9229"]),
         &[
@@ -312,8 +312,8 @@ fn an_app_that_never_listens_is_logged_twice() {
         assert_eq!(
             lines,
             [
-                "info the app listens nowhere so far, after 10s; still waiting for it on port 8080",
-                "warn the app still listens nowhere after 60s, and was told port 8080 (PORT, {port}): look into its own log",
+                "info the app is not listening on any port yet, after 10s; still waiting for it on port 8080",
+                "warn the app is still not listening on any port after 60s; it was given port 8080 (PORT, {port}): check its own log",
             ],
             "{expected:?}"
         );
