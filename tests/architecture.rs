@@ -12,7 +12,7 @@ type Module = Vec<String>;
 /// What each file uses.
 type Arrows = BTreeMap<Module, BTreeSet<Module>>;
 
-/// The order of the rooms as ARCHITECTURE.md has it, the first one on top; rooms of one level stand together.
+/// The order of the rooms in ARCHITECTURE.md, the top one first; rooms on the same level stand together.
 fn levels(page: &str) -> Vec<Vec<String>> {
     let (_, after) = page.split_once("## Which way arrows go").expect("ARCHITECTURE.md says which way arrows go");
     let (_, after) = after.split_once("```text\n").expect("a block of text with the order");
@@ -43,7 +43,7 @@ fn sources(folder: &Path) -> BTreeMap<Module, String> {
     found
 }
 
-/// The text of a file without what stands in comments and in quotes.
+/// The text of a file without comments and quoted text.
 fn bare(text: &str) -> String {
     let mut bare = String::with_capacity(text.len());
     let mut rest = text;
@@ -71,7 +71,7 @@ fn bare(text: &str) -> String {
     bare
 }
 
-/// The code of a file as words and marks, without whatever is for tests alone.
+/// The code of a file as words and marks, without anything that is only for tests.
 fn code(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut tests = false;
@@ -81,7 +81,7 @@ fn code(text: &str) -> Vec<String> {
             continue;
         }
         if tests {
-            // A module of tests is the last thing in its file; of anything else the one line is left out.
+            // A module of tests is the last thing in its file; of any other test-only item, one line is left out.
             if line.contains("mod ") && line.ends_with('{') {
                 break;
             }
@@ -94,7 +94,7 @@ fn code(text: &str) -> Vec<String> {
         }
     }
     let text = lines.join(" ");
-    // Who may use an item is no arrow.
+    // The visibility of an item is not an arrow.
     let visible = text.split("pub(in ").enumerate();
     let text: String = visible.map(|(at, part)| if at == 0 { part } else { part.split_once(')').unwrap().1 }).collect();
     let mut words: Vec<String> = vec![String::new()];
@@ -111,7 +111,7 @@ fn code(text: &str) -> Vec<String> {
     words
 }
 
-/// Every path in `words` that begins with a word of `starts`, the trees of `use` unfolded.
+/// Every path in `words` that begins with a word of `starts`, with the trees of `use` expanded.
 fn paths(words: &[String], starts: &BTreeSet<String>) -> Vec<Module> {
     let is = |at: usize, mark: &str| words.get(at).is_some_and(|word| word == mark);
     let separated = |at: usize| is(at, ":") && is(at + 1, ":");
@@ -121,7 +121,7 @@ fn paths(words: &[String], starts: &BTreeSet<String>) -> Vec<Module> {
         if !begins || at >= 2 && is(at - 1, ":") && is(at - 2, ":") {
             continue;
         }
-        // Where a `{` opened, the path before it.
+        // The path before each open `{`.
         let mut open: Vec<Module> = Vec::new();
         let mut path: Module = Vec::new();
         let mut next = at;
@@ -160,7 +160,7 @@ fn paths(words: &[String], starts: &BTreeSet<String>) -> Vec<Module> {
     found
 }
 
-/// Who uses whom.
+/// Which file uses which.
 fn arrows(sources: &BTreeMap<Module, String>) -> Arrows {
     let children = |module: &Module| -> BTreeSet<String> {
         let longer = sources.keys().filter(|other| other.len() == module.len() + 1 && other.starts_with(module));
@@ -185,7 +185,7 @@ fn arrows(sources: &BTreeMap<Module, String>) -> Arrows {
                     place.push(part.clone());
                 }
             }
-            // What is behind the file's own name is an item of it.
+            // What follows the file's own name is an item of it.
             while !place.is_empty() && !sources.contains_key(&place) {
                 place.pop();
             }
@@ -212,7 +212,7 @@ fn upward(arrows: &Arrows, levels: &[Vec<String>]) -> Vec<String> {
     wrong
 }
 
-/// A circle of files, as the way around it.
+/// A circle of files, as the path around it; `None` if there is none.
 fn circle(arrows: &Arrows) -> Option<Vec<String>> {
     fn walk<'a>(
         at: &'a Module,
@@ -260,12 +260,12 @@ fn no_room_uses_one_above_it() {
 #[test]
 fn no_files_use_each_other() {
     let arrows = arrows(&sources(&root().join("src")));
-    // The reader of paths sees them: a guard that finds no arrows would find no circle either.
+    // The path reader sees the arrows: a guard that finds no arrows would find no circle either.
     assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 500, "{arrows:?}");
     assert_eq!(circle(&arrows), None);
 }
 
-/// The module that a pattern over mangled names is about: `.text._R*7reberth6config6decide*` is `config/decide`. `None`: of another crate.
+/// The module named by a pattern over mangled names: `.text._R*7reberth6config6decide*` is `config/decide`. `None`: in another crate.
 fn linked(pattern: &str) -> Option<Module> {
     let mut rest = pattern.strip_prefix(".text._R*7reberth")?.strip_suffix('*').unwrap();
     let mut module = Module::new();
@@ -308,7 +308,7 @@ fn a_circle_and_an_arrow_that_leads_up_are_found() {
         (&[("a", "mod x;\nmod y;\nuse x::X;"), ("a/x", "use super::{y, y::{Y, Z}};"), ("a/y", "")], 0, false),
         (&[("a/x", "use super::y::{Y, Z as W};"), ("a/y", "use crate::a::{q::Q, x};"), ("a/q", "")], 0, true),
         (&[("a/x", "use super::y::Y;"), ("a/y", "use super::z;"), ("a/z", "fn f() { super::x::g() }")], 0, true),
-        // Words, texts and tests are no arrows.
+        // Comments, quoted text and tests are not arrows.
         (&[("a/x", "use super::y;"), ("a/y", "// super::x\nconst T: &str = \"http://h\\\"super::x::X\";")], 0, false),
         (&[("a/x", "use super::y;"), ("a/y", "const T: char = '\"'; const U: &str = \"super::x::X\";")], 0, false),
         (

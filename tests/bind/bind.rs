@@ -1,4 +1,4 @@
-//! At the bind.
+//! The app's own bind.
 
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -29,8 +29,8 @@ fn the_app_gets_the_socket_under_its_own_number_and_mode() {
     });
 }
 
-/// The mode is one for all who have the socket: a worker that binds it again must not make the accept(2) of another one wait. When nobody has
-/// it any more, it is again as asked for.
+/// The blocking mode belongs to every process that has the socket: a worker that binds it again must not make the accept(2) of another one
+/// block. Once no process has it any more, the mode is the requested one again.
 #[test]
 fn a_second_bind_leaves_the_mode_of_a_socket_that_serves() {
     let port = free_port();
@@ -44,7 +44,7 @@ fn a_second_bind_leaves_the_mode_of_a_socket_that_serves() {
     stop(running);
 }
 
-/// The family is the app's, and so is what it sees of its clients.
+/// The address family is the app's choice, and so is how it sees its clients.
 #[test]
 fn an_ipv4_app_sees_ipv4_clients_and_an_ipv6_app_both() {
     for (spec, app, clients) in [
@@ -92,7 +92,7 @@ fn clients_queue_from_the_claim_on_where_the_address_is_named() {
     });
 }
 
-/// Two queues would mean to reset one of them: a bare port waits for the app's bind, and nobody else can have it.
+/// Two queues would mean resetting one of them: a bare port waits for the app's bind, and no other process can take it.
 #[test]
 fn a_bare_port_is_held_and_refuses_until_the_bind() {
     both(|mode| {
@@ -137,7 +137,7 @@ fn what_is_not_ours_goes_on_untouched() {
     stop(running);
 }
 
-/// A network of the app's own making has another port of that number, and a socket that is bound can be bound no more.
+/// In a network namespace that the app creates, that number is another port; and a bound socket cannot be bound again.
 #[test]
 fn another_network_and_a_bound_socket_are_left_to_the_kernel() {
     let (port, other) = (free_port(), free_port());
@@ -150,7 +150,7 @@ fn another_network_and_a_bound_socket_are_left_to_the_kernel() {
     );
     let mut running = bound(&["--port", &format!("0.0.0.0:{port}")], &script).start();
     running.expect("EINVAL");
-    // The socket is in the table of its own network: a header and a line.
+    // The socket is in the table of its own namespace: a header and a line.
     running.expect(&format!("('0.0.0.0', {port}) 2"));
     running.expect("up");
     assert_eq!(greeted("127.0.0.1", port).as_deref(), Some("127.0.0.1"));
@@ -177,7 +177,7 @@ fn workers_threads_and_repetitions_are_never_told_that_it_is_in_use() {
     });
 }
 
-/// A hard-coded port follows the fallback, and one of 0 does too.
+/// A hard-coded port follows the fallback, and so does port 0.
 #[test]
 fn the_port_asked_for_leads_to_the_port_taken() {
     let port = free_port();
@@ -230,7 +230,7 @@ fn between_a_close_and_the_next_bind_clients_queue_and_after_term_they_are_refus
     });
 }
 
-/// The event is the app's own listen(2): nothing looks for it, and nothing wakes while it runs.
+/// The event is the app's own listen(2): there is no polling, and no wake-up while it runs.
 #[test]
 fn an_app_under_bind_costs_no_wake_up() {
     let port = free_port();
@@ -241,7 +241,7 @@ fn an_app_under_bind_costs_no_wake_up() {
     running.expect("bound");
     let pid = running.init;
     let switches = || look::status(pid, "voluntary_ctxt_switches").unwrap();
-    // Past what every run wakes for in its first second.
+    // After the wake-ups that every run has in its first second.
     until("it sleeps", || {
         let before = switches();
         !holds_within(Duration::from_millis(1200), || switches() != before)
@@ -253,7 +253,7 @@ fn an_app_under_bind_costs_no_wake_up() {
     stop(running);
 }
 
-/// gunicorn asks SO_ACCEPTCONN of its socket and does not call listen(2) where it is told that it listens already, as ours does.
+/// gunicorn queries SO_ACCEPTCONN and does not call listen(2) if the socket listens already, as the given one does.
 #[test]
 fn an_app_that_asks_whether_it_listens_is_up_by_the_answer() {
     for spec in ["", "0.0.0.0:"] {
@@ -277,7 +277,7 @@ fn an_app_that_asks_whether_it_listens_is_up_by_the_answer() {
 
 #[test]
 fn an_app_or_an_init_that_is_killed_in_the_bind_leaves_nobody_hanging() {
-    // The port is another's, so the bind waits.
+    // The port is busy, so the bind waits.
     let port = free_port();
     let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let script = format!("say('ready', os.getpid())\nS(V4, '0.0.0.0', {port})");
@@ -297,11 +297,11 @@ fn an_app_or_an_init_that_is_killed_in_the_bind_leaves_nobody_hanging() {
     drop(holder);
 }
 
-/// Whoever has become another user cannot be read. It gets its port all the same, and one warning.
+/// A process that has changed its user cannot be read. It gets its port all the same, with one warning.
 #[test]
 fn an_app_that_cannot_be_read_binds_by_itself() {
     let port = free_port();
-    // Not dumpable, as after a change of user: /proc and process_vm_readv say no to all but CAP_SYS_PTRACE.
+    // Not dumpable, as after a change of user: /proc and process_vm_readv are denied without CAP_SYS_PTRACE.
     let script = format!(
         "import ctypes\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\ns = S(V4, '0.0.0.0', {port}); say('up'); t = S(V4, '0.0.0.0', 0); greet(s)"
     );
@@ -319,13 +319,13 @@ fn an_app_that_cannot_be_read_binds_by_itself() {
     stop(running);
 }
 
-/// Another listener is there already, as below a profile that notifies: a warning, and then as with off.
+/// There is already another listener, as with a seccomp profile that notifies: a warning, and then as with `off`.
 #[test]
 fn where_it_is_not_to_be_had_it_goes_on_as_with_off() {
     let port = free_port();
     let script = format!("s = S(V4, '0.0.0.0', {port}); say('up'); greet(s)");
     let inner = bound(&["--port", &port.to_string()], &script);
-    // A filter whose listener nobody reads, on a call that nobody makes (uselib).
+    // A filter whose listener is never read, on a call that is never made (uselib).
     let outer = "import ctypes, os, struct, sys\nlibc = ctypes.CDLL(None, use_errno=True)\nlibc.prctl(38, 1, 0, 0, 0)\n\
                  code = b''.join(struct.pack('HBBI', *op) for op in [(0x20, 0, 0, 0), (0x15, 0, 1, 134), (6, 0, 0, 0x7fc00000), (6, 0, 0, 0x7fff0000)])\n\
                  class Prog(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_char_p)]\n\

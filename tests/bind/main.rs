@@ -1,5 +1,5 @@
-//! `--handover bind` and `--prewarm` from outside: what an unmodified app finds in its own bind(2), sentence by sentence of what is promised.
-//! Must not know how a call is heard.
+//! `--handover bind` and `--prewarm` from outside: what an unmodified app gets in its own bind(2), promise by promise. Must not know how a
+//! call is intercepted.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods)]
@@ -19,7 +19,7 @@ fn both(test: impl Fn(&dyn Fn(Launch) -> Launch)) {
     test(&Launch::first_in_namespace);
 }
 
-/// `reberth run` of a Python script, which hears lines and says lines. `S(family, address, port, **how)` makes, binds and listens.
+/// `reberth run` of a Python script that reads and prints lines. `S(family, address, port, **how)` creates, binds and listens.
 fn python(flags: &[&str], script: &str) -> Launch {
     let head = "import os, signal, socket, sys, threading, errno, time
 def say(*words): os.write(1, (' '.join(map(str, words)) + '\\n').encode())
@@ -51,7 +51,7 @@ fn bound(flags: &[&str], script: &str) -> Launch {
     python(&[&["--handover", "bind"], flags].concat(), script)
 }
 
-/// What the app says to a client; `None`: refused, or cut off.
+/// What the app sends to a client; `None`: refused, or cut off.
 fn greeted(address: &str, port: u16) -> Option<String> {
     use std::io::Read;
     let mut stream = std::net::TcpStream::connect((address, port)).ok()?;

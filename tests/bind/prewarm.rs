@@ -25,7 +25,7 @@ fn it_waits_in_its_bind_and_serves_when_the_port_is_free() {
         let mut running = mode(python(&["--prewarm", "--port", &port.to_string()], &script)).start();
         running.expect(&format!("started {port}"));
         waiting(&mut running, port);
-        // Who stops the old instance after this line stops it at no cost.
+        // Stopping the old instance after this line costs no downtime.
         running.stderr_until(&format!("the app waits in its bind for port {port}"));
         assert!(state(&running).contains("\"waiting\""));
         if running.init != 1 && !running.stdout().contains("up") {
@@ -65,7 +65,7 @@ fn a_wait_that_is_over_ends_the_app_and_is_124() {
         for part in ["is held by", "--wait"] {
             assert!(outcome.stderr.contains(part), "{part}: {}", outcome.report());
         }
-        // One that takes no TERM is killed after the grace.
+        // An app that ignores TERM is killed after the grace.
         let script = format!("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nS(V4, '0.0.0.0', {port})\nsignal.pause()");
         let flags = ["--prewarm", "--port", &port.to_string(), "--wait", "300ms", "--grace", "300ms"];
         mode(python(&flags, &script)).start().finish_within(Duration::from_secs(10)).expect_code(124);
@@ -103,7 +103,7 @@ fn an_app_that_ends_while_it_waits_ends_as_always() {
     running.finish().expect_code(5);
 }
 
-/// The signal makes the call vanish and come again: one socket in its place, and not two.
+/// The signal aborts the call, which is then repeated: one socket is put in place, not two.
 #[test]
 fn a_signal_does_not_lose_the_bind() {
     let port = free_port();
@@ -123,7 +123,7 @@ fn a_signal_does_not_lose_the_bind() {
         crate::harness::running::kill(app, 10);
     }
     drop(holder);
-    // Three standard ones, the socket, and the one of the look itself.
+    // Three standard ones, the socket, and the one that reads the directory.
     running.expect("up 5");
     assert_eq!(greeted("127.0.0.1", port).as_deref(), Some("127.0.0.1"));
     stop(running);
@@ -156,7 +156,7 @@ fn of_several_ports_the_busy_one_is_waited_for() {
     stop(running);
 }
 
-/// A port that is free is claimed before the launch, as ever: then the app never waits.
+/// A port that is free is claimed before the launch, as usual: then the app never waits.
 #[test]
 fn a_free_port_is_no_wait_and_start_timeout_counts_from_the_claim() {
     let port = free_port();
@@ -177,7 +177,7 @@ fn a_free_port_is_no_wait_and_start_timeout_counts_from_the_claim() {
     stop(running);
 }
 
-/// Who comes in the same instant is waited for like the one before.
+/// A process that takes the port in that very instant is waited for like its previous holder.
 #[test]
 fn a_holder_that_is_replaced_is_waited_for() {
     let port = free_port();
@@ -189,7 +189,7 @@ fn a_holder_that_is_replaced_is_waited_for() {
         drop(holder);
         match TcpListener::bind(("0.0.0.0", port)) {
             Ok(again) => holder = again,
-            // It was faster.
+            // The other process was faster.
             Err(_) => break,
         }
     }
@@ -200,7 +200,7 @@ fn a_holder_that_is_replaced_is_waited_for() {
     running.finish().expect_code(143);
 }
 
-/// What it binds cannot be read, and it waits all the same: once the port is free it is let go for it.
+/// Its bind cannot be read, and it waits all the same: once the port is free, it is released for the app.
 #[test]
 fn an_app_that_cannot_be_read_waits_too() {
     let port = free_port();

@@ -1,5 +1,5 @@
-//! Before, while and beside it runs, as docker/compose.after.yaml has it: a database that comes late, an app that turns unhealthy, and two
-//! instances of which the second is found through etcd.
+//! Before, during and beside the run, as in docker/compose.after.yaml: a database that starts late, an app that turns unhealthy, and two
+//! instances, the second of which is found through etcd.
 
 use crate::engine::{Stream, command, docker, docker_ok, free_port, get, image, unique};
 
@@ -58,7 +58,7 @@ fn now() -> String {
     command("date", &["+%s.%N"]).out.trim().to_owned()
 }
 
-/// Waits until the engine tells this of the container, since then.
+/// Waits until the engine reports this event of the container, since then.
 fn event(id: &str, since: &str, kind: &str, needle: &str) {
     let (container, kind) = (format!("container={id}"), format!("event={kind}"));
     let format = "{{.Status}} code={{index .Actor.Attributes \"exitCode\"}}.";
@@ -74,7 +74,7 @@ fn the_compose_example_survives_a_late_database_an_unhealthy_app_and_a_moved_por
     let apis = project.ids("api");
     assert_eq!(apis.len(), 2, "{apis:?}");
     for api in &apis {
-        // The engine has no database: each waits, says so, and holds nothing.
+        // The engine has no database: each waits, logs that, and holds nothing.
         Stream::of("docker", &["logs", "-f", api]).wait_for("until healthy (--after): postgres://127.0.0.1:");
         let probe = |kind: &str| docker(&["exec", api, "/reberth", "healthcheck", "--probe", kind]).code;
         assert_eq!((probe("readiness"), probe("liveness")), (1, 0), "{api}");
@@ -86,7 +86,7 @@ fn the_compose_example_survives_a_late_database_an_unhealthy_app_and_a_moved_por
         Stream::of("docker", &["logs", "-f", api]).wait_for("is healthy after");
         event(api, &began, "health_status", "health_status: healthy");
     }
-    // One has the port, and the other the next: a client finds both in etcd.
+    // One has the port, and the other the next one: a client finds both in etcd.
     let etcd = project.ids("etcd").remove(0);
     let entries = || docker_ok(&["exec", &etcd, "etcdctl", "get", "--prefix", "services/api/", "--print-value-only"]);
     let found = entries();
@@ -99,7 +99,7 @@ fn the_compose_example_survives_a_late_database_an_unhealthy_app_and_a_moved_por
         assert!(!matches!(get(port), crate::engine::Try::Refused), "{port}");
     }
 
-    // Its page goes away: so many failures, code 1, and the policy starts it again, which writes the page anew.
+    // Its page is removed: so many failures, code 1, and the restart policy starts it again, which writes the page again.
     let (sick, since) = (&apis[0], now());
     docker_ok(&["exec", sick, "rm", "/www/health"]);
     event(sick, &since, "die", "code=1.");
@@ -108,7 +108,7 @@ fn the_compose_example_survives_a_late_database_an_unhealthy_app_and_a_moved_por
     let logs = docker(&["logs", sick]).out;
     assert!(logs.contains("reberth exits with 1: the app was unhealthy (--exit-on-unhealthy)"), "{logs}");
     assert!(logs.contains("is unhealthy, 3 failures in a row"), "{logs}");
-    // The control: the other is as it was.
+    // Control: the other one is unchanged.
     assert_eq!(docker_ok(&["inspect", "--format", "{{.RestartCount}}", &apis[1]]), "0");
     let watched = entries();
     assert_eq!(watched.lines().count(), 2, "{watched}");

@@ -3,7 +3,7 @@
 use crate::RESTRICTED;
 use crate::engine::{Client, Container, free_port, get};
 
-/// uvicorn with its port hard-coded, as OpenUI's: it knows nothing of reberth.
+/// uvicorn with its port hard-coded, as in OpenUI: it knows nothing of reberth.
 fn hard_coded(port: u16, name: &str, more: &[&str]) -> Container {
     let (own, told) = (format!("INSTANCE={name}"), format!("REBERTH_PORT=0.0.0.0:{port}"));
     let options = ["--network", "host", "-e", &own, "-e", &told];
@@ -44,8 +44,8 @@ fn a_restart_by_prewarm_refuses_hardly_anybody() {
     }
     let tries = client.end();
     println!("{rounds} restarts of an unmodified uvicorn by --prewarm: {}", tries.summary());
-    // Between the old one's close and the claim: an event's time, in which a client that asks every millisecond comes once, or on a busy
-    // machine a few times. Without prewarm it is the app's start, some hundreds.
+    // Between the old one's close and the claim lies the time of an event, in which a client that requests every millisecond comes once, or
+    // on a busy machine a few times. Without prewarm it is the app's start, some hundreds.
     assert!(tries.refused() <= 10 * rounds, "{}\n{}", tries.summary(), old.logs());
 }
 
@@ -66,7 +66,7 @@ fn a_hard_coded_port_follows_a_fallback() {
     assert_eq!((answer(port), answer(taken)), ("old".to_owned(), "new".to_owned()));
 }
 
-/// A static program without a C library's preload: the kernel's way is open to all.
+/// A static program, which a C library's preload cannot reach: seccomp intercepts it all the same.
 #[test]
 fn a_static_app_gets_its_socket_too() {
     let port = free_port();

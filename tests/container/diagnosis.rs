@@ -1,5 +1,5 @@
-//! The messages that only a real engine brings about: whose container it is, what stops it, and what works in a container where another thing does not.
-//! The advice is typed as it stands there.
+//! The messages that only a real engine causes: which container has the port, how to stop it, and what works in a container where something
+//! else does not. The advice is typed exactly as printed.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn claim(port: u16) -> Done {
     reberth(&["run", "--port", &port.to_string(), "--wait", "0s", "--", "true"])
 }
 
-/// The same on a port that whoever was stopped may still be letting go.
+/// The same on a port that the stopped holder may not have released yet.
 fn claim_soon(port: u16) -> Done {
     reberth(&["run", "--port", &port.to_string(), "--wait", "30s", "--", "true"])
 }
@@ -40,7 +40,7 @@ fn a_container_that_has_the_port_is_named_with_the_cure() {
     let words = between(&done.out, " `", "`, uid");
     let places = [("ID", &id[..12]), ("PID", &holder), ("COMMAND", words), ("PORT", &port.to_string())];
     golden("container-holder", &done.out, &places);
-    // The control: a killed one comes back, with its restart policy.
+    // Control: a killed holder returns, because of its restart policy.
     typed(&format!("kill -9 {pid}"));
     let back = format!(
         "until [ \"$(docker inspect -f '{{{{.State.Pid}}}} {{{{.State.Running}}}}' {})\" != '{pid} true' ] && docker inspect -f '{{{{.State.Running}}}}' {} | grep -q true; do :; done",
@@ -71,7 +71,7 @@ fn a_published_port_is_told_to_be_held_by_dockers_proxy() {
     assert_eq!(done.code, 0, "{}", done.out);
 }
 
-/// On the host's network, from a PID namespace of its own.
+/// On the host network, from a separate PID namespace.
 #[test]
 fn a_holder_that_a_container_cannot_see_is_told_with_the_cure() {
     let port = free_port();
@@ -86,7 +86,7 @@ fn a_holder_that_a_container_cannot_see_is_told_with_the_cure() {
     let seen = reberth(&words);
     assert_eq!(seen.code, 1, "{}", seen.out);
     typed(between(&seen.out, "stop the holder's container (", ")"));
-    // And what helps without stopping anybody.
+    // And the advice that stops no process.
     let (name, value) = between(&logs, "take another port: ", ", ").split_once('=').unwrap();
     let next = on_host(port, &["-e", &format!("{name}={value}")]);
     next.wait_health("healthy");
@@ -96,7 +96,7 @@ fn a_holder_that_a_container_cannot_see_is_told_with_the_cure() {
 fn a_low_port_in_a_container_is_told_with_the_cure() {
     let port = format!("PORT={}", 81);
     let plain = ["--user", "65534:65534", "-e", &port];
-    // In a network of its own.
+    // In a separate network namespace.
     let network = Made::new("network");
     let sysctl = ["--network", &network.name, "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"];
     let refused = Container::run(&[&plain[..], &sysctl].concat(), "busybox", &[]);
@@ -106,7 +106,7 @@ fn a_low_port_in_a_container_is_told_with_the_cure() {
     let advice: Vec<&str> = between(&logs, "or start with ", " (in a pod").split(' ').collect();
     let app = Container::run(&[&plain[..], &advice, &["--network", &network.name]].concat(), "busybox", &[]);
     app.wait_health("healthy");
-    // On the host's: the same advice would be refused by the engine, and a capability does not reach a plain uid.
+    // On the host network: the engine would refuse the same advice, and a capability does not reach a plain uid.
     let host = ["--network", "host"];
     let refused = Container::run(&[&plain[..], &host].concat(), "busybox", &[]);
     assert_eq!(refused.exit_code(), 125);

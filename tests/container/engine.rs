@@ -1,4 +1,4 @@
-//! Owns the engine: containers that end with the test, streams that are waited for with a deadline. Must not know what is tested.
+//! Owns the engine: containers that are removed with the test, and streams that are awaited with a deadline. Must not know what is tested.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 /// No single wait is longer than this. Nothing here needs a tenth of it on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a finished command left.
+/// The result of a finished command.
 #[derive(Debug)]
 pub struct Done {
     pub code: i32,
     pub out: String,
 }
 
-/// Runs a command to its end, both streams together, within the deadline.
+/// Runs a command until it exits, both streams together, within the deadline.
 pub fn command(program: &str, arguments: &[&str]) -> Done {
     let limit = DEADLINE.as_secs().to_string();
     let output = Command::new("timeout")
@@ -46,7 +46,7 @@ pub fn docker_ok(arguments: &[&str]) -> String {
     done.out.trim().to_owned()
 }
 
-/// The images' common name. Made once; no engine is a failure, never a skip.
+/// The images' common name. Built once; a missing engine is a failure, never a skip.
 pub fn image(tag: &str) -> String {
     static PREFIX: OnceLock<String> = OnceLock::new();
     let prefix = PREFIX.get_or_init(|| {
@@ -72,7 +72,7 @@ pub fn unique(what: &str) -> String {
     format!("reberth-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A port that nobody has, below the range from which the kernel picks ports for outgoing connections, and never the same one twice.
+/// A port that no process has, below the range from which the kernel picks ports for outgoing connections, and never the same one twice.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let base = 20_000 + (std::process::id() % 100) * 100;
@@ -85,7 +85,7 @@ pub fn free_port() -> u16 {
     panic!("no free port from {base} on");
 }
 
-/// A volume or a network, removed when the test ends, after the containers that have it.
+/// A volume or a network, removed when the test ends, after the containers that use it.
 pub struct Made {
     kind: &'static str,
     pub name: String,
@@ -106,7 +106,7 @@ impl Drop for Made {
     }
 }
 
-/// A container, removed when the test ends, and shown in full when the test failed.
+/// A container, removed when the test ends, and shown in full if the test failed.
 pub struct Container {
     pub name: String,
     created: String,
@@ -133,12 +133,12 @@ impl Container {
         docker(&["logs", &self.name]).out
     }
 
-    /// Waits until a line of the log has `needle` in it, and returns that line.
+    /// Waits until a line of the log contains `needle`, and returns that line.
     pub fn wait_log(&self, needle: &str) -> String {
         Stream::of("docker", &["logs", "-f", &self.name]).wait_for(needle)
     }
 
-    /// Waits until the engine announces this health. One that it announced before this call counts too, if it was after `since`.
+    /// Waits until the engine reports this health. A report before this call counts too, if it came after `since`.
     pub fn wait_health_since(&self, since: &str, health: &str) {
         let filter = format!("container={}", self.name);
         let arguments = [
@@ -170,7 +170,7 @@ impl Container {
         start.elapsed()
     }
 
-    /// Waits for the end.
+    /// Waits for the exit.
     pub fn exit_code(&self) -> i32 {
         docker_ok(&["wait", &self.name]).parse().unwrap()
     }
@@ -191,7 +191,7 @@ impl Drop for Container {
     }
 }
 
-/// The output of a command that goes on, byte by byte, so that a prompt without a line end is seen too.
+/// The output of a command that keeps running, byte by byte, so that a prompt without a newline is seen too.
 pub struct Stream {
     child: Child,
     chunks: Receiver<Vec<u8>>,
@@ -222,7 +222,7 @@ impl Stream {
         stdin.flush().unwrap();
     }
 
-    /// Waits until `needle` has come, after what the wait before this one saw. The line with it, as far as it has come.
+    /// Waits until `needle` has appeared after the end of the previous wait. Returns its line, as far as it has arrived.
     pub fn wait_for(&mut self, needle: &str) -> String {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -275,7 +275,7 @@ pub enum Try {
     /// The body of the answer.
     Answer(String),
     Refused,
-    /// Connected, and then no answer: the instance went away with the connection in its hands.
+    /// Connected, and then no answer: the instance exited with the connection.
     Lost,
 }
 
@@ -288,7 +288,7 @@ fn on_loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// One HTTP GET of `/` there.
+/// One HTTP GET of `/` at this address.
 pub fn get_at(address: SocketAddr) -> Try {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, DEADLINE) else {
         return Try::Refused;
@@ -307,7 +307,7 @@ pub fn get_at(address: SocketAddr) -> Try {
     }
 }
 
-/// A client that asks every millisecond until it is told to stop, and what it got: when it started to ask, and the outcome.
+/// A client that sends a request every millisecond until it is stopped, with the start time and the outcome of each.
 pub struct Client {
     stop: Sender<()>,
     tries: JoinHandle<Vec<(Instant, Try)>>,
@@ -331,7 +331,7 @@ impl Client {
                     let _ = tell.send(body.clone());
                 }
                 tries.push((start, outcome));
-                // The pause between two tries is also what hears the end.
+                // The pause between two tries also waits for the stop.
                 if told.recv_timeout(Duration::from_millis(1)) != Err(RecvTimeoutError::Timeout) {
                     return tries;
                 }
@@ -340,7 +340,7 @@ impl Client {
         Self { stop, tries, answers }
     }
 
-    /// Waits until an answer with this body has come.
+    /// Waits until an answer with this body has arrived.
     pub fn wait_answer(&self, body: &str) {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -357,7 +357,7 @@ impl Client {
         Tries(self.tries.join().unwrap())
     }
 
-    /// The ends of several, as one.
+    /// Stops several clients, and merges their tries.
     pub fn end_all(clients: impl IntoIterator<Item = Self>) -> Tries {
         let mut tries: Vec<_> = clients.into_iter().flat_map(|client| client.end().0).collect();
         tries.sort_by_key(|(start, _)| *start);
@@ -365,7 +365,7 @@ impl Client {
     }
 }
 
-/// What a client got, in order.
+/// The tries of a client, in order.
 pub struct Tries(Vec<(Instant, Try)>);
 
 impl Tries {
@@ -377,7 +377,8 @@ impl Tries {
         self.0.iter().filter(|(_, outcome)| matches!(outcome, Try::Lost)).count()
     }
 
-    /// From the last start of an answer of `old` to the first start of an answer of `new`: at most this long nobody served.
+    /// From the start of the last request answered by `old` to the start of the first one answered by `new`: at most this long no instance
+    /// served.
     pub fn gap(&self, old: &str, new: &str) -> Duration {
         let is = |outcome: &Try, who: &str| matches!(outcome, Try::Answer(body) if body == who);
         let last = self.0.iter().rev().find(|(_, outcome)| is(outcome, old)).unwrap().0;

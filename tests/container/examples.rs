@@ -1,5 +1,5 @@
-//! The folders of `examples/`, built as they are: real servers that know nothing of reberth are healthy with nothing allowed, and are
-//! restarted by `--prewarm` under a client that counts. Must not know how reberth does it.
+//! The folders of `examples/`, built unchanged: real servers that know nothing of reberth are healthy without any privileges, and are
+//! restarted with `--prewarm` under a client that counts. Must not know how reberth does it.
 
 use std::net::SocketAddr;
 
@@ -9,23 +9,24 @@ use crate::engine::{Client, Container, docker, docker_ok, image};
 /// What every example listens on, in its own network.
 const PORT: u16 = 7878;
 
-/// A network that outlives the instances in it, as a pod's does: its address, and the container that holds it.
+/// A network namespace that outlives the instances in it, like a pod's: its address, and the container that holds it.
 fn network() -> (SocketAddr, Container) {
     let holder = Container::run(&["--entrypoint", "sleep"], "busybox", &["600"]);
     let address = holder.inspect("{{.NetworkSettings.IPAddress}}").parse().unwrap();
     (SocketAddr::new(address, PORT), holder)
 }
 
-/// An instance of the example in this network, as small as a container can be.
+/// An instance of the example in this network, in the most restricted container.
 fn instance(example: &str, network: &Container, name: &str, more: &[&str]) -> Container {
     let (network, name) = (format!("container:{}", network.name), format!("INSTANCE={name}"));
     let options = ["--network", &network, "-e", &name, "--tmpfs", "/tmp", "--health-interval", "1s"];
-    // The engine puts no network of its own beside another container's.
+    // The engine adds no network to another container's.
     Container::run(&[&options, &RESTRICTED[..], more].concat(), &format!("example-{example}"), &[])
 }
 
-/// Healthy from its own folder; then each instance takes over from the one before it, which has been told to stop. A client asks every
-/// millisecond, and between the old one's close and the claim lies an event: measured are at most two refused a restart, on a busy machine.
+/// Healthy in its own folder; then each instance takes over from the previous one, which has been sent its stop signal. A client sends a
+/// request every millisecond, and between the old one's close and the claim lies an event: measured are at most two refused per restart, on
+/// a busy machine.
 fn restarts(example: &str, command: impl Fn(&str) -> Vec<String>) {
     is_checked(example);
     let rounds = 2 * std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_usize);
@@ -54,7 +55,7 @@ fn restarts(example: &str, command: impl Fn(&str) -> Vec<String>) {
     assert!(tries.refused() <= 20 * rounds, "{}\n{}", tries.summary(), old.logs());
 }
 
-/// A dry run of the image as it is: it would launch, on its own port and with its own question.
+/// A dry run of the unmodified image: it would launch, on its own port and with its own health target.
 fn is_checked(example: &str) {
     let image = image(&format!("example-{example}"));
     let command: Vec<String> =
@@ -104,7 +105,7 @@ fn java_is_healthy_and_restarts_by_prewarm() {
 
 #[test]
 fn nginx_is_healthy_and_restarts_by_prewarm() {
-    // Its page tells which instance it is: a folder each.
+    // Its page shows which instance it is: one folder each.
     let folder = std::env::temp_dir().join(format!("reberth-nginx-{}", std::process::id()));
     restarts("nginx", |name| {
         let page = folder.join(name);
@@ -115,7 +116,7 @@ fn nginx_is_healthy_and_restarts_by_prewarm() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// What the other tests would see if it were not for the bind: an app that starts when the port is free is missed for all of its start.
+/// What the other tests would see without interception: an app that starts when the port is free is unavailable for its whole start.
 #[test]
 fn without_prewarm_the_start_is_a_gap() {
     let (address, network) = network();

@@ -1,7 +1,7 @@
 //! Owns the promises that only a real container engine can show: images FROM scratch with the static binary, driven through Docker.
 //! Run it with `cargo test --features container-tests --test container` after `cargo xtask static`. Must not know how reberth works inside.
 
-// `allow-unwrap-in-tests` covers the test functions, not what they call; threads and child processes are the tests' own business.
+// `allow-unwrap-in-tests` covers the test functions, but not the functions they call; threads and child processes are up to the tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
 
 mod after;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use engine::{Client, Container, Made, Stream, command, docker, docker_ok, free_port, get, image, unique};
 
-/// What keeps a container small and honest. reberth needs none of what these take away.
+/// The restrictions of a hardened container. reberth needs nothing of what these take away.
 const RESTRICTED: [&str; 8] = [
     "--user",
     "65534:65534",
@@ -30,13 +30,13 @@ const RESTRICTED: [&str; 8] = [
     "--init=false",
 ];
 
-/// busybox's httpd on the host's network, on this port.
+/// busybox's httpd on the host network, on this port.
 fn on_host(port: u16, more: &[&str]) -> Container {
     let port = format!("PORT={port}");
     Container::run(&[&["--network", "host", "-e", &port], more].concat(), "busybox", &[])
 }
 
-/// The uvicorn app on the host's network, answering with its name.
+/// The uvicorn app on the host network, answering with its name.
 fn python(port: u16, instance: &str, arguments: &[&str]) -> Container {
     let (port, instance) = (format!("PORT={port}"), format!("INSTANCE={instance}"));
     Container::run(&["--network", "host", "-e", &port, "-e", &instance], "python", arguments)
@@ -77,7 +77,7 @@ fn a_second_instance_waits_and_takes_over() {
     client.wait_answer("new");
     let tries = client.end();
     let gap = tries.gap("old", "new");
-    // Nearly all of the gap is the new app's own start, which is as slow as the machine is busy.
+    // Nearly all of the gap is the new app's own start, which depends on the load of the machine.
     println!("takeover, the app binds by itself: gap {gap:?}; {}", tries.summary());
     assert!(gap < Duration::from_secs(20), "{gap:?}: {}\n{}", tries.summary(), new.logs());
     new.wait_health("healthy");
@@ -97,7 +97,7 @@ fn with_handover_hardly_anybody_is_refused() {
     client.wait_answer("new");
     let tries = client.end();
     println!("takeover with handover: gap {:?}; {}", tries.gap("old", "new"), tries.summary());
-    // Refused are only those that come between the old one's close and the new one's listen.
+    // Only requests between the old one's close and the new one's listen are refused.
     assert!(tries.refused_for() < Duration::from_millis(250), "{}\n{}", tries.summary(), new.logs());
 }
 
@@ -109,7 +109,7 @@ fn a_wait_that_is_over_ends_in_124_with_a_diagnosis() {
     let new = on_host(port, &["-e", "REBERTH_WAIT=1s"]);
     assert_eq!(new.exit_code(), 124);
     let logs = new.logs();
-    // In a container nobody can type a flag.
+    // In a container no user can type a flag.
     for needle in [port.to_string().as_str(), "REBERTH_WAIT=120s", "REBERTH_FALLBACK=next"] {
         assert!(logs.contains(needle), "the diagnosis names {needle}");
     }
@@ -127,7 +127,7 @@ fn the_healthcheck_finds_a_fallback_port() {
     assert_eq!(verdict.code, 0);
     let used: u16 = (port + 1..=port + 100).find(|p| verdict.out.contains(&p.to_string())).expect(&verdict.out);
     assert!(matches!(get(used), engine::Try::Answer(_)), "somebody serves on {used}");
-    // The one it was asked for still belongs to the other: the verdict must not be about that.
+    // The configured port still belongs to the other instance: the verdict must not be about that.
     assert!(!verdict.out.contains(&format!(":{port}/")), "{}", verdict.out);
 }
 
@@ -151,7 +151,7 @@ fn a_stop_is_quick_and_brings_the_apps_code() {
     app.wait_log("up");
     let took = app.stop();
     assert_eq!(app.exit_code(), 7);
-    // The engine's own work is in it. Without an init the engine waits for ten seconds and kills, as the control shows.
+    // This includes the engine's own work. Without an init the engine waits for ten seconds and kills, as the control shows.
     assert!(took < Duration::from_secs(8), "docker stop took {took:?}");
 
     let control = Container::run(&["--entrypoint", "sleep"], "busybox", &["600"]);
@@ -161,7 +161,7 @@ fn a_stop_is_quick_and_brings_the_apps_code() {
 
 #[test]
 fn orphans_leave_no_zombies() {
-    // An orphan is born and dies; PID 1 inherits it.
+    // An orphan is created and exits; PID 1 inherits it.
     let orphans = "for n in 1 2 3 4 5; do (sh -c 'exit 3' &); done; echo born; exec sleep 600";
     let app = Container::run(&[], "busybox", &["sh", "-c", orphans]);
     app.wait_log("born");
@@ -203,7 +203,7 @@ fn a_terminal_has_job_control() {
     terminal.wait_for("$ ");
     terminal.send("sleep 600\n");
     terminal.wait_for("sleep 600");
-    // Only when sleep has the terminal may Ctrl-Z be typed.
+    // Ctrl-Z may be typed only once sleep has the terminal.
     let running = format!("until docker exec {name} ps -o args | grep -qx 'sleep 600'; do :; done");
     assert_eq!(command("sh", &["-c", &running]).code, 0);
     terminal.send("\u{1a}");

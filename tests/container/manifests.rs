@@ -1,4 +1,5 @@
-//! Owns the proof that the probes in k8s/ work as they are written there: each command is run in a container beside an app that serves.
+//! Owns the proof that the probes in k8s/ work as written: each command is run in a container beside an app that serves. Must not know what
+//! a probe does.
 
 use crate::engine::Container;
 
@@ -39,7 +40,7 @@ fn the_probes_of_every_manifest_pass_as_written() {
             path.display()
         );
         for mut probe in probes {
-            // Where an init container put it; here it is part of the image.
+            // The path where an init container put it; here it is part of the image.
             if probe[0] == "/opt/reberth/reberth" {
                 probe[0] = "/reberth";
             }

@@ -1,4 +1,4 @@
-//! One socket, several containers: rollouts, a keeper, and the page that tells how.
+//! One socket, several containers: rollouts, a keeper, and the page that explains them.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::RESTRICTED;
 use crate::engine::{Client, Container, Try, docker, free_port, image, unique};
 
-/// The uvicorn app, sharing its port on the host's network, in the most restricted container there is.
+/// The uvicorn app, sharing its port on the host network, in the most restricted container.
 fn instance(port: u16, name: &str, group: &str) -> Container {
     let (own, shared) = (format!("INSTANCE={name}"), format!("REBERTH_SHARE={group}"));
     let (told, port) = (format!("PORT={port}"), format!("REBERTH_PORT=0.0.0.0:{port}"));
@@ -21,11 +21,11 @@ fn rounds(least: usize) -> usize {
 #[test]
 fn rollouts_refuse_nobody() {
     let port = free_port();
-    // One for this test alone, of every run and checkout.
+    // A group for this test alone, unique among runs and checkouts.
     let group = format!("g{port}");
     let mut old = instance(port, "0", &group);
     old.wait_health("healthy");
-    // Several: an instance that stops to accept for a moment has the others' connections in its hands.
+    // Several: an instance that stops accepting for a moment has other clients' connections in its queue.
     let clients: Vec<Client> = (0..3).map(|_| Client::start(port)).collect();
     clients[0].wait_answer("0");
     let count = rounds(5);
@@ -35,19 +35,19 @@ fn rollouts_refuse_nobody() {
         new.wait_health("healthy");
         clients[0].wait_answer(&round.to_string());
         old.stop();
-        // uvicorn ends in order, and then by the signal that it got.
+        // uvicorn shuts down properly, and then dies of the signal that it got.
         assert_eq!(old.exit_code(), 143, "{}", old.logs());
         old = new;
     }
     let tries = Client::end_all(clients);
     println!("{count} rollouts by --share: {}", tries.summary());
     assert_eq!((tries.refused(), tries.lost()), (0, 0), "{}\n{}", tries.summary(), old.logs());
-    // The control: with the last one the port goes.
+    // Control: the port is released with the last one.
     old.stop();
     assert!(matches!(crate::engine::get(port), Try::Refused));
 }
 
-/// On the host's network every container is in one place, and the uid or the secret tells who belongs together.
+/// On the host network every container is in the same place, and the uid or the secret shows which ones belong together.
 #[test]
 fn on_the_hosts_network_the_uid_or_the_secret_tells_who_shares() {
     let folder = std::env::temp_dir().join(unique("secrets"));
@@ -103,12 +103,12 @@ fn on_the_hosts_network_the_uid_or_the_secret_tells_who_shares() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// What compose calls itself here.
+/// The name of the compose command here.
 fn compose() -> &'static str {
     if docker(&["compose", "version"]).code == 0 { "docker compose" } else { "docker-compose" }
 }
 
-/// The command lines of the page's section, as they stand there.
+/// The command lines of a section of the page, exactly as written.
 fn commands(section: &str) -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rollout.md")).unwrap();
     let text = page.split("\n## ").find(|text| text.starts_with(section)).expect("the section");
@@ -127,7 +127,7 @@ fn shell(script: &str, variables: &HashMap<&str, String>) {
     assert!(done.status.success(), "{script}\n{said}");
 }
 
-/// Takes the project down, whatever became of the test.
+/// Takes the project down, whatever the outcome of the test.
 struct Project(HashMap<&'static str, String>);
 
 impl Drop for Project {
@@ -140,7 +140,7 @@ impl Drop for Project {
     }
 }
 
-/// What the page shows for uvicorn is what is measured here.
+/// What the page shows for uvicorn is measured here.
 #[test]
 fn the_servers_cure_is_the_one_on_the_page() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rollout.md")).unwrap();
@@ -154,7 +154,7 @@ fn plain_docker_works_as_written() {
     let secret = std::env::temp_dir().join(unique("secret"));
     std::fs::write(&secret, "of both").unwrap();
     let name = unique("api").to_lowercase();
-    // The names are this test's own; nothing else of the lines is.
+    // The names belong to this test; the rest of the lines is unchanged.
     let written = |text: &String| {
         let text = text.replace("/etc/api-secret", secret.to_str().unwrap()).replace(" api-", &format!(" {name}-"));
         text.replace("7878 ", &format!("{port} -e PORT={port} "))
@@ -176,7 +176,7 @@ fn plain_docker_works_as_written() {
     std::fs::remove_file(&secret).unwrap();
 }
 
-/// A container that a command line has made, removed whatever became of the test.
+/// A container created by a command line, removed whatever the outcome of the test.
 struct Leftover(String);
 
 impl Drop for Leftover {
@@ -206,7 +206,7 @@ fn the_rollout_page_works_as_written() {
     let tries = Client::end_all(before);
     println!("a rollout and a recreate beside keep: {}", tries.summary());
     assert_eq!((tries.refused(), tries.lost()), (0, 0), "{}", tries.summary());
-    // A crash: the app's container is killed and started again by its policy, or by hand. What it had accepted goes with it.
+    // A crash: the app's container is killed, and started again by its policy, or by hand. The connections it had accepted are lost.
     let crash = format!(
         "app=$({} -f docker/compose.rollout.yaml ps -q api); docker kill \"$app\"; docker start \"$app\"",
         compose()
@@ -215,7 +215,7 @@ fn the_rollout_page_works_as_written() {
     let count = rounds(2);
     for _ in 0..count {
         shell(&crash, &project.0);
-        // This one waits in the queue until the app is back.
+        // This request waits in the queue until the app is back.
         let answer = crate::engine::get(port);
         assert!(matches!(&answer, Try::Answer(body) if body == "3"), "{answer:?}");
     }

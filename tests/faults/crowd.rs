@@ -1,4 +1,4 @@
-//! A hundred that want one port, and a thousand instances one after the other under load.
+//! A hundred contenders for one port, and a thousand instances one after the other under load.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -17,7 +17,8 @@ fn of_a_hundred_contenders_each_has_the_port_once_and_alone() {
         let port = place::free_port();
         let (place, mut held) = (TempDir::new(), holder(port));
         let lock = place.path().join("lock").to_string_lossy().into_owned();
-        // The lock is let go before the socket, which goes with the program: two who have the port at once would both want it.
+        // The lock is released before the socket, which closes with the program: two contenders with the port at the same time would both
+        // try to lock.
         let steps = format!("lock={lock} accept=3 unlock={lock} exit=0");
         let flags = ["--port", &port.to_string(), "--wait", "60s", "--handover", "on", "--log", "info"];
         let began = Instant::now();
@@ -28,7 +29,7 @@ fn of_a_hundred_contenders_each_has_the_port_once_and_alone() {
         assert!(!place.path().join("lock").exists());
         let freed = Instant::now();
         held.signal(libc::SIGKILL);
-        // A guest a contender; in between there is nobody, for as long as the next one takes to hear of it.
+        // One client per contender; in between no process listens, until the next contender has received the event.
         let (mut served, mut refused) = (0, 0);
         while served < 100 {
             assert!(freed.elapsed() < PATIENCE * 2, "only {served} had the port");
@@ -49,12 +50,12 @@ fn of_a_hundred_contenders_each_has_the_port_once_and_alone() {
     }
 }
 
-/// What became of a client.
+/// The outcome of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Guest {
     Greeted,
     Refused,
-    /// Let in, and then the listener went away before anybody accepted.
+    /// Connected, and then the listener closed before any process accepted.
     CutOff,
 }
 
@@ -65,7 +66,7 @@ fn greeted(port: u16) -> Guest {
         Err(error) => panic!("{error}"),
         Ok(stream) => stream,
     };
-    // A reset leaves no TIME_WAIT behind: a thousand cycles would use up every port there is.
+    // A reset leaves no TIME_WAIT: a thousand cycles would use up all ports.
     socket2::SockRef::from(&stream.as_fd()).set_linger(Some(Duration::ZERO)).unwrap();
     stream.set_read_timeout(Some(LOOK)).unwrap();
     let own = stream.local_addr().unwrap().port();
@@ -76,19 +77,19 @@ fn greeted(port: u16) -> Guest {
         match stream.read_exact(&mut hello) {
             Ok(()) => return Guest::Greeted,
             Err(error) if error.kind() != ErrorKind::WouldBlock => return Guest::CutOff,
-            // A listener that goes away between the last two steps of a handshake drops the connection without a word: the client is let
-            // in, the kernel has no other end of it, and no reset ever comes (seen with two plain programs, 3 of 79,000 clients).
+            // A listener that closes between the last two steps of a handshake drops the connection silently: the client is connected, the
+            // kernel has no other end, and no reset ever comes (seen with two plain programs, 3 of 79,000 clients).
             Err(_) if forgotten => return Guest::CutOff,
-            // Not yet a verdict: a server that answered and went away in this moment has left its answer for the next read.
+            // Not yet a verdict: a server that answered and exited in this moment has left its answer for the next read.
             Err(_) => forgotten = !has_connection(port, own),
         }
     }
 }
 
-/// How often a client that is let in and not served looks for the other end of its connection.
+/// How often a client that is connected and not served checks the other end of its connection.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Whether the server's end of the connection from port `client` is there, accepted or not.
+/// Whether the server's end of the connection from port `client` exists, accepted or not.
 fn has_connection(port: u16, client: u16) -> bool {
     let (local, remote) = (format!(":{port:04X}"), format!(":{client:04X}"));
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
@@ -101,18 +102,18 @@ fn has_connection(port: u16, client: u16) -> bool {
     })
 }
 
-/// Microseconds since 1970: the clock of the log lines.
+/// Microseconds since 1970, the clock of the log lines.
 fn clock() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()
 }
 
-/// An instance that serves whoever comes, and is told apart by what it claims when.
+/// An instance that serves all clients; the time of its claim identifies it.
 fn instance(port: u16) -> Running {
     let flags = ["--port", &port.to_string(), "--wait", "60s", "--handover", "on", "--log-format", "json"];
     run_app(&flags, "ready serve=3").start()
 }
 
-/// When it said that the port is its own, in milliseconds of the day. The line is written after `listen`, so nobody may be refused later.
+/// The time of its claim, in milliseconds of the day. The line is written after `listen`, so no client may be refused later.
 fn claimed_at(running: &mut Running) -> u128 {
     let text = running.stderr();
     let line = text.lines().find(|line| line.contains("claimed")).expect("a line for the claim");
@@ -123,8 +124,8 @@ fn claimed_at(running: &mut Running) -> u128 {
     ((parts[0] * 60 + parts[1]) * 60 + parts[2]) * 1000 + parts[3]
 }
 
-/// From the claim to the TERM, at any time, under any load: no client is refused, and each is served. Between the old instance's close
-/// and the next one's claim nobody listens; that gap is what `refused` counts.
+/// From the claim to TERM, at any time, under any load: no client is refused, and each is served. Between the old instance's close and the
+/// next one's claim no process listens; `refused` counts that gap.
 #[test]
 fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
     const DAY: u128 = 86_400_000;
@@ -153,7 +154,7 @@ fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
             for _ in 0..cycles {
                 let mut new = instance(port);
                 new.stderr_until("is busy, waiting");
-                // However fast this machine changes instances, each of them has clients.
+                // However fast this machine changes instances, each of them gets clients.
                 let before = greetings.load(Ordering::Relaxed);
                 until("clients come", || greetings.load(Ordering::Relaxed) > before + 4);
                 let claimed = claimed_at(&mut old);
@@ -179,7 +180,7 @@ fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
         .filter(|(_, guest, _)| *guest != Guest::Greeted)
         .filter(|(began, _, ended)| {
             served_by.iter().any(|&(claimed, term)| {
-                // The log has whole milliseconds. A client that was let in may be cut off by the TERM that comes after it.
+                // The log has whole milliseconds. A connected client may be cut off by the TERM that follows.
                 let after_claim = (began / 1000) % DAY > claimed;
                 after_claim && *ended < term && (term / 1000) % DAY > claimed
             })
@@ -198,7 +199,7 @@ fn from_claim_to_term_no_client_is_refused_however_often_instances_change() {
     assert!(count(Guest::Greeted) > cycles * 4, "no load");
 }
 
-/// The control: a client of a port that is claimed and not handed over is refused, and seen to be.
+/// Control: a client of a port that is claimed and not handed over is refused, and counted as such.
 #[test]
 fn without_a_handover_clients_are_refused_until_the_app_listens() {
     let port = place::free_port();

@@ -1,4 +1,4 @@
-//! Disks that are full or read-only, from the start or all at once, under everything that `run` writes.
+//! Disks that are full or read-only, from the start or from one moment on, under everything that `run` writes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::{mounted, rounds, run_app, until_phase};
 
 const SIZES: [&str; 2] = ["4k", "16k"];
 
-/// The launch with a small disk in `dir`, made as `more` says.
+/// The launch with a small disk at `dir`, set up by `more`.
 fn on_disk(dir: &TempDir, size: &str, more: &str, launch: Launch) -> Launch {
     let path = dir.path().display();
     mounted(&[], &format!("mount -t tmpfs -o size={size} none '{path}'; d='{path}'; {more}"), launch)
@@ -35,7 +35,7 @@ fn what_cannot_be_written_from_the_start_is_125_and_nothing_is_launched() {
                 let dir = TempDir::new();
                 let outcome = on_disk(&dir, size, more, with(what, &dir, "say=started")).start().finish();
                 if what == "--log-file" && more == FILL {
-                    // A full disk takes an empty file; that lines are lost is no reason to keep the app from its work.
+                    // A full disk still accepts an empty file; lost lines are no reason to keep the app from its work.
                     assert_eq!(outcome.stdout, "started\n", "{}", outcome.report());
                     outcome.expect_code(0);
                     continue;
@@ -43,7 +43,7 @@ fn what_cannot_be_written_from_the_start_is_125_and_nothing_is_launched() {
                 assert_eq!(outcome.stdout, "", "{}", outcome.report());
                 outcome.expect_code(125).expect_stderr(what).expect_stderr(dir.path().to_str().unwrap());
                 refused += 1;
-                // The control: the same disk with room on it.
+                // Control: the same disk with room on it.
                 on_disk(&dir, "64k", "true", with(what, &dir, "exit=0")).start().finish().expect_code(0);
             }
         }
@@ -53,18 +53,18 @@ fn what_cannot_be_written_from_the_start_is_125_and_nothing_is_launched() {
 
 #[test]
 fn without_a_word_where_the_state_goes_a_full_disk_is_passed_over() {
-    // /run is full and /dev/shm is not: the state is there. All full: a warning, and on.
+    // /run is full and /dev/shm is not: the state is there. All full: a warning, and it continues.
     for (covered, places) in [("/run", 1), ("/run /dev/shm /tmp", 0)] {
         let script =
             "for d in COVERED; do mount -t tmpfs -o size=4k none $d; cat /dev/zero >$d/fill 2>/dev/null || true; done";
-        // With /tmp covered the binaries may be out of reach by name.
+        // With /tmp covered, the binaries may be unreachable by name.
         let mut launch = crate::run_in("/".as_ref(), &["--port", "0"], ["sh", "-c", "read x; exit 6"]);
         launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
         launch.words[0] = "/proc/self/fd/7".into();
         let binary = crate::harness::launch::open(crate::REBERTH, libc::O_RDONLY);
         let launch = mounted(&[], &script.replace("COVERED", covered), launch).descriptor(7, binary);
         let mut running = launch.stdin(Stdio::Pipe).start();
-        // Its file is written beside the app's own start, and while it tries it may leave a name for a moment: what is left in the end?
+        // The state is written while the app starts, and an attempt may leave a temporary file for a moment: check what is left in the end.
         let (root, name) = (format!("/proc/{}/root", running.init), format!("-{}.json", running.init));
         let files = |dir: &str| {
             let found = std::fs::read_dir(format!("{root}{dir}")).unwrap();
@@ -101,7 +101,7 @@ fn what_can_no_longer_be_written_after_the_start_harms_nobody() {
             let (ports, log, state) = (file("ports"), file("log"), file(""));
             let text = port.to_string();
             let flags = ["--port", &text, "--port-file", &ports, "--state-dir", &state, "--drain", "1h"];
-            // A file that is open for writing keeps a disk from becoming read-only.
+            // A file that is open for writing keeps a disk from being made read-only.
             let log = ["--log-file", &log];
             let flags = [&flags[..], if read_only { &[] } else { &log }].concat();
             let steps = format!("listen=0.0.0.0:{port} block ready until=15 exit=7");
@@ -126,7 +126,7 @@ fn what_can_no_longer_be_written_after_the_start_harms_nobody() {
             if read_only {
                 running.stderr_until("phase draining cannot be written");
             } else {
-                // There is no room for a second file, but the first one's room is there to be written over.
+                // There is no room for a second file, but the first one can be overwritten.
                 until_phase(&disk, "draining");
             }
             running.signal(libc::SIGTERM);
@@ -145,7 +145,7 @@ fn what_can_no_longer_be_written_after_the_start_harms_nobody() {
     );
 }
 
-/// An image may have no `/dev/null`, which Rust's start-up would open in the place of what was left closed, or abort.
+/// An image may have no `/dev/null`, which Rust's runtime would open in place of a closed standard descriptor, or abort.
 #[test]
 fn closed_descriptors_in_an_image_without_devices_are_no_reason_to_fail() {
     for closed in ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"] {

@@ -1,4 +1,4 @@
-//! The holder of the port, ended in every way there is, and followed by another one before anybody can look.
+//! The holder of the port, terminated in every possible way, and followed by another one before reberth can look.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ fn however_the_holder_ends_the_port_is_claimed() {
             for &signal in before {
                 holder.signal(signal);
                 until("the holder is frozen", || look::stat(holder.pid).is_some_and(|stat| stat.state == 'T'));
-                // Nobody answers there any more, but the port is held, and clients are still let in.
+                // The holder no longer answers, but it holds the port, and clients can still connect.
                 assert!(!holds_within(FROZEN, || !waiter.stdout().is_empty()), "{}", waiter.report());
                 assert_waits(&mut waiter);
                 TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -79,7 +79,7 @@ fn a_holder_replaced_without_a_gap_is_waited_for() {
     held.listen(16).unwrap();
     let mut waiter = waiter(port, &[], "ready pause");
     for _ in 0..changes {
-        // They share the port for a moment, so the kernel tells of a listener gone while there is always one.
+        // They share the port for a moment, so the kernel reports a closed listener while there is always one.
         let next = bound(port, true);
         next.listen(16).unwrap();
         held = next;
@@ -102,14 +102,14 @@ fn of_two_that_want_the_port_in_one_moment_one_has_it() {
         let (held, rival) = (bound(port, false), bound(port, false));
         held.listen(16).unwrap();
         let mut waiter = waiter(port, &["--handover", "on"], "ready pause");
-        // Left to themselves, on a busy machine reberth may win each time. One that stands still at that moment is late for certain.
+        // Without intervention reberth may win every race on a busy machine. A reberth that is stopped at that moment is certainly late.
         let still = round % 5 == 0;
         if still {
             running::kill(waiter.init, libc::SIGSTOP);
             until("it stands still", || look::stat(waiter.init).is_some_and(|stat| stat.state == 'T'));
         }
         let first = {
-            // A fork of another test must not hold on to it.
+            // A fork of another test must not keep the socket open.
             let _alone = place::forking();
             drop(held);
             rival.listen(16).is_ok()

@@ -1,5 +1,5 @@
-//! `reberth` itself killed, in every phase and at every moment of its start: nobody stays behind, nobody believes what it wrote, and
-//! the next one starts as if nothing had been.
+//! `reberth` itself killed, in every phase and at every moment of its start: no process stays behind, what it wrote is not trusted, and the
+//! next start works as if nothing had happened.
 
 use crate::harness::launch::Stdio;
 use crate::harness::place::TempDir;
@@ -8,7 +8,7 @@ use crate::{MODES, app, healthcheck, holder, mounted, rounds, run_in, state, sto
 
 pub const PHASES: [&str; 5] = ["waiting", "starting", "ready", "draining", "exited"];
 
-/// A `run` in that phase, and who holds the port if it is not the app. What TERM does not end is a child that the app leaves behind.
+/// A `run` in that phase, and the holder of the port if that is not the app. What TERM does not stop is a child that the app leaves behind.
 pub fn reach(
     phase: &str,
     dir: &TempDir,
@@ -43,12 +43,12 @@ pub fn reach(
     (running, held)
 }
 
-/// The port can be had, a probe believes nobody, and a next `run` over the same directory comes up, is believed and ends.
+/// The port can be claimed, a probe trusts no state, and a next `run` over the same directory starts, is trusted and exits.
 fn begins_anew(dir: &TempDir, port: u16, about: &str) {
-    // It ends with an error where the port is still held.
+    // It exits with an error if the port is still held.
     let impostor = holder(port);
     for probe in ["readiness", "liveness", "startup"] {
-        // Somebody does answer there; only the state says that it is not the app.
+        // A process does answer there; only the state shows that it is not the app.
         let (code, line) = healthcheck(dir, &["--probe", probe, "tcp"]);
         assert_eq!(code, 1, "{about}: {line}");
     }
@@ -67,7 +67,8 @@ fn killed_in_any_phase_it_leaves_no_app_and_no_belief() {
     let count = rounds(2);
     for phase in PHASES {
         for _ in 0..count {
-            // Off PID 1 the kernel ends the app with reberth, and nobody else; what the app had left behind has no reberth any more.
+            // Off PID 1 the kernel kills only the app together with reberth; processes that the app had left behind have no reberth any
+            // more.
             let modes = if phase == "exited" { &MODES[..1] } else { &MODES };
             for (name, mode) in modes {
                 let (dir, port) = (TempDir::new(), place::free_port());
@@ -91,13 +92,13 @@ fn killed_at_any_moment_of_the_start_it_leaves_no_app() {
     let count = rounds(40);
     let (dir, port) = (TempDir::new(), place::free_port());
     let (mut stale, mut launched, mut round) = (0, 0, 0);
-    // And on, on a machine that is so busy that nobody has come so far as to leave a state behind.
+    // And further rounds, on a machine so busy that no run got far enough to leave a state behind.
     while round < count || stale == 0 {
         assert!(round < count + 1_000, "no round left a state behind, so nothing was tested");
         let words = app::words(&format!("listen=0.0.0.0:{port} ready pause"));
         let mut running = run_in(dir.path(), &["--port", &port.to_string(), "--wait", "0s"], words).start();
         let tag = running.tag.clone();
-        // Later and later, counted in looks at the process table and not in time.
+        // Later and later, counted in reads of the process table and not in time.
         for _ in 0..(round % 40) * 5 * (1 + round / count) {
             look::stat(running.pid);
         }
@@ -117,8 +118,8 @@ fn killed_at_any_moment_of_the_start_it_leaves_no_app() {
 
 #[test]
 fn the_same_pid_in_the_same_place_starts_over_what_is_left() {
-    // Two that are PID 1 one after the other in one mount namespace: the second finds the first one's file under its own name,
-    // and beside it what a write in between would have left.
+    // Two that are PID 1, one after the other, in one mount namespace: the second finds the first one's file under its own name, and next
+    // to it what an interrupted write would have left.
     let count = rounds(3);
     for _ in 0..count {
         let (dir, port) = (TempDir::new(), place::free_port().to_string());
@@ -134,7 +135,7 @@ fn the_same_pid_in_the_same_place_starts_over_what_is_left() {
         crate::harness::running::kill(first, libc::SIGKILL);
         running.line_after("first ");
         running.ready();
-        // The first one's files are the second one's now.
+        // The first one's files are now the second one's.
         let files = || std::fs::read_dir(dir.path()).unwrap().count();
         until("there is one file, of a launched app", || {
             files() == 1 && !state(dir.path()).contains("\"app_pid\":null")

@@ -1,4 +1,4 @@
-//! Few descriptors, no room for another process, and clocks that do not begin at zero.
+//! Few descriptors, no room for another process, and clocks that do not start at zero.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use crate::harness::running::Outcome;
 use crate::harness::{Launch, look, place, until};
 use crate::{REBERTH, holder, is_root, median, rounds, run_app, stop, under};
 
-/// Neither a panic nor silence where it fails; whether it succeeded.
+/// Neither a panic nor silence on failure; whether it succeeded.
 #[track_caller]
 fn success_or_a_word(outcome: Outcome, fine: i32, failed: i32) -> bool {
     let clear =
         outcome.code == Some(failed) && (outcome.stderr.contains("open files") || outcome.stderr.contains("limit"));
-    // The loader of a dynamic program needs a descriptor before the program has a say.
+    // The loader of a dynamic program needs a descriptor before the program itself runs.
     let loader = outcome.code == Some(127) && outcome.stderr.contains("shared libraries");
     assert!(outcome.code == Some(fine) || clear || loader, "{}", outcome.report());
     assert!(!outcome.stderr.contains("panicked"), "{}", outcome.report());
@@ -54,7 +54,7 @@ fn with_few_descriptors_it_works_or_says_why_not() {
     for limit in 4..=16 {
         let who = limited(Launch::new(REBERTH).args(["who", &port]), limit).start().finish_within(TIME);
         assert!(matches!(who.code, Some(1 | 125 | 127)) && !who.stderr.contains("panicked"), "{}", who.report());
-        // A state of its own place: a `run` of whoever tests on this machine is none of its business.
+        // A separate state directory: another `run` on this machine must not interfere.
         let asked =
             Launch::new(REBERTH).args(["healthcheck", "tcp", "--state-dir"]).arg(nobody.path()).env("PORT", &port);
         let asked = limited(asked, limit).start().finish_within(TIME);
@@ -67,11 +67,11 @@ fn with_few_descriptors_it_works_or_says_why_not() {
     );
 }
 
-/// A control group with room for so many processes, for what is started in it.
+/// A control group that limits the number of processes started in it.
 struct Group(std::path::PathBuf);
 
 impl Group {
-    /// `None` where no limit can be set here.
+    /// `None` if no limit can be set here.
     fn new() -> Option<Self> {
         let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
         let made = roots
@@ -108,14 +108,14 @@ fn without_room_for_another_process_it_says_why_and_leaves_the_port() {
     for _ in 0..count {
         let port = place::free_port();
         let text = port.to_string();
-        // Not even one for the app: 125, its line, and the port is left.
+        // Not even a process for the app: 125, its line, and the port is released.
         assert!(group.limit("1"));
         let flags = ["--port", &text, "--handover", "on"];
         let outcome = group.inside(run_app(&flags, "say=started")).start().finish().expect_code(125);
         assert_eq!(outcome.stdout, "", "{}", outcome.report());
         outcome.expect_stderr("pids limit");
         drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
-        // None for who asks after the app's health: it runs on, and is called ready once there is room.
+        // No process for the probe: the app runs on, and is called ready once there is room.
         assert!(group.limit("2"));
         let flags = ["--port", &text, "--health", "tcp"];
         let steps = format!("listen=0.0.0.0:{port} ready pause");
@@ -137,7 +137,7 @@ fn without_room_for_another_process_it_says_why_and_leaves_the_port() {
     );
 }
 
-/// The launch in a time namespace whose clocks stand elsewhere.
+/// The launch in a time namespace with other clocks.
 fn at(offset: &str, launch: Launch) -> Launch {
     let user: &[&str] = if is_root() { &[] } else { &["--user", "--map-root-user"] };
     let words =
@@ -149,7 +149,7 @@ fn at(offset: &str, launch: Launch) -> Launch {
 #[test]
 fn clocks_that_stand_elsewhere_change_no_duration() {
     let mut times = Vec::new();
-    // As far back as the machine has been up, nearly; and centuries ahead, where the clock is near its end.
+    // Back to nearly the boot of the machine; and centuries ahead, where the clock is near its end.
     for offset in ["-1", "100000", "4000000000"] {
         for _ in 0..rounds(2) {
             let port = place::free_port();
@@ -171,7 +171,7 @@ fn clocks_that_stand_elsewhere_change_no_duration() {
             times.push(freed.elapsed());
             waiter.stderr_until("is ready");
             waiter.init = look::children(waiter.pid)[0];
-            // Of the same container: believed there.
+            // From the same container: trusted there.
             let state = waiter.dir.path().to_owned();
             let ask = || Launch::new(REBERTH).args(["healthcheck", "--state-dir"]).arg(state.clone()).arg("tcp");
             at(offset, ask()).start().finish().expect_code(0);

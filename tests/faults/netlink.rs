@@ -1,4 +1,4 @@
-//! Netlink refused, so that nobody tells of a closed socket, and netlink flooded, so that everybody does.
+//! Netlink refused, so that no event of a closed socket arrives; and netlink flooded with events.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -19,7 +19,7 @@ fn without_netlink_everything_still_works_by_the_clock() {
     let count = rounds(2);
     for error in ["1", "13", "97"] {
         let refuse = format!("refuse={NETLINK}:{error}");
-        // The control: it is refused, and only that.
+        // Control: netlink is refused, and nothing else.
         let mut control = after(&refuse, alone(&format!("socket={NETLINK} socket=17"))).start();
         control.expect(&format!("socket {NETLINK}: {error}"));
         assert!(!control.line().ends_with(&format!(": {error}")) || error == "1", "all families are refused");
@@ -51,15 +51,15 @@ fn without_netlink_everything_still_works_by_the_clock() {
     );
 }
 
-/// What a process has used of the processor.
+/// The CPU time that a process has used.
 fn used(running: &Running) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{}/schedstat", running.init)).unwrap();
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Everything the kernel tells of closed sockets: the control for a flood.
+/// A subscription to the events of all closed sockets: the control for a flood.
 fn subscription() -> OwnedFd {
-    // SAFETY: a zeroed sockaddr_nl is a valid one, as long as we say; the descriptor is new and ours alone.
+    // SAFETY: a zeroed sockaddr_nl is valid and has the size passed; this code owns the new descriptor.
     unsafe {
         let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 4);
         let mut address: libc::sockaddr_nl = std::mem::zeroed();
@@ -71,7 +71,7 @@ fn subscription() -> OwnedFd {
     }
 }
 
-/// How many messages have come, and whether there were too many of them.
+/// How many messages have arrived, and whether the queue overflowed.
 fn heard(subscription: &OwnedFd) -> usize {
     let socket = socket2::SockRef::from(subscription);
     let mut count = 0;
@@ -85,13 +85,14 @@ fn heard(subscription: &OwnedFd) -> usize {
     }
 }
 
-/// Sockets that come and go as fast as one thread can until `over`, counted. Connections are to this listener, while it is there.
+/// Opens and closes sockets as fast as one thread can until `over`, and counts them. Connections are made to this listener, while it
+/// exists.
 fn flood(to: Option<&Mutex<Option<TcpListener>>>, port: u16, over: &AtomicBool, count: &AtomicUsize) {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     while !over.load(Ordering::Relaxed) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let Some(to) = to else {
-            // On a port that is held: a bind that fails, and a close that is told all the same.
+            // On a held port: a bind that fails, and a close that is reported all the same.
             let _ = socket.bind(&address.into());
             count.fetch_add(1, Ordering::Relaxed);
             continue;
@@ -100,7 +101,7 @@ fn flood(to: Option<&Mutex<Option<TcpListener>>>, port: u16, over: &AtomicBool, 
         let Some(listener) = listener.as_ref() else { return };
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         socket.connect(&listener.local_addr().unwrap().into()).unwrap();
-        // A reset from the server's side looks like the end of a listener.
+        // A reset from the server's side looks like a closed listener.
         let (accepted, _) = listener.accept().unwrap();
         socket2::SockRef::from(&accepted).set_linger(Some(Duration::ZERO)).unwrap();
         drop(accepted);
@@ -123,7 +124,7 @@ fn a_flood_of_closed_sockets_costs_little_and_hides_nothing() {
         let mut waiter = waiter(port, &[], "ready pause");
         let subscription = subscription();
         let (over, closed, mut events) = (AtomicBool::new(false), AtomicUsize::new(0), 0);
-        // A socket a millisecond is a flood; on a machine that has other work to do it takes longer to get there.
+        // One socket per millisecond is a flood; a busy machine takes longer to get there.
         let many = usize::try_from(time.as_millis()).unwrap();
         let (lasted, spent, took) = std::thread::scope(|scope| {
             scope.spawn(|| flood(to, port, &over, &closed));

@@ -1,5 +1,5 @@
-//! An app that has become another user, under a root without CAP_SYS_PTRACE, as in a container: it cannot be looked into, and is seen
-//! coming up all the same.
+//! An app that has changed to another user, under a root without CAP_SYS_PTRACE, as in a container: reberth cannot inspect it, and still
+//! sees when it is ready.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::harness::wait::holds_within;
 use crate::harness::{Launch, Running, place};
 use crate::{is_root, rounds, run_app, stop, under};
 
-/// The launch as root of whoever may become other users, without the capability to look into them. Root is; anybody else needs a user
-/// namespace with more than one user, and where there is none (`newuidmap`, `/etc/subuid`) this is `None`, and says so.
+/// The launch as a root that may change users, without the capability to inspect their processes. Other users than root need a user
+/// namespace with more than one user for that; if there is none (`newuidmap`, `/etc/subuid`), this is `None`, and prints a note.
 fn without_ptrace(launch: Launch) -> Option<Launch> {
     const SEVERAL: [&str; 4] = ["unshare", "--user", "--map-root-user", "--map-auto"];
     let users: &[&str] = match is_root() {
@@ -23,7 +23,7 @@ fn without_ptrace(launch: Launch) -> Option<Launch> {
     Some(under([users, &capability].concat(), launch))
 }
 
-/// The control: the app cannot be looked into, even by root.
+/// Control: even root cannot inspect the app.
 fn assert_hidden(running: &mut Running, app: i32) {
     let words = ["ls".to_owned(), "-l".to_owned(), format!("/proc/{app}/fd/")];
     let looked = without_ptrace(Launch::new(words[0].clone()).args(&words[1..])).unwrap().start().finish();
@@ -55,7 +55,7 @@ fn an_app_of_another_user_is_seen_coming_up() {
 
 #[test]
 fn a_listener_of_somebody_else_is_not_the_app_of_another_user() {
-    // The port is root's now and the app is not: what listens there is a stranger.
+    // Now root has the port, and the app is not root: the listener is not the app's.
     let count = rounds(2);
     for _ in 0..count {
         let port = place::free_port();

@@ -1,4 +1,4 @@
-//! `/proc` missing, or showing nobody but oneself: everything degrades, and says nothing that it cannot know.
+//! `/proc` missing, or showing only a user's own processes: everything degrades, and nothing is claimed that cannot be known.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ fn without_proc_a_port_is_waited_for_and_the_app_is_seen_coming_up() {
         let text = port.to_string();
         let mut held = holder(port);
         let given_up = without_proc(run(&["--port", &text, "--wait", "0s"])).start().finish().expect_code(124);
-        // The kernel tells of the socket, and nobody can tell whose it is.
+        // The kernel reports the socket, but its process cannot be found.
         assert!(!given_up.stderr.contains(&format!("pid {}", held.pid)), "{}", given_up.report());
         given_up.expect_stderr("listening");
         let flags = ["--port", &text, "--wait", "50s", "--backoff", "50s..50s", "--start-timeout", "20s"];
@@ -88,11 +88,11 @@ fn without_proc_a_healthcheck_goes_by_its_settings_alone() {
     println!("without /proc: 3 probes with a port of their own pass, 3 without one fail");
 }
 
-/// Copies of the programs, and a directory for state, where anybody may reach them. Gone with it.
+/// Copies of the programs, and a directory for state, where any user may reach them. Removed on drop.
 struct Public(PathBuf);
 
 impl Public {
-    /// `None`, and a word, for whoever cannot become other users.
+    /// `None`, with a note, for a user who cannot change to other users.
     fn new() -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         if !is_root() {
@@ -117,7 +117,7 @@ impl Public {
         Launch::new(self.place("reberth")).args(words.iter().copied())
     }
 
-    /// `run` with the app, its state wherever there is a place.
+    /// `run` with the app; its state is wherever there is a place.
     fn run(&self, flags: &[&str], steps: &str) -> Launch {
         let run = self.reberth(&["run"]).args(flags.iter().copied()).arg("--");
         run.args([&self.place("app"), app::MARK]).args(steps.split_whitespace())
@@ -130,7 +130,7 @@ impl Drop for Public {
     }
 }
 
-/// As somebody who is not root, in a PID namespace whose /proc shows everybody only themselves.
+/// As a user other than root, in a PID namespace whose /proc shows every user only their own processes.
 fn hidden(uid: u32, launch: Launch) -> Launch {
     let launch = after(&format!("uid={uid}"), launch);
     mounted(&["--pid", "--fork", "--kill-child"], "mount -t proc -o hidepid=2 proc /proc", launch)
@@ -144,7 +144,7 @@ fn where_proc_hides_others_their_names_are_not_made_up() {
         let port = place::free_port();
         let text = port.to_string();
         let _held = holder(port);
-        // The holder is root's, in another PID namespace; all there is to tell is its user.
+        // The holder belongs to root, in another PID namespace; only its user can be reported.
         let launch = public.run(&["--port", &text, "--wait", "0s"], "say=never");
         let outcome = hidden(65_534, launch).start().finish().expect_code(124);
         assert!(outcome.stderr.contains("uid 0") || outcome.stderr.contains("root"), "{}", outcome.report());
@@ -161,7 +161,7 @@ fn where_proc_hides_the_writer_its_state_is_named_and_not_believed() {
     let count = rounds(2);
     for _ in 0..count {
         let port = place::free_port().to_string();
-        // In one namespace: root's `run`, and probes of its own user, of root and of somebody else.
+        // In one namespace: root's `run`, and probes as its own user, as root and as another user.
         let probe = format!("{} healthcheck --state-dir {} tcp", public.place("reberth"), public.place("state"));
         let steps = format!("listen=0.0.0.0:{port} ready pause");
         let script = format!(

@@ -1,4 +1,4 @@
-//! Signals by the thousand, outputs and parents that vanish at any moment, and an app that forks without end.
+//! Thousands of signals, outputs and parents that vanish at any moment, and an app that forks endlessly.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::harness::{Launch, Running, look, until};
 use crate::killed::{PHASES, reach};
 use crate::{MODES, alone, rounds, run_app, stop};
 
-/// Whether a signal waits for the process; not for one that has ended.
+/// Whether a signal is pending for the process; false for a process that has exited.
 fn has_pending(pid: i32, signal: i32) -> bool {
     let mask = look::status(pid, "ShdPnd").filter(|_| look::alive(pid)).unwrap_or_default();
     u64::from_str_radix(&mask, 16).unwrap_or(0) & 1 << (signal - 1) != 0
@@ -26,10 +26,10 @@ fn a_thousand_terms_in_any_phase_are_one_end() {
                 let (running, _held) = reach(phase, &dir, port, "300ms", &|launch| mode(launch).start());
                 let tag = running.tag.clone();
                 for round in 0..STORM {
-                    // The kernel makes one of those that are not yet heard.
+                    // The kernel merges pending signals of one kind.
                     until("the last burst is heard", || round % 100 != 0 || !has_pending(running.init, libc::SIGTERM));
-                    // It may have ended on an earlier one; nobody else has its number before it is reaped.
-                    // SAFETY: kill(2) takes two numbers and touches no memory of ours.
+                    // It may have exited on an earlier signal; its pid is not reused before it is reaped.
+                    // SAFETY: kill(2) takes two numbers and touches no memory.
                     unsafe { libc::kill(running.init, libc::SIGTERM) };
                 }
                 let began = Instant::now();
@@ -58,8 +58,8 @@ fn a_storm_of_stops_and_continues_leaves_everybody_running() {
                 running.signal([libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU][round % 3]);
                 running.signal(libc::SIGCONT);
             }
-            // Between a look for a CONT and the stop of oneself there is a moment in which the kernel discards one that comes. One that
-            // comes later wakes both, always.
+            // Between the check for a CONT and reberth's own stop there is a moment in which the kernel discards a CONT. A later CONT
+            // always wakes both.
             let runs = |pid| look::stat(pid).is_some_and(|stat| stat.state == 'S');
             until(&format!("{name}: both run"), || {
                 if look::stat(running.init).is_some_and(|stat| stat.state == 'T') {
@@ -88,7 +88,7 @@ fn outputs_that_vanish_at_any_moment_harm_nobody() {
             let launch =
                 launch.stdout(Stdio::Given(writer.try_clone().unwrap().into())).stderr(Stdio::Given(writer.into()));
             let running = mode(launch).start();
-            // Later and later, counted in looks at the process table and not in time.
+            // Later and later, counted in reads of the process table and not in time.
             for _ in 0..(round % 20) * 10 {
                 look::stat(running.init);
             }
@@ -111,7 +111,7 @@ fn a_parent_that_dies_in_any_phase_leaves_nobody() {
             let start = |mut inner: Launch| -> Running {
                 let at = inner.words.iter().position(|word| word == "--").unwrap();
                 inner.words.splice(at..at, ["--parent-death-signal".into(), "TERM".into()]);
-                // In the background a shell's child has no standard input of its own accord.
+                // A shell's background child has no standard input by default.
                 let script = "exec 3<&0; \"$@\" <&3 3<&- & echo child $!; wait";
                 let mut running = crate::under(["sh", "-c", script, "sh"], inner).start();
                 running.init = running.line_after("child ").parse().unwrap();
@@ -134,11 +134,11 @@ fn an_app_that_forks_without_end_is_ended_with_all_it_forked() {
     let count = rounds(2);
     let mut longest = Duration::ZERO;
     for (name, mode) in MODES {
-        // The chain begins with TERM and is deaf to it; the app ends at once, or not at all.
+        // The chain starts on TERM and ignores it; the app exits immediately, or not at all.
         for (end, code) in [("exit=7", 7), ("pause", 137)] {
             for _ in 0..count {
                 let steps = format!("block ready until=15 fork forks=15 end {end}");
-                // Those of the chain are gone before anybody could find them in /proc; the pipe's end comes when all of them are.
+                // The processes of the chain exit before they can be found in /proc; the pipe reaches its end once all of them have exited.
                 let (reader, writer) = std::io::pipe().unwrap();
                 let mut running = mode(run_app(&["--grace", "300ms"], &steps).descriptor(3, writer)).start();
                 running.ready();
@@ -158,7 +158,7 @@ fn an_app_that_forks_without_end_is_ended_with_all_it_forked() {
     );
 }
 
-/// The control: with nobody to end it the chain goes on and on.
+/// Control: without reberth the chain never ends.
 #[test]
 fn without_an_init_the_forks_go_on() {
     let (reader, writer) = std::io::pipe().unwrap();

@@ -1,8 +1,9 @@
-//! Owns messages that are compared whole, with the files in tests/golden. Must not know who says them.
+//! Owns the comparison of whole messages with the files in tests/golden. Must not know which program writes them.
 
 use std::path::Path;
 
-/// What was said, without times and what differs from run to run, must be the file `name`. `places`: what stands for a word of this run.
+/// The messages, without times and values that differ from run to run, must equal the file `name`. `places`: placeholders for the values of
+/// this run.
 #[track_caller]
 pub fn golden(name: &str, said: &str, places: &[(&str, &str)]) {
     let mut text = String::new();
@@ -29,7 +30,7 @@ pub fn golden(name: &str, said: &str, places: &[(&str, &str)]) {
     assert!(text == wanted, "{}:\n{wanted}\nbut it says:\n{text}\nthat is:\n{said}", path.display());
 }
 
-/// Without times of day, seconds that are left, times that went by, and whose uid it was.
+/// Masks times of day, seconds left, elapsed times and the uid.
 fn masked(text: &str) -> String {
     text.lines().map(|line| masked_line(line) + "\n").collect()
 }
@@ -63,7 +64,7 @@ fn masked_line(line: &str) -> String {
     words.join(" ")
 }
 
-/// What stands between two texts: an advice as it is to be typed.
+/// The text between two others: an advice, exactly as a user types it.
 #[track_caller]
 pub fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
     let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in\n{text}"));

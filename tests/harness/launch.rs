@@ -1,8 +1,8 @@
-//! Owns the start of a program: everything a process inherits is said here, nothing comes from whoever runs the tests. Must not
+//! Owns the start of a program: everything a process inherits is set here, nothing comes from the environment of the test run. Must not
 //! know what happens after the start: that is `running`.
 //!
-//! `std::process::Command` cannot close descriptor 0, cannot give a descriptor a number without risking its own pipe, and
-//! changes SIGPIPE; so this forks by itself.
+//! `std::process::Command` cannot close descriptor 0, cannot give a descriptor a number without risking its own pipe, and changes SIGPIPE;
+//! so this module forks by itself.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -13,7 +13,7 @@ use super::place::{self, TempDir};
 use super::running::Running;
 use super::{look, until};
 
-/// What a child finds in `PATH`, and where programs are looked for.
+/// The `PATH` of a child, and where programs are looked up.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A descriptor of the child.
@@ -25,7 +25,7 @@ pub enum Stdio {
     Pipe,
     /// Not open at all.
     Closed,
-    /// This one.
+    /// This descriptor.
     Given(OwnedFd),
 }
 
@@ -38,19 +38,19 @@ pub struct Launch {
     pub stdin: Stdio,
     pub stdout: Stdio,
     pub stderr: Stdio,
-    /// More descriptors, by number.
+    /// Additional descriptors, by number.
     pub descriptors: Vec<(RawFd, OwnedFd)>,
-    /// Signals blocked at the start. All others are not.
+    /// Signals blocked at the start. All others are unblocked.
     pub blocked: Vec<i32>,
     /// Signals ignored at the start. All others have their default action.
     pub ignored: Vec<i32>,
     /// Soft and hard limit: (resource, value).
     pub limits: Vec<(i64, u64)>,
-    /// The user it runs as, where that is not the user of the tests (needs root).
+    /// The user it runs as, if not the user of the tests (needs root).
     pub uid: Option<u32>,
     /// Descriptor 0 becomes the controlling terminal of the child's new session.
     pub terminal: bool,
-    /// It, and not what the test started, is process 1 of a new PID namespace.
+    /// The program under test, and not `unshare`, is process 1 of a new PID namespace.
     pub first: bool,
     pub dir: TempDir,
     tag: String,
@@ -128,7 +128,7 @@ impl Launch {
         self
     }
 
-    /// `RLIMIT_…`, whose type is not the same in every C library.
+    /// `RLIMIT_…`, whose type differs between C libraries.
     pub fn limit(mut self, resource: impl Into<i64>, value: u64) -> Self {
         self.limits.push((resource.into(), value));
         self
@@ -139,7 +139,7 @@ impl Launch {
         self
     }
 
-    /// As process 1 of a new PID namespace, the way a container's first process is one.
+    /// As process 1 of a new PID namespace, like the first process of a container.
     pub fn first_in_namespace(mut self) -> Self {
         self.first = true;
         self
@@ -151,7 +151,7 @@ impl Launch {
         if self.first {
             let mut words: Vec<OsString> = namespace_command().iter().map(Into::into).collect();
             if self.ignored.contains(&libc::SIGCHLD) {
-                // `unshare` waits for its child, so it gives up an ignored SIGCHLD; `env` (coreutils) brings it back.
+                // `unshare` waits for its child, which resets an ignored SIGCHLD; `env` (coreutils) restores it.
                 words.extend([program("env").into(), "--ignore-signal=CHLD".into()]);
             }
             words.append(&mut self.words);
@@ -189,11 +189,11 @@ impl Launch {
     }
 }
 
-/// Forks, and returns once the child has become another program: nothing this process has open is open there any more.
+/// Forks, and returns once the child has executed its program: from then on it has none of this process's close-on-exec descriptors open.
 #[track_caller]
 fn fork_until_exec(plan: Plan) -> i32 {
-    // SAFETY: memory is copied, not shared, as with fork(2). The child calls nothing but system calls on what was prepared
-    // before (`Plan::perform`), so no lock that another thread held at the fork is ever wanted.
+    // SAFETY: memory is copied, not shared, as with fork(2). The child makes only system calls, on memory prepared before
+    // (`Plan::perform`), so it never needs a lock that another thread held at the fork.
     match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_VFORK | libc::SIGCHLD, 0, 0, 0, 0) } {
         0 => plan.perform(),
         pid => i32::try_from(pid).ok().filter(|&pid| pid > 0).unwrap_or_else(|| {
@@ -202,7 +202,7 @@ fn fork_until_exec(plan: Plan) -> i32 {
     }
 }
 
-/// What stays with the test.
+/// The test's ends of the pipes.
 #[derive(Debug, Default)]
 struct Ours {
     stdin: Option<OwnedFd>,
@@ -237,7 +237,7 @@ fn describe(words: &[OsString], environment: &[(OsString, OsString)], cwd: &Path
 /// The full path of a program in [`PATH`].
 ///
 /// # Panics
-/// When it is not there: a test that cannot run fails, it is not skipped.
+/// If it does not exist: a test that cannot run fails, it is not skipped.
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {
     PATH.split(':')
@@ -246,8 +246,8 @@ pub fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed (looked in {PATH})"))
 }
 
-/// The words that put a command into a PID namespace of its own, for this user: root needs no user namespace, and a root
-/// without the capability may still make one.
+/// The command prefix for a new PID namespace, for this user: root needs no user namespace, and root without the capability may still
+/// create one.
 #[track_caller]
 fn namespace_command() -> &'static [String] {
     static CHOSEN: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
@@ -267,13 +267,13 @@ fn namespace_command() -> &'static [String] {
     })
 }
 
-/// The process that `unshare` forked, once it has become the program asked for.
+/// The process that `unshare` forked, once it has executed the requested program.
 #[track_caller]
 fn first_process(running: &Running) -> i32 {
     let mut found = 0;
     let outside = look::executable(running.pid);
     until("unshare starts the first process of the namespace", || {
-        // Before its exec the child of unshare is still called unshare, and its signals are not yet what they will be.
+        // Before its exec, the child of unshare is still called unshare, and its signals are not set up.
         found = look::children(running.pid).into_iter().next().unwrap_or(0);
         let started = found != 0 && look::executable(found).is_some_and(|exe| Some(exe) != outside);
         started || !look::alive(running.pid)
@@ -281,21 +281,21 @@ fn first_process(running: &Running) -> i32 {
     found
 }
 
-/// Everything the child does between fork and exec, laid out before the fork.
+/// Everything the child does between fork and exec, prepared before the fork.
 struct Plan {
     program: CString,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
     cwd: CString,
-    /// (number it shall have, number it has).
+    /// (target number, current number).
     descriptors: Vec<(RawFd, RawFd)>,
     terminal: bool,
     uid: Option<u32>,
-    /// Sets of signals as the kernel has them: signal n is bit n - 1.
+    /// Sets of signals as the kernel represents them: signal n is bit n - 1.
     blocked: u64,
     ignored: u64,
     limits: Vec<(i64, u64)>,
-    // What the pointers above point into.
+    // The memory that the pointers above point into.
     _words: Vec<CString>,
 }
 
@@ -352,14 +352,14 @@ impl Plan {
         self
     }
 
-    /// In the child. Only system calls from here on: no allocation, no lock, no panic.
+    /// Runs in the child. Only system calls from here on: no allocation, no lock, no panic.
     fn perform(mut self) -> ! {
-        // SAFETY: all pointers lead into `self`, which lives until the exec; every call is async-signal-safe.
+        // SAFETY: all pointers point into `self`, which lives until the exec; every call is async-signal-safe.
         unsafe {
-            // A session of its own: no terminal of whoever runs the tests, and reberth may be a leader or not, as in a container.
+            // A new session: without the terminal of the test run; and reberth may be a session leader or not, as in a container.
             libc::setsid();
             for (_, from) in &mut self.descriptors {
-                // Out of the way first: a number that is wanted may be the number of another source.
+                // Move all sources out of the way first: a target number may be the number of another source.
                 *from = libc::fcntl(*from, libc::F_DUPFD, 200);
             }
             for &(to, from) in &self.descriptors {
@@ -384,15 +384,15 @@ impl Plan {
                 libc::syscall(libc::SYS_setresgid, uid, uid, uid);
                 libc::syscall(libc::SYS_setresuid, uid, uid, uid);
             }
-            // After the change of user: the kernel remembers one that was over its limit of processes, and refuses the exec.
+            // After the change of user: the kernel marks a process that was over its process limit, and refuses its exec.
             for &(resource, value) in &self.limits {
                 let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
                 libc::setrlimit(resource as _, &limit);
             }
             for signal in 1..=64 {
                 let ignore = self.ignored & (1 << (signal - 1)) != 0;
-                // The kernel's own struct, which begins with the action; all else in it is zero. The C library's wrapper would
-                // refuse the first real-time signals, and glibc's posix_spawn (cargo's) leaves one of them ignored.
+                // The kernel's own struct, which begins with the action; the rest is zero. The C library's wrapper would refuse the first
+                // real-time signals, and glibc's posix_spawn (cargo's) leaves one of them ignored.
                 let action: [libc::sighandler_t; 8] =
                     [if ignore { libc::SIG_IGN } else { libc::SIG_DFL }, 0, 0, 0, 0, 0, 0, 0];
                 libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u8>(), 8);
@@ -414,15 +414,15 @@ impl Plan {
     }
 }
 
-/// Not a `sigset_t`: C libraries keep signals for themselves (musl 34) that may be sent all the same.
+/// Not a `sigset_t`: C libraries reserve signals (musl: 34) that can be sent all the same.
 fn set(signals: &[i32]) -> u64 {
     signals.iter().fold(0, |bits, signal| bits | 1 << (signal - 1))
 }
 
-/// Opens a descriptor that no child inherits by accident.
+/// Opens a close-on-exec descriptor.
 #[track_caller]
 pub fn open(path: &str, flags: i32) -> OwnedFd {
-    // SAFETY: the path is a C string that lives through the call; the descriptor returned is ours alone.
+    // SAFETY: the path is a C string that lives through the call; this code owns the descriptor returned.
     unsafe {
         let fd = libc::open(c(path).as_ptr(), flags | libc::O_CLOEXEC, 0o644);
         assert!(fd >= 0, "open {path}: {}", std::io::Error::last_os_error());

@@ -1,10 +1,10 @@
-//! Owns looks at processes through `/proc`. Must not change any of them, but for [`end_tagged`].
+//! Owns the inspection of processes through `/proc`. Must not change any process, except in [`end_tagged`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The part of `/proc/PID/stat` that tests ask for (proc_pid_stat(5)).
+/// The part of `/proc/PID/stat` that tests need (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// `R`, `S`, `T` (stopped), `Z` (zombie) and so on.
@@ -20,7 +20,7 @@ pub struct Stat {
 pub fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
-    // The command name is in parentheses and may itself have spaces and parentheses: count from the last one.
+    // The command name is in parentheses and may contain spaces and parentheses: count from the last one.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |i: usize| fields.get(i).and_then(|f| f.parse().ok());
     Some(Stat {
@@ -32,14 +32,14 @@ pub fn stat(pid: i32) -> Option<Stat> {
     })
 }
 
-/// One line of `/proc/PID/status`, without its name: `SigBlk`, `PPid`, `NSpid`, `voluntary_ctxt_switches`.
+/// One line of `/proc/PID/status`, without its key: `SigBlk`, `PPid`, `NSpid`, `voluntary_ctxt_switches`.
 pub fn status(pid: i32, name: &str) -> Option<String> {
     let text = std::fs::read(format!("/proc/{pid}/status")).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|v| v.trim().to_owned()))
 }
 
-/// Descriptor number and what it is (`pipe:[1]`, `/dev/null`).
+/// Number and target of each descriptor (`pipe:[1]`, `/dev/null`).
 pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeMap::new() };
     entries
@@ -69,13 +69,13 @@ pub fn pid_namespace(pid: i32) -> Option<OsString> {
     std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok().map(PathBuf::into_os_string)
 }
 
-/// Every process one can see.
+/// Every visible process.
 pub fn everyone() -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether it still runs: neither gone nor a zombie.
+/// Whether it still runs: it has neither been reaped nor become a zombie.
 pub fn alive(pid: i32) -> bool {
     stat(pid).is_some_and(|s| s.state != 'Z' && s.state != 'X')
 }
@@ -85,15 +85,15 @@ pub fn children(parent: i32) -> Vec<i32> {
     everyone().into_iter().filter(|&pid| stat(pid).is_some_and(|s| s.parent == parent)).collect()
 }
 
-/// How many children of `parent` are dead and not reaped.
+/// How many children of `parent` have exited and have not been reaped.
 pub fn zombies(parent: i32) -> usize {
     everyone().into_iter().filter_map(stat).filter(|s| s.parent == parent && s.state == 'Z').count()
 }
 
-/// Processes that still have `word` in the environment they were started with. Zombies have none and are not found.
+/// Processes that were started with `word` in their environment. Zombies have no environment and are not found.
 ///
 /// # Panics
-/// When `word` is no `NAME=value`: every environment ends in an empty word, and callers end what they find.
+/// If `word` is not `NAME=value`: every environment ends in an empty word, and callers kill what is found.
 pub fn tagged(word: &str) -> Vec<i32> {
     assert!(word.contains('='), "{word:?} is no variable");
     everyone()
@@ -105,11 +105,11 @@ pub fn tagged(word: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Ends every process with `word` in its environment, each by its pid. Twice, because one may have been forking.
+/// Kills every process with `word` in its environment, each by its pid. Runs twice, because a process may have been forking.
 pub fn end_tagged(word: &str) {
     for _ in 0..2 {
         for pid in tagged(word) {
-            // SAFETY: kill(2) takes two numbers and touches no memory of ours.
+            // SAFETY: kill(2) takes two numbers and touches no memory.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
     }

@@ -1,36 +1,36 @@
-//! Owns how a test starts a program, talks to it and ends it: an environment of its own, a deadline on every wait, and nothing
-//! left behind. Must not know what is tested: no name of a flag, no exit code of reberth's is written here.
+//! Owns how a test starts a program, talks to it and stops it: a separate environment, a deadline on every wait, and nothing left behind.
+//! Must not know what is tested: it names no flag and no exit code of reberth.
 //!
-//! Every integration crate takes this in with `#[path = "../harness/mod.rs"] mod harness;`. A test reads like this:
+//! Every integration crate includes this with `#[path = "../harness/mod.rs"] mod harness;`. A test reads like this:
 //!
 //! ```ignore
 //! let mut running = Launch::new(program).args(["run", "--", "app"]).start();
 //! running.ready();                          // the app has printed `ready (pid N)`: only now is a signal sent
 //! running.signal(libc::SIGTERM);
 //! running.expect("TERM");                   // the next line of its standard output
-//! running.finish().expect_code(143);        // or fails, with all that it wrote
+//! running.finish().expect_code(143);        // otherwise the test fails, with all output
 //! ```
 //!
-//! **The handshake.** An app under test says `ready (pid N)` when it has done what its words told it, and a line for each signal it hears
-//! (`tests/init/app.rs`). A test acts on such a line, never after a time.
+//! **The handshake.** The app under test prints `ready (pid N)` when it has done the steps in its arguments, and a line for each signal it
+//! receives (`tests/init/app.rs`). A test acts on such a line, never after a fixed time.
 //!
-//! **The deadline.** Every wait ends after `wait::PATIENCE`, and then fails with the command line and both outputs. No test sleeps: what has
-//! a descriptor is polled, and `until` looks at the rest (a line of /proc, a file that appears).
+//! **The deadline.** Every wait ends after `wait::PATIENCE`, and then fails with the command line and both outputs. No test sleeps: file
+//! descriptors are polled, and `until` checks everything else (a line of /proc, a file that appears).
 //!
-//! **Nothing left behind.** A `Running` that goes out of scope is killed. A program carries a word of its own in its environment, and when a
-//! test fails, whatever has that word is killed too.
+//! **Nothing left behind.** A `Running` is killed when it goes out of scope. Each program has a unique word in its environment; when a test
+//! fails, every process with that word is killed too.
 //!
-//! | room | what is there |
+//! | module | contents |
 //! | --- | --- |
-//! | `launch` | `Launch`: words, environment, descriptors, signals, limits, user, terminal and namespace of a program, and its start |
-//! | `running` | `Running`: a started program, its lines, signals and end; `Outcome`: what came of it |
+//! | `launch` | `Launch`: arguments, environment, descriptors, signals, limits, user, terminal and namespace of a program, and its start |
+//! | `running` | `Running`: a started program, its output, signals and exit; `Outcome`: how it exited and what it wrote |
 //! | `wait` | `until` and `PATIENCE` |
-//! | `place` | `TempDir`, `free_port`, and a lock for whoever forks |
+//! | `place` | `TempDir`, `free_port`, and a lock for forking |
 //! | `look` | processes through /proc: state, parent, descriptors |
 //! | `terminal` | pseudo-terminals |
-//! | `golden` | messages compared whole with `tests/golden`; only the crates that do so take it in |
+//! | `golden` | messages compared as a whole with `tests/golden`; included only by the crates that need it |
 
-// Each integration crate uses another part of this; what one of them leaves alone is not dead.
+// Each integration crate uses another part of this module: what one crate does not use is not dead code.
 #![allow(dead_code)]
 
 pub mod launch;

@@ -1,23 +1,23 @@
-//! Owns places a test has to itself: a temporary directory and a free port. Must not know what is put there.
+//! Owns what belongs to one test alone: a temporary directory and a free port. Must not know how they are used.
 
 use std::net::{Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A directory of one test, removed with everything in it when it goes out of scope.
+/// The directory of one test, removed with its contents when it goes out of scope.
 #[derive(Debug)]
 pub struct TempDir(PathBuf);
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// A word no other test of this run, and no other run on this machine, has.
+/// A word unique among all tests of this run, and all runs on this machine.
 pub fn unique() -> String {
     format!("{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Held by whoever forks, and by whoever has a descriptor open whose close must be the last one: a fork in between carries it along until
-/// its exec. A file that was written could not be executed meanwhile (ETXTBSY), and a port not be bound.
+/// Held by code that forks, and by code that needs its close of a descriptor to be the last one: a fork in between copies the descriptor
+/// until its exec. Meanwhile a file just written cannot be executed (ETXTBSY), and a port cannot be bound.
 pub fn forking() -> MutexGuard<'static, ()> {
     static FORKING: Mutex<()> = Mutex::new(());
     FORKING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -26,7 +26,7 @@ pub fn forking() -> MutexGuard<'static, ()> {
 impl TempDir {
     #[track_caller]
     pub fn new() -> Self {
-        // Cargo's own directory for integration tests: on the disk of the build, so that scripts in it may be executed.
+        // Cargo's own directory for integration tests: it is on the disk of the build, where scripts may be executed.
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("t{}", unique()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -55,8 +55,8 @@ impl Drop for TempDir {
     }
 }
 
-/// A TCP port that nobody holds on any address, below the range the kernel takes ports from for outgoing connections, and never
-/// the same one twice in a run. Neighbouring runs start elsewhere in the range.
+/// A TCP port that no process holds on any address, below the range for outgoing connections, and never the same one twice in a run.
+/// Parallel runs start elsewhere in the range.
 #[track_caller]
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -1,4 +1,4 @@
-//! Owns a started program: its lines, its signals, its end. Must not know how it was started.
+//! Owns a started program: its output, its signals, its exit. Must not know how it was started.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -7,21 +7,21 @@ use super::look;
 use super::place::TempDir;
 use super::wait::PATIENCE;
 
-/// What came out of a program that ended.
+/// How a program exited, and what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Its exit code, `None` when a signal ended it.
+    /// Its exit code, `None` if a signal killed it.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that killed it.
     pub signal: Option<i32>,
     pub stdout: String,
     pub stderr: String,
-    /// What was started and how, for messages.
+    /// What was started and how, for failure messages.
     pub description: String,
     left: Left,
 }
 
-/// Whatever a program left behind, by the word in its environment. A test that fails after the end may do so because of it.
+/// Kills the processes that a program left behind, found by the word in their environment, if the test fails after its exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Left(String);
 
@@ -34,14 +34,14 @@ impl Drop for Left {
 }
 
 impl Outcome {
-    /// Fails with everything known unless it exited with `code`.
+    /// Fails, with everything known, unless it exited with `code`.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         assert!(self.code == Some(code), "expected exit code {code}\n{}", self.report());
         self
     }
 
-    /// Fails with everything known unless `text` is in its standard error, letter case aside.
+    /// Fails, with everything known, unless `text` is in its standard error (case-insensitive).
     #[track_caller]
     pub fn expect_stderr(self, text: &str) -> Self {
         let said = self.stderr.to_lowercase().contains(&text.to_lowercase());
@@ -58,17 +58,17 @@ impl Outcome {
 /// One of the two pipes from the program.
 #[derive(Debug, Default)]
 struct Stream {
-    /// `None`: there is none, or its end has come.
+    /// `None`: there is none, or it has reached its end.
     fd: Option<OwnedFd>,
     text: Vec<u8>,
-    /// How much of `text` a test has taken.
+    /// How much of `text` the test has consumed.
     taken: usize,
 }
 
 impl Stream {
     fn new(fd: Option<OwnedFd>) -> Self {
         if let Some(fd) = &fd {
-            // SAFETY: fcntl on a descriptor that is open; it touches no memory.
+            // SAFETY: fcntl on an open descriptor; it touches no memory.
             unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
         }
         Self { fd, ..Self::default() }
@@ -77,10 +77,10 @@ impl Stream {
     fn pump(&mut self) {
         while let Some(fd) = &self.fd {
             let mut buffer = [0u8; 16 * 1024];
-            // SAFETY: the buffer is as long as we say.
+            // SAFETY: the buffer has the length passed.
             let n = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
             match usize::try_from(n) {
-                // A terminal says EIO when the other side has gone, a pipe says 0.
+                // A terminal reports EIO when the other side has closed, a pipe reports 0.
                 Ok(0) => self.fd = None,
                 Ok(n) => self.text.extend_from_slice(&buffer[..n]),
                 Err(_) => match std::io::Error::last_os_error().raw_os_error() {
@@ -108,7 +108,7 @@ impl Stream {
 /// Everything from a pipe up to its end.
 ///
 /// # Panics
-/// When the end does not come in time: somebody still holds the other side.
+/// If the end does not come in time: a process still has the other side open.
 #[track_caller]
 pub fn read_to_end(fd: OwnedFd) -> String {
     let mut stream = Stream::new(Some(fd));
@@ -119,15 +119,15 @@ pub fn read_to_end(fd: OwnedFd) -> String {
     stream.all()
 }
 
-/// A program that runs. Dropped, it is ended with everything it started.
+/// A running program. When dropped, it is killed with everything it started.
 #[derive(Debug)]
 pub struct Running {
-    /// What the test started.
+    /// The process that the test started.
     pub pid: i32,
-    /// What is tested: the same, or process 1 of the namespace `pid` made (its number as seen from here).
+    /// The process under test: the same one, or process 1 of the namespace that `pid` created (its pid as seen by the test).
     pub init: i32,
     pub dir: TempDir,
-    /// The word in the environment of everything it starts.
+    /// The unique word in the environment of everything it starts.
     pub tag: String,
     pidfd: OwnedFd,
     stdin: Option<OwnedFd>,
@@ -148,7 +148,7 @@ impl Running {
         stdout: Option<OwnedFd>,
         stderr: Option<OwnedFd>,
     ) -> Self {
-        // SAFETY: pidfd_open takes two numbers; `pid` is our child and not yet reaped, so it cannot be another process.
+        // SAFETY: pidfd_open takes two numbers; `pid` is a child that is not yet reaped, so it cannot be another process.
         let pidfd = unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
             assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
@@ -158,7 +158,7 @@ impl Running {
         Self { pid, init: pid, dir, tag, pidfd, stdin, out, err, description, ended: None }
     }
 
-    /// Lets a terminal's master side take the place of standard output.
+    /// Reads a terminal's master side in place of standard output.
     pub fn read_from(&mut self, master: OwnedFd) {
         self.out = Stream::new(Some(master));
     }
@@ -187,17 +187,17 @@ impl Running {
         self.err.pump();
     }
 
-    /// Waits for output or the end, at most until `deadline`, and reads what is there.
+    /// Waits for output or the exit, at most until `deadline`, and reads what is available.
     fn step(&mut self, deadline: Instant) {
         let left = i32::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(i32::MAX);
         let watch = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // poll(2) skips negative numbers; an end already seen would make it return at once, for ever.
+        // poll(2) skips negative numbers; an end already seen would make it return immediately, again and again.
         let mut fds = [
             watch(self.out.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             watch(self.err.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             watch(if self.ended.is_some() { -1 } else { self.pidfd.as_raw_fd() }),
         ];
-        // SAFETY: three entries, as we say.
+        // SAFETY: three entries, as passed.
         unsafe { libc::poll(fds.as_mut_ptr(), 3, left + 1) };
         if fds[2].revents != 0 {
             self.reap();
@@ -207,7 +207,7 @@ impl Running {
 
     fn reap(&mut self) {
         let mut status = 0;
-        // SAFETY: `status` is valid for writing; the child is ours and nobody else waits for it.
+        // SAFETY: `status` is valid for writing; the child is waited for only here.
         if unsafe { libc::waitpid(self.pid, &mut status, 0) } == self.pid {
             let exited = libc::WIFEXITED(status);
             self.ended = Some(if exited {
@@ -226,7 +226,7 @@ impl Running {
             if let Some(line) = self.out.take_line() {
                 return line;
             }
-            // Not when it has ended: what it started may outlive it and speak on. The end of the pipe is the end.
+            // The exit of the program is not enough: processes it started may outlive it and write more. Only the end of the pipe counts.
             if self.out.fd.is_none() || Instant::now() >= deadline {
                 self.fail("a line of standard output was expected");
             }
@@ -243,7 +243,7 @@ impl Running {
         }
     }
 
-    /// The next line of standard output that starts with `prefix`, without it; lines before it are skipped.
+    /// The next line of standard output that starts with `prefix`, without the prefix; lines before it are skipped.
     #[track_caller]
     pub fn line_after(&mut self, prefix: &str) -> String {
         loop {
@@ -253,13 +253,13 @@ impl Running {
         }
     }
 
-    /// The app says `ready (pid N)`: N, in the app's own PID namespace.
+    /// Waits for `ready (pid N)` from the app. Returns N, in the app's own PID namespace.
     #[track_caller]
     pub fn ready(&mut self) -> i32 {
         self.ready_as("")
     }
 
-    /// The same of an app that puts `who` before it.
+    /// The same for an app that prints `who` before it.
     #[track_caller]
     pub fn ready_as(&mut self, who: &str) -> i32 {
         let rest = self.line_after(&format!("{who}ready (pid "));
@@ -269,7 +269,7 @@ impl Running {
         }
     }
 
-    /// The number from here of a process beside `init` that knows itself as `inner`.
+    /// The pid, as seen by the test, of a process in the namespace of `init` that sees itself as `inner`.
     #[track_caller]
     pub fn outside(&mut self, inner: i32) -> i32 {
         let space = look::pid_namespace(self.init);
@@ -280,7 +280,7 @@ impl Running {
         found.unwrap_or_else(|| self.fail(&format!("no process here knows itself as {inner}")))
     }
 
-    /// Waits until `condition` holds for what was written to standard output and standard error so far.
+    /// Waits until `condition` holds for the standard output and standard error written so far.
     #[track_caller]
     pub fn output_until(&mut self, what: &str, mut condition: impl FnMut(&str, &str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -293,7 +293,7 @@ impl Running {
         }
     }
 
-    /// Waits until standard error has `text`, letter case aside.
+    /// Waits until standard error contains `text` (case-insensitive).
     #[track_caller]
     pub fn stderr_until(&mut self, text: &str) {
         let wanted = text.to_lowercase();
@@ -315,7 +315,7 @@ impl Running {
     pub fn write(&mut self, text: &str) {
         let fd = self.stdin.as_ref().or(self.out.fd.as_ref()).map(AsRawFd::as_raw_fd);
         let Some(fd) = fd else { self.fail("its standard input is not a pipe") };
-        // SAFETY: the text is as long as we say.
+        // SAFETY: the text has the length passed.
         let n = unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
         assert_eq!(usize::try_from(n).ok(), Some(text.len()), "write: {}", std::io::Error::last_os_error());
     }
@@ -324,13 +324,13 @@ impl Running {
         self.stdin = None;
     }
 
-    /// Closes the test's end of its standard error, as a log collector that dies does.
+    /// Closes the test's end of its standard error, like a log collector that crashes.
     pub fn close_stderr(&mut self) {
         self.pump();
         self.err.fd = None;
     }
 
-    /// Sends a signal to what is tested.
+    /// Sends a signal to the process under test.
     #[track_caller]
     pub fn signal(&mut self, signal: i32) {
         kill(self.init, signal);
@@ -341,7 +341,7 @@ impl Running {
         self.ended.is_some()
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has exited.
     #[track_caller]
     pub fn finish(mut self) -> Outcome {
         self.wait_for_end(PATIENCE);
@@ -356,7 +356,7 @@ impl Running {
         }
     }
 
-    /// The same, and fails when it takes longer than `time`.
+    /// The same, and fails if that takes longer than `time`.
     #[track_caller]
     pub fn finish_within(mut self, time: Duration) -> Outcome {
         self.wait_for_end(time);
@@ -380,10 +380,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let abandoned = self.ended.is_none();
         if abandoned {
-            // The first process of a namespace takes all others in it along.
+            // When the first process of a namespace dies, all others in it are killed.
             for pid in [self.init, self.pid] {
                 if pid > 0 {
-                    // SAFETY: kill(2) takes two numbers. `pid` is not reaped yet, so it is still ours.
+                    // SAFETY: kill(2) takes two numbers. `pid` is not reaped yet, so it cannot be another process.
                     unsafe { libc::kill(pid, libc::SIGKILL) };
                 }
             }
@@ -395,11 +395,11 @@ impl Drop for Running {
     }
 }
 
-/// Sends a signal to one process this test started.
+/// Sends a signal to a process that this test started.
 #[track_caller]
 pub fn kill(pid: i32, signal: i32) {
     assert!(pid > 0, "no process to signal");
-    // SAFETY: kill(2) takes two numbers and touches no memory of ours.
+    // SAFETY: kill(2) takes two numbers and touches no memory.
     let result = unsafe { libc::kill(pid, signal) };
     assert_eq!(result, 0, "kill({pid}, {signal}): {}", std::io::Error::last_os_error());
 }

@@ -1,4 +1,4 @@
-//! Where a probe connects to: both families, Unix sockets, plain TCP.
+//! Where a probe connects to: both address families, Unix sockets, plain TCP.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -25,7 +25,7 @@ fn localhost_and_the_wildcards_are_both_families() {
         said(healthcheck().env("REBERTH_PORT", format!("{port},{}", port ^ 1)).arg("/x")).expect(true, &["/x,"]);
         said(healthcheck().env("REBERTH_PORT", format!("web=[::]:{port}")).arg("tcp")).expect(true, &[]);
     }
-    // An address is that address alone.
+    // An address means that address only.
     check(&[&format!("http://127.0.0.1:{}/", v6.port)]).expect(false, &["refused"]);
     said(healthcheck().env("REBERTH_PORT", format!("127.0.0.1:{}", v6.port))).expect(false, &["refused"]);
     said(healthcheck().env("REBERTH_PORT", format!("[::1]:{}", v6.port))).expect(true, &["[::1]"]);
@@ -37,7 +37,7 @@ fn the_first_address_gives_the_reason() {
     check(&[&format!("http://localhost:{port}/")]).expect(false, &["refused", &format!("127.0.0.1:{port}")]);
 }
 
-/// 127.0.0.1 is answered first by whoever has it; a second answer is not asked for.
+/// The process that has 127.0.0.1 is queried first; a second answer is not requested.
 #[test]
 fn an_unhealthy_first_address_is_the_answer() {
     let bad = Server::saying(answer(503, "", ""));
@@ -50,7 +50,7 @@ fn an_unhealthy_first_address_is_the_answer() {
     }
 }
 
-/// A listener whose backlog is full, with what fills it.
+/// A listener with a full backlog, and the connections that fill it.
 fn full_backlog(domain: Domain, address: &socket2::SockAddr) -> (Socket, Vec<Socket>) {
     let listener = Socket::new(domain, Type::STREAM, None).unwrap();
     listener.bind(address).unwrap();
@@ -118,13 +118,13 @@ fn a_unix_socket_with_a_full_backlog_is_unhealthy_within_the_timeout() {
 
 #[test]
 fn names_are_looked_up_within_the_clock() {
-    // Reserved never to exist (RFC 6761); a resolver that does not answer ends with the clock.
+    // Reserved never to exist (RFC 6761); a resolver that does not answer runs into the timeout.
     check(&["--timeout", "400ms", "http://name.invalid/"])
         .expect(false, &["name.invalid"])
         .within(Duration::from_millis(400));
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     if !host.trim().is_empty() {
-        // Whatever it resolves to, the question ends in time.
+        // Whatever the name resolves to, the probe ends in time.
         check(&["--timeout", "400ms", &format!("http://{}:1/", host.trim())])
             .expect(false, &[])
             .within(Duration::from_millis(400));
@@ -139,7 +139,7 @@ fn tcp_needs_nothing_but_a_connection() {
     check(&[&format!("tcp://127.0.0.1:{}", free_port())]).expect(false, &["refused"]);
 }
 
-/// Without a state nobody knows where the app is; the port's own listeners tell.
+/// Without a state file it is unknown where the app listens; the listeners of the port show it.
 #[test]
 fn where_the_port_does_listen_is_in_the_reason() {
     let listener = TcpListener::bind(("127.0.0.3", free_port())).unwrap();

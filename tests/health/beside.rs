@@ -1,4 +1,4 @@
-//! A healthcheck beside a real `run`: the state file as the two of them really use it.
+//! A healthcheck beside a real `run`: the state file as both actually use it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use crate::harness::{Running, look, until};
 use crate::server::serve;
 use crate::{Said, said};
 
-/// `run` with an app that holds the listening socket it was handed, and does nothing with it.
+/// `run` with an app that keeps the listening socket it was given, and does nothing with it.
 fn run(dir: &TempDir, flags: &[&str]) -> Running {
     let launch =
         Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["run", "--port", "0", "--handover", "on", "--state-dir"]);
@@ -32,13 +32,13 @@ fn each_probe_follows_a_run_from_the_start_to_a_clean_end() {
     let dir = TempDir::new();
     let mut run = run(&dir, &["--drain", "1h"]);
     until("the app is launched", || ask(&dir, &["tcp"]).healthy);
-    // The port is any free one, so only the state can have told it.
+    // The port is any free one, so the probe can have it only from the state.
     ask(&dir, &["tcp"]).expect(true, &["tcp://127.0.0.1:"]);
     run.signal(libc::SIGTERM);
     until("it drains", || !ask(&dir, &["tcp"]).healthy);
     ask(&dir, &["tcp"]).expect(false, &["phase draining"]);
     ask(&dir, &["--probe", "liveness"]).expect(true, &["phase draining"]);
-    // A second one ends the drain, and the app.
+    // A second signal ends the drain, and the app.
     run.signal(libc::SIGTERM);
     run.finish().expect_code(143);
     assert_eq!(files(&dir), 0, "a clean end leaves no state");
@@ -50,7 +50,7 @@ fn the_target_of_run_is_asked_on_the_port_it_took() {
     let dir = TempDir::new();
     let run = run(&dir, &["--health", "grpc:a.B", "--liveness", "grpc"]);
     until("the app is launched", || ask(&dir, &["tcp"]).healthy);
-    // The app never says a word, so it does not become ready.
+    // The app never answers, so it does not become ready.
     let words = ["--timeout", "50ms", "--probe"];
     for (probe, end) in [("readiness", "/a.B, no status"), ("startup", "/a.B, no status")] {
         ask(&dir, &[&words[..], &[probe]].concat()).expect(false, &[end, "grpc://127.0.0.1:", "timed out after 50ms"]);
@@ -82,7 +82,8 @@ fn with_exec_the_app_is_the_writer() {
     ask(&dir, &["tcp"]).expect(false, &["is gone"]);
 }
 
-/// The server has gone when replies to its pings are due: writing them to nobody must not end the asking child before it can say why.
+/// The server has closed the connection when replies to its pings are due: writing them must not kill the child before it can report the
+/// reason.
 #[test]
 fn the_last_reason_of_a_target_that_closes_is_told() {
     let bytes: Vec<u8> = [&b"\0\0\0\x04\0\0\0\0\0"[..], &b"\0\0\x08\x06\0\0\0\0\x0012345678".repeat(1000)].concat();
@@ -106,8 +107,8 @@ fn the_last_reason_of_a_target_that_closes_is_told() {
     assert!(said.is_some_and(|reason| reason.len() > 5), "{}", outcome.report());
 }
 
-/// As in a container with a read-only root, no tmpfs and no /dev/shm, on the host's network: whoever holds the port answers, and the
-/// settings alone would call the waiting instance healthy for it.
+/// In a container with a read-only root, no tmpfs and no /dev/shm, on the host network: the holder of the port answers, and with the
+/// settings alone the waiting instance would be called healthy because of it.
 #[test]
 fn pid_1_tells_its_state_where_nothing_can_be_written() {
     let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -139,16 +140,16 @@ fn pid_1_tells_its_state_where_nothing_can_be_written() {
     let (running, inside) = launch(&format!("127.0.0.1:{port}"));
     asked(inside, &[]).expect(false, &["phase waiting"]);
     asked(inside, &["--probe", "liveness"]).expect(true, &["phase waiting"]);
-    // The control: where the state is not looked for, the holder's answer counts.
+    // Control: if the state is not looked for, the holder's answer counts.
     asked(inside, &["--state-dir", "/sys"]).expect(true, &["status 200"]);
     drop(running);
-    // A port that only the state can tell.
+    // A port that only the state contains.
     let (running, inside) = launch("0");
     asked(inside, &["tcp"]).expect(true, &["tcp://127.0.0.1:"]);
     drop(running);
 }
 
-/// Of PID 1 a lock on the file says that it lives, and spares the look at `/proc`. Nobody else's does.
+/// A lock on the file shows that PID 1 is alive, without a look at `/proc`. No other process's lock does.
 #[test]
 fn the_lock_of_pid_1_and_no_other_is_a_sign_of_life() {
     let dir = TempDir::new();
@@ -166,13 +167,13 @@ fn the_lock_of_pid_1_and_no_other_is_a_sign_of_life() {
     let file = || fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     until("it is published", || fs::read_to_string(file()).is_ok_and(|text| text.contains("\"starting\"")));
     asked().expect(true, &["tcp://127.0.0.1:"]);
-    // Where the start is not its own, the lock alone can tell: it is the same file.
+    // If the start time is not its own, only the lock can prove it: it is the same file.
     let (path, text) = (file(), fs::read_to_string(file()).unwrap());
     let start = text.split("\"start_time\":").nth(1).unwrap().split(',').next().unwrap();
     let spoilt = text.replace(&format!(":{start},"), &format!(":{},", "7".repeat(start.len())));
     fs::write(&path, &spoilt).unwrap();
     asked().expect(true, &["tcp://127.0.0.1:"]);
-    // The same text in another file, which PID 1 has not locked, nor anybody; and then somebody else has.
+    // The same text in another file, which is not locked; and then locked by another process.
     let beside = path.with_extension("copy");
     fs::write(&beside, &spoilt).unwrap();
     fs::rename(&beside, &path).unwrap();

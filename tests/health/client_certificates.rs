@@ -19,7 +19,7 @@ use crate::{check, healthcheck, said};
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 
-/// A server that speaks `alpn`, and wants a certificate that one of `clients` has signed, if there are any; its port.
+/// A server that speaks `alpn`, and requires a certificate signed by one of `clients`, if there are any; its port.
 fn serving(
     own: &Identity,
     alpn: &[&str],
@@ -63,7 +63,7 @@ fn grpc_over_tls_trusts_as_https_does() {
     let own = self_signed(names());
     let ca = bundle(&dir, &[&own.pem]);
     let ca = ["--ca", ca.to_str().unwrap()];
-    // One with ALPN, as gRPC's own libraries insist on it, and one without.
+    // One with ALPN, as gRPC's own libraries require it, and one without.
     for alpn in [&["h2"][..], &[]] {
         let port = serving(&own, alpn, &BOTH, None);
         let target = format!("grpcs://localhost:{port}/a.B");
@@ -123,7 +123,7 @@ fn a_client_certificate_is_shown_to_a_server_that_asks() {
         let grpcs = format!("grpcs://localhost:{}", serving(&own, &["h2"], &versions, roots()));
         for url in [&https, &grpcs] {
             check(&["--insecure", "--cert", &cert, "--key", &key, url]).expect(true, &["status "]);
-            // Without one, and with one of somebody else.
+            // Without a certificate, and with one of another CA.
             check(&["--insecure", url]).expect(false, &["requires a client certificate", "--cert and --key"]);
             check(&["--insecure", "--cert", &other_cert, "--key", &other_key, url])
                 .expect(false, &["does not accept the client certificate of --cert"]);
@@ -131,7 +131,7 @@ fn a_client_certificate_is_shown_to_a_server_that_asks() {
         let by_variables = healthcheck().env("REBERTH_HEALTH_CERT", &cert).env("REBERTH_HEALTH_KEY", &key);
         said(by_variables.args(["--insecure", &https])).expect(true, &["status 200"]);
     }
-    // A server that does not ask is shown nothing.
+    // A server that does not request a certificate gets none.
     let open = format!("https://localhost:{}/", serving(&own, &["http/1.1"], &BOTH, None));
     check(&["--insecure", "--cert", &cert, "--key", &key, &open]).expect(true, &["status 200"]);
 }

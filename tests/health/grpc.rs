@@ -1,5 +1,5 @@
-//! gRPC's health checking protocol: what is sent, how each answer is judged, and servers that mean no good. The friendly frames were
-//! captured from real servers; what is said to them was held against real servers too.
+//! gRPC's health checking protocol: what is sent, how each answer is judged, and hostile servers. The friendly frames were captured from
+//! real servers, and the requests were tested against real servers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -67,7 +67,7 @@ pub fn read_request(stream: &mut impl Read) -> Vec<u8> {
     }
 }
 
-/// A server that takes the request and answers with these bytes; its port, and the requests it got.
+/// A server that reads the request and answers with these bytes; its port, and the requests it received.
 fn answering(bytes: Vec<u8>) -> (u16, Arc<Mutex<Vec<Vec<u8>>>>) {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&requests);
@@ -100,7 +100,7 @@ fn only_serving_is_healthy() {
     answered(grpcio(b"\x08\x01", "14")).expect(false, &["status UNAVAILABLE, ", "grpc-status 14"]);
     answered([GRPCIO_HELLO, &frame(HEADERS, 0x5, GRPCIO_UNIMPLEMENTED)].concat())
         .expect(false, &["status UNIMPLEMENTED, ", "has no health service", ": Method not found!"]);
-    // What is no gRPC: a proxy's 503, a web server's 200.
+    // What is not gRPC: a proxy's 503, a web server's 200.
     let web = |status: &[u8]| [GRPCIO_HELLO, &frame(HEADERS, 0x5, status)].concat();
     answered(web(b"\x08\x03503")).expect(false, &["status 503, ", "not 200"]);
     answered(web(b"\x88")).expect(false, &["status 200, ", "no grpc-status"]);
@@ -126,7 +126,7 @@ fn the_request_is_a_grpc_health_check() {
     for part in ["/grpc.health.v1.Health/Check", &authority, "\x02te\x08trailers", "\x10application/grpc", agent] {
         assert!(contains(&sent, part.as_bytes()), "{part}: {:?}", sent.escape_ascii().to_string());
     }
-    // Headers are metadata: in lower case, and without what is not the user's in HTTP/2.
+    // Headers are metadata: in lower case, and without those that HTTP/2 reserves.
     let headers = ["X-Token: t1", "Host: example.org", "Connection: close", "User-Agent: me", "Accept:"];
     let words: Vec<&str> = headers.iter().flat_map(|header| ["--header", header]).chain([&*target]).collect();
     let sent = request(&words);
@@ -167,7 +167,7 @@ fn localhost_is_asked_on_both_addresses() {
     check(&[&format!("grpc://127.0.0.1:{}", free_port())]).expect(false, &["no status", "connection refused"]);
 }
 
-/// A server logs a connection that breaks, and not one that says goodbye.
+/// A server logs a connection that breaks, but not one that is closed properly.
 #[test]
 fn the_server_hears_goodbye_and_no_broken_connection() {
     for (serving, healthy) in [(b"\x08\x01", true), (b"\x08\x02", false)] {
@@ -188,7 +188,7 @@ fn the_server_hears_goodbye_and_no_broken_connection() {
 
 #[test]
 fn an_http_server_is_no_grpc_server() {
-    // It knows the preface as a request for `*`, and what follows as its body.
+    // It takes the preface for a request for `*`, and what follows for its body.
     let server = Server::saying(answer(400, "", ""));
     check(&[&format!("grpc://127.0.0.1:{}", server.port)]).expect(false, &["answers in HTTP/1"]);
 }
@@ -205,7 +205,7 @@ fn asked(server: impl Fn(TcpStream) + Send + Sync + 'static) -> Said {
     said(launch.arg(format!("grpc://127.0.0.1:{port}"))).within(TIMEOUT)
 }
 
-/// `first`, then `then` for ever, and what the client says is never read.
+/// `first`, then `then` endlessly, and what the client sends is never read.
 fn flood(first: Vec<u8>, then: Vec<u8>) -> impl Fn(TcpStream) + Send + Sync + 'static {
     let block = then.repeat(4096 / then.len() + 1);
     move |mut stream| {
@@ -240,7 +240,7 @@ fn a_slow_server_is_unhealthy_when_the_timeout_is_over() {
         })
         .expect(false, &["timed out after 400ms"]);
     }
-    // Late, but in time: cut into single bytes and healthy for all that.
+    // Late, but in time: in single bytes, and healthy all the same.
     asked(move |mut stream| {
         stream.set_nodelay(true).unwrap();
         whole.iter().all(|byte| stream.write_all(&[*byte]).is_ok());
@@ -272,13 +272,13 @@ fn an_endless_answer_is_cut_at_its_bound() {
     }
     asked(flood(hello(), vec![0xff])).expect(false, &["a frame of 16777215 bytes"]);
     asked(flood(Vec::new(), b"x".to_vec())).expect(false, &["not HTTP/2"]);
-    // One byte a header, and 16 thousand of them: a bomb in HPACK, and still an answer.
+    // One byte per header, and 16 thousand of them: an HPACK bomb, and still an answer.
     let bomb =
         [GRPCIO_HELLO, &frame(HEADERS, 0x4, &[0x88; 16_384]), &frame(DATA, 0, b"\0\0\0\0\x02\x08\x01"), &trailers("0")];
     asked(then_silence(bomb.concat())).expect(true, &["SERVING"]);
 }
 
-/// What it says is longer than what the client reads at once, so replies are due when it has gone.
+/// Its output is longer than what the client reads in one call, so replies are due after it has closed.
 #[test]
 fn a_server_that_goes_with_its_answer_is_heard() {
     let pings = frame(PING, 0, &[0; 8]).repeat(1000);
@@ -321,7 +321,7 @@ fn what_is_no_grpc_answer_is_unhealthy_with_its_reason() {
         asked(move |mut stream| {
             read_request(&mut stream);
             let _ = stream.write_all(&bytes);
-            // Not a close: with a reply of the client's unread, that is a reset.
+            // Not a close: with an unread reply of the client, that would be a reset.
             stream.shutdown(Shutdown::Write).unwrap();
             while pace(&mut stream, TIMEOUT * 10) {}
         })

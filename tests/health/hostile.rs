@@ -1,4 +1,4 @@
-//! Servers that mean no good: always a verdict in time, in bounded memory, on one line.
+//! Hostile servers: always a verdict in time, in bounded memory, on one line.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,13 +19,13 @@ fn asked(words: &[&str], server: impl Fn(TcpStream) + Send + Sync + 'static) -> 
     said(launch.arg(url)).within(TIMEOUT)
 }
 
-/// `text` for ever.
+/// `text`, endlessly.
 fn flood(stream: &mut TcpStream, text: &str) {
     let block = text.repeat(4096 / text.len() + 1);
     while stream.write_all(block.as_bytes()).is_ok() {}
 }
 
-/// A byte of `text` each time, again and again.
+/// One byte of `text` at a time, repeatedly.
 fn drip(stream: &mut TcpStream, text: &str, time: Duration) {
     for byte in text.bytes().cycle() {
         if stream.write_all(&[byte]).is_err() || !pace(stream, time) {
@@ -52,7 +52,7 @@ fn a_slow_server_is_unhealthy_when_the_timeout_is_over() {
         drip(&mut stream, "y", Duration::from_millis(5));
     })
     .expect(false, &["status 200", "timed out after 400ms", "body"]);
-    // Each hop is fast enough alone; the clock is one for all.
+    // Each hop is fast enough by itself; there is one deadline for all of them.
     asked(&[], |mut stream| {
         read_head(&mut stream);
         pace(&mut stream, Duration::from_millis(150));
@@ -103,7 +103,7 @@ fn an_endless_answer_is_cut_at_its_bound() {
 #[test]
 fn what_is_not_http_is_unhealthy_with_its_reason() {
     for (text, reason) in [
-        // No line ever ends: the first bytes tell.
+        // No line ever ends: the first bytes decide.
         ("SSH-2.0-OpenSSH_9.9", "not HTTP"),
         ("\x15\x03\x03\0\x02\x02\x28", "TLS"),
         ("220 mail ESMTP\r\n", "not HTTP"),
@@ -132,7 +132,7 @@ fn what_is_not_http_is_unhealthy_with_its_reason() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
     })
     .expect(false, &["closed the connection", "body"]);
-    // A reset at once.
+    // An immediate reset.
     asked(&[], |stream| {
         let socket = socket2::SockRef::from(&stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap();

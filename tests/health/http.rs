@@ -1,4 +1,4 @@
-//! One HTTP question: what is sent, how the answer is judged, what is said about it. kubelet's prober is the model (pkg/probe/http).
+//! A single HTTP probe: what is sent, how the answer is judged, what is printed about it. kubelet's prober is the model (pkg/probe/http).
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn a_list_of_statuses_says_which_are_healthy() {
 #[test]
 fn the_request_is_kubelets() {
     let agent = concat!("reberth/", env!("CARGO_PKG_VERSION"));
-    /// Words of the command line, then what the request begins with, has and has not.
+    /// Words of the command line, then how the request begins, what it contains, and what it does not contain.
     type Case<'a> = (&'a [&'a str], &'a str, &'a [&'a str], &'a [&'a str]);
     let cases: &[Case<'_>] = &[
         (
@@ -107,7 +107,7 @@ fn bodies_are_looked_at_only_when_asked_for() {
         (answer(200, "", &long), false),
         (answer(500, "", text), false),
     ] {
-        // HTTP/1.0 without a length ends where the connection does, which this server keeps open: found is found all the same.
+        // HTTP/1.0 without a length ends with the connection, which this server keeps open: the match counts all the same.
         let found = found || answer.starts_with("HTTP/1.0");
         let server = Server::saying(answer);
         let said = check(&["--body-contains", "status: fine", &server.url("/")]).expect(found, &[]);
@@ -185,8 +185,8 @@ fn a_short_body_behind_the_head_is_not_reset() {
     }
 }
 
-/// A server whose client goes before the end of a body logs an aborted request at every probe. The verdict does not wait for the body all
-/// the same: the server sends it only once the line is there.
+/// A server whose client closes before the end of a body logs an aborted request at every probe. Still the verdict does not wait for the
+/// body: the server sends it only after the line has been printed.
 #[test]
 fn the_rest_of_a_body_is_read_after_the_verdict() {
     for (name, head, rest) in [
@@ -208,7 +208,7 @@ fn the_rest_of_a_body_is_read_after_the_verdict() {
             if head.is_empty() {
                 stream.shutdown(std::net::Shutdown::Write).unwrap();
             }
-            // A clean end, and no reset: the client has read all of it.
+            // A proper close, not a reset: the client has read everything.
             seen.send((sent.is_ok(), stream.read(&mut [0; 16]).ok())).unwrap();
         });
         let mut running = healthcheck().args(["--timeout", "5s", &url]).start();
@@ -220,7 +220,7 @@ fn the_rest_of_a_body_is_read_after_the_verdict() {
     }
 }
 
-/// Not for ever, and not all of it: an endless body and one that never comes cost a tenth of a second.
+/// Not endlessly, and not everything: an endless body, or one that never comes, costs a tenth of a second.
 #[test]
 fn a_body_without_end_costs_nothing_more() {
     for timeout in ["5s", "60s"] {

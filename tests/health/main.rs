@@ -1,7 +1,8 @@
-//! `reberth healthcheck` and `reberth install` from outside: the real program against real servers, friendly and hostile. Must not know
-//! how the probe is built; only the state files are written through the library, because the test is the `run` they speak of.
+//! `reberth healthcheck` and `reberth install` from outside: the real program against real servers, friendly and hostile. Must not know how
+//! the probe is built. Only the state files are written through the library, because the test plays the `run` they describe.
 
-// The lints of `src` guard PID 1; a test may panic, and its servers are threads. What is unsafe in the harness says why, as there.
+// The lints of `src` protect PID 1; a test may panic, and its servers are threads. `unsafe` code in the harness states its reason, as
+// there.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods)]
 
@@ -30,14 +31,14 @@ use std::time::{Duration, Instant};
 
 use harness::Launch;
 
-/// What a healthcheck said.
+/// The outcome of a healthcheck.
 #[derive(Debug)]
 struct Said {
     healthy: bool,
     line: String,
     stderr: String,
     took: Duration,
-    /// How late this machine itself was meanwhile: on a busy one nobody keeps a deadline.
+    /// How late the machine itself was meanwhile: on a busy machine no program meets a deadline.
     late: Duration,
 }
 
@@ -52,7 +53,7 @@ impl Said {
         self
     }
 
-    /// Fails when the verdict came later than `timeout` and the 150 ms that are promised, beyond what the machine was late itself.
+    /// Fails if the verdict came later than `timeout` plus the promised 150 ms, after subtracting the lateness of the machine.
     #[track_caller]
     fn within(self, timeout: Duration) -> Self {
         assert!(self.took <= timeout + Duration::from_millis(150) + self.late, "{timeout:?}: {self:?}");
@@ -60,7 +61,7 @@ impl Said {
     }
 }
 
-/// `reberth healthcheck`, with an empty state directory of its own.
+/// `reberth healthcheck` with an empty state directory.
 fn healthcheck() -> Launch {
     let launch = Launch::new(env!("CARGO_BIN_EXE_reberth"));
     let dir = launch.dir.path().to_owned();
@@ -72,7 +73,7 @@ fn check(words: &[&str]) -> Said {
     said(healthcheck().args(words.iter().copied()))
 }
 
-/// Runs it, and holds every verdict to its shape: code 0 or 1, one line of clean text that begins with the verdict.
+/// Runs it, and checks the shape of every verdict: code 0 or 1, one line of clean text that begins with the verdict.
 #[track_caller]
 fn said(launch: Launch) -> Said {
     let (stop, stopped) = channel();
@@ -93,7 +94,7 @@ fn said(launch: Launch) -> Said {
     Said { healthy, line: line.to_owned(), stderr: outcome.stderr, took, late }
 }
 
-/// By how much short waits took longer than asked, all in all, until the other side of the channel is gone.
+/// The total time by which short waits took longer than requested, until the channel is closed.
 fn lateness(stopped: &Receiver<()>) -> Duration {
     const STEP: Duration = Duration::from_millis(5);
     let mut late = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! The end of a connection as the app sees it: a client that leaves in peace, whatever the answer looks like.
+//! The end of a connection as the app sees it: the client closes it properly, whatever the answer looks like.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -11,7 +11,7 @@ use crate::harness::place::TempDir;
 use crate::server::{answer, hostile, pace, read_head, serve};
 use crate::{check, healthcheck, said};
 
-/// How a server saw its client go: by a close after these bytes, or by an error.
+/// How a server saw its client leave: by a close after these bytes, or by an error.
 type End = Result<Vec<u8>, ErrorKind>;
 
 fn end_of(stream: &mut impl Read) -> End {
@@ -19,7 +19,7 @@ fn end_of(stream: &mut impl Read) -> End {
     stream.read_to_end(&mut text).map(|_| text).map_err(|error| error.kind())
 }
 
-/// Bodies in pieces, the first of them with the head, and whether the server's close is their end.
+/// Bodies in pieces, the first of them with the head, and whether the server's close ends them.
 const BODIES: [(&[&str], bool); 5] = [
     (&["Content-Length: 13\r\n\r\n", "{\"status\":", "1}\n"], false),
     (&["Content-Length: 8\r\n\r\nbegun", "end"], false),
@@ -28,9 +28,9 @@ const BODIES: [(&[&str], bool); 5] = [
     (&["\r\n", "until ", "the close"], true),
 ];
 
-/// Plays a server of two answers, on the connection that asks for each: a redirect, the rest of whose body comes when its goal has been
-/// asked for, and the goal, which is answered after that. So all of the body has come when the verdict stands, and none of it with its
-/// head: closed without reading it, the redirect's connection is reset.
+/// Plays a server with two answers, each on its own connection: a redirect, the rest of whose body comes once its target has been
+/// requested, and the target, which is answered after that. So the whole body has arrived before the verdict, and none of it with its head:
+/// if the client closed without reading it, the redirect's connection would be reset.
 struct Redirecting {
     pieces: &'static [&'static str],
     closes: bool,
@@ -109,7 +109,7 @@ fn bodies_are_read_to_their_end_over_a_unix_socket_too() {
     }
 }
 
-/// The last answer, whatever is asked of it. How much of it comes with its head is chance, hence the rounds.
+/// The last answer, whatever its form. How much of it arrives with its head is chance, hence the rounds.
 #[test]
 fn the_last_answer_is_read_to_its_end_whatever_is_asked_of_it() {
     for (words, head, body, healthy) in [
@@ -135,7 +135,8 @@ fn the_last_answer_is_read_to_its_end_whatever_is_asked_of_it() {
     }
 }
 
-/// One client at a time, as many a development server: it hears of the redirect's goal only when the redirect's client has gone.
+/// One client at a time, like many development servers: it sees the request for the redirect's target only after the redirect's client has
+/// left.
 #[test]
 fn a_server_of_one_client_at_a_time_is_asked_after_its_redirect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -147,7 +148,7 @@ fn a_server_of_one_client_at_a_time_is_asked_after_its_redirect() {
                 _ => answer(200, "", ""),
             };
             let _ = stream.write_all(text.as_bytes());
-            // It keeps its connections, against what it was asked for.
+            // It keeps its connections open, although it was asked not to.
             let _ = end_of(&mut stream);
         }
     });
@@ -164,7 +165,7 @@ fn an_endless_or_slow_body_costs_no_more_than_its_time() {
             while stream.write_all(b"x").is_ok() && pace(&mut stream, Duration::from_millis(20)) {}
         });
         check(&["--timeout", "10s", &url]).expect(true, &["status 200"]).within(most);
-        // What is left of the clock is less.
+        // Less is left of the time limit.
         check(&["--timeout", "60ms", &url]).expect(true, &["status 200"]).within(Duration::from_millis(60));
     }
     let url = hostile(|mut stream| {
@@ -173,7 +174,7 @@ fn an_endless_or_slow_body_costs_no_more_than_its_time() {
         while stream.write_all(&[b'x'; 4096]).is_ok() {}
     });
     check(&["--timeout", "10s", &url]).expect(true, &["status 200"]).within(most);
-    // Each try has one, and the interval is not longer for it.
+    // Each try has its own, and it does not prolong the interval.
     let url = hostile(|mut stream| {
         read_head(&mut stream);
         let _ = stream.write_all(b"HTTP/1.1 503 Sorry\r\n\r\n");
@@ -184,7 +185,7 @@ fn an_endless_or_slow_body_costs_no_more_than_its_time() {
         .within(Duration::from_millis(400) + most);
 }
 
-/// The line comes first: whoever waits for it does not wait for the body.
+/// The line comes first: its reader does not wait for the body.
 #[test]
 fn the_line_is_printed_before_the_body_is_read() {
     let (tell, ends) = channel();
@@ -197,7 +198,7 @@ fn the_line_is_printed_before_the_body_is_read() {
     let mut running = healthcheck().args(["--timeout", "10s", &url]).start();
     let line = running.line();
     assert!(line.starts_with("healthy http://"), "{line}");
-    // The server never goes on, so our end is 100 ms later: longer than it takes to read a line.
+    // The server never continues, so the client exits 100 ms later: longer than it takes to read a line.
     let printed = Instant::now();
     assert!(printed < ends.recv().unwrap(), "the connection was closed before the line came");
     running.finish().expect_code(0);
@@ -211,7 +212,7 @@ fn a_connection_that_asks_for_nothing_is_no_reset() {
     });
     check(&[&format!("tcp://127.0.0.1:{port}")]).expect(true, &["accepts connections"]);
     assert_eq!(ends.recv().unwrap(), Ok(Vec::new()));
-    // Nobody accepts, and nobody is waited for.
+    // No server accepts, and none is waited for.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("tcp://{}", listener.local_addr().unwrap());
     said(healthcheck().args(["--timeout", "10s", &target])).expect(true, &[]).within(Duration::from_millis(10));

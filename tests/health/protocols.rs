@@ -1,4 +1,4 @@
-//! FastCGI, Redis, PostgreSQL and MySQL: friendly twins byte by byte, hostile ones, and what is said to each. Real servers are in
+//! FastCGI, Redis, PostgreSQL and MySQL: friendly imitations byte by byte, hostile servers, and what is sent to each. Real servers are in
 //! `tests/servers`.
 
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_millis(400);
 /// As in `hostile`: room for the program and its 64 KiB. Bytes.
 const MEMORY: u64 = 48 << 20;
 
-/// For a server of ours to tell what it heard.
+/// For a server of the tests to report what it received.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 const SCHEMES: [&str; 4] = ["redis", "postgres", "mysql", "fcgi"];
@@ -47,7 +47,7 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     [&[1, kind, 0, 1][..], &(content.len() as u16).to_be_bytes(), &[0, 0], content].concat()
 }
 
-/// What a server of this kind says to a client it takes.
+/// What a server of this kind sends to a client that it accepts.
 fn welcome(scheme: &str) -> Vec<u8> {
     match scheme {
         "redis" => b"+PONG\r\n".to_vec(),
@@ -57,7 +57,7 @@ fn welcome(scheme: &str) -> Vec<u8> {
     }
 }
 
-/// What it says to one that it does not take now.
+/// What it sends to a client that it does not accept at the moment.
 fn refusal(scheme: &str) -> (Vec<u8>, &'static str) {
     match scheme {
         "redis" => (b"-LOADING Redis is loading the dataset in memory\r\n".to_vec(), "LOADING"),
@@ -67,7 +67,7 @@ fn refusal(scheme: &str) -> (Vec<u8>, &'static str) {
     }
 }
 
-/// A server that says this, whole or a byte at a time, and stays until the client goes.
+/// A server that sends this text, whole or a byte at a time, and stays until the client leaves.
 fn saying(text: Vec<u8>, pause: Option<Duration>) -> impl Fn(TcpStream) + Send + Sync + 'static {
     move |mut stream| {
         let _ = stream.set_nodelay(true);
@@ -90,11 +90,11 @@ fn saying(text: Vec<u8>, pause: Option<Duration>) -> impl Fn(TcpStream) + Send +
 fn each_protocol_knows_a_healthy_answer_and_a_refusal() {
     for scheme in SCHEMES {
         asked(scheme, saying(welcome(scheme), None)).expect(true, &[&format!("healthy {scheme}://127.0.0.1:")]);
-        // However the packets are cut.
+        // However the packets are split.
         asked(scheme, saying(welcome(scheme), Some(Duration::from_micros(200)))).expect(true, &[]);
         let (text, reason) = refusal(scheme);
         asked(scheme, saying(text.clone(), None)).expect(false, &[reason]);
-        // It says why, and is gone before it has read our question.
+        // It sends the reason, and closes before it has read the request.
         asked(scheme, move |mut stream| drop(stream.write_all(&text))).expect(false, &[]);
     }
 }
@@ -110,7 +110,7 @@ fn each_protocol_survives_slow_broken_and_foreign_answers() {
         asked(scheme, saying(Vec::new(), None)).expect(false, &["timed out after 400ms while waiting for the answer"]);
         let slow = saying(welcome(scheme), Some(Duration::from_millis(150)));
         asked(scheme, slow).expect(false, &["timed out after 400ms while reading the answer"]);
-        // A beginning, and the end.
+        // A beginning, and then the end.
         let start = welcome(scheme)[..5].to_vec();
         asked(scheme, move |mut stream| {
             stream.write_all(&start).unwrap();
@@ -126,7 +126,7 @@ fn each_protocol_survives_slow_broken_and_foreign_answers() {
         ] {
             asked(scheme, saying(garbage.to_vec(), None)).expect(false, &["the answer is not that of a"]);
         }
-        // Without end: what never decides, and what is no answer at all.
+        // Endless: bytes that never decide, and bytes that are not an answer at all.
         let block = match scheme {
             "postgres" => message(b'N', b"SNOTICE\0\0"),
             "fcgi" => record(7, &[b'x'; 100]),
@@ -138,7 +138,7 @@ fn each_protocol_survives_slow_broken_and_foreign_answers() {
             &[if matches!(scheme, "postgres" | "fcgi") { "longer than 64 KiB" } else { "not that of a" }],
         );
     }
-    // Lengths that no server means.
+    // Lengths that no real server sends.
     for (scheme, text) in [
         ("postgres", b"R\xff\xff\xff\xff\0\0\0\0".to_vec()),
         ("postgres", b"R\x7f\xff\xff\xff\0\0\0\0".to_vec()),
@@ -147,13 +147,13 @@ fn each_protocol_survives_slow_broken_and_foreign_answers() {
     ] {
         asked(scheme, saying(text, None)).expect(false, &["not that of a"]);
     }
-    // A stranger's text stays on the line and short.
+    // Untrusted text stays on one line, and short.
     let long = format!("-ERR \x1b[31m{}\r\n", "x".repeat(900));
     let said = asked("redis", saying(long.into_bytes(), None)).expect(false, &["with an error: ERR ?[31mxxx"]);
     assert!(said.line.len() < 400, "{said:?}");
 }
 
-/// A server that plays its part, and what it heard after it to the client's end.
+/// A server that plays its part, and what it received after that until the client left.
 fn heard(play: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> (u16, Receiver<Vec<u8>>) {
     let (tell, told) = channel();
     let port = listen(move |mut stream| {
@@ -175,7 +175,7 @@ fn read_packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 
 #[test]
 fn mysql_is_not_left_in_the_middle_of_a_login() {
-    // Refused at once; after another method; let in.
+    // Refused immediately; after another authentication method; accepted.
     let (port, rest) = heard(|stream| {
         stream.write_all(&welcome("mysql")).unwrap();
         let (sequence, login) = read_packet(stream);
@@ -193,11 +193,11 @@ fn mysql_is_not_left_in_the_middle_of_a_login() {
     });
     check(&[&format!("mysql://127.0.0.1:{port}")]).expect(true, &[]);
     assert_eq!(rest.recv_timeout(DEADLINE).unwrap(), b"\x01\0\0\0\x01");
-    // The control: who only connects says nothing at all, which is what the server counts.
+    // Control: a client that only connects sends nothing at all, and the server counts that.
     let (port, rest) = heard(|stream| stream.write_all(&welcome("mysql")).unwrap());
     check(&[&format!("tcp://127.0.0.1:{port}")]).expect(true, &[]);
     assert_eq!(rest.recv_timeout(DEADLINE).unwrap(), b"");
-    // One that goes on and on is left.
+    // A server that never stops is abandoned.
     let (port, _rest) = heard(|stream| {
         stream.write_all(&welcome("mysql")).unwrap();
         while stream.write_all(&packet(2, b"\xfex\0")).is_ok() {}
@@ -220,7 +220,7 @@ fn postgres_is_taken_leave_of_only_once_in() {
         rest.recv_timeout(DEADLINE).unwrap()
     };
     assert_eq!(play(message(b'R', &[0, 0, 0, 0])), b"X\0\0\0\x04");
-    // The control: in the middle of a login a goodbye would be an error in the server's log.
+    // Control: in the middle of a login, a termination message would be an error in the server's log.
     assert_eq!(play(message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0")), b"");
     assert_eq!(play(message(b'E', b"C28000\0Mno\0\0")), b"");
 }
@@ -297,7 +297,7 @@ fn http_works_over_an_abstract_socket() {
     });
     check(&[&format!("unix:@{name}:/health")]).expect(true, &["status 204"]);
     check(&[&format!("unix:@{name}")]).expect(true, &["accepts connections"]);
-    // The control: a file of that name is another place.
+    // Control: a file of that name is another place.
     check(&[&format!("unix:/{name}")]).expect(false, &["no such socket"]);
 }
 
@@ -313,7 +313,7 @@ fn short_forms_ask_this_host() {
     }
 }
 
-/// A link-local address means nothing without its interface. Loopback gives it one that every machine has.
+/// A link-local address means nothing without its interface. On every machine loopback can have one.
 #[test]
 fn a_link_local_address_is_reached_through_its_zone() {
     let listener = TcpListener::bind("[::1]:0").unwrap();
@@ -326,7 +326,7 @@ fn a_link_local_address_is_reached_through_its_zone() {
     check(&[&format!("tcp://[fe80::1%nope]:{}", server.port)]).expect(false, &["no interface nope"]);
 }
 
-/// Neither asks a server of this test's: what is there, and what the resolver says.
+/// Neither contacts a server of this test: only the file system and the resolver.
 #[test]
 fn files_exist_and_names_resolve() {
     let dir = TempDir::new();
@@ -347,8 +347,9 @@ fn files_exist_and_names_resolve() {
     }
 }
 
-/// Mounts a file system whose server takes every question and answers none, and becomes the words that follow. The kernel lets nobody go who
-/// asks it, KILL or not, until the server is gone: it dies with whom it serves, and by the clock where that one hangs.
+/// Mounts a file system whose server receives every request and answers none, and then executes the words that follow. The kernel releases
+/// no process that accesses it, not even after KILL, until the server has exited: it exits with the program it serves, and by a timeout if
+/// that hangs.
 const DEAD_MOUNT: &str = "
 import ctypes, os, signal, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -371,21 +372,21 @@ while os.getppid() == parent:
         os.write(device, struct.pack('<IiQ', 16 + len(body), 0, unique) + body)
 ";
 
-/// A mount whose server is gone keeps whoever looks at it, for ever.
+/// A mount whose server does not answer blocks every process that accesses it, endlessly.
 #[test]
 fn a_file_on_a_dead_mount_is_unhealthy_within_the_clock() {
     let dir = TempDir::new();
     let place = dir.path().to_str().unwrap().to_owned();
     for (target, words) in [
         (format!("file:{place}/ready"), "timed out after 600ms: its file system does not answer"),
-        // The control: it is the mount that keeps it, and not the way there.
+        // Control: it is the mount that blocks, not the path to it.
         ("file:/proc/self/status".to_owned(), "it exists"),
     ] {
         let mut launch = healthcheck().args(["--timeout", "600ms", &target]);
         let alone = ["unshare", "--user", "--map-root-user", "--mount", "python3", "-S", "-c", DEAD_MOUNT, &place];
         launch.words = alone.into_iter().map(Into::into).chain(launch.words).collect();
         let said = crate::said(launch).expect(target.contains("/proc/"), &[words]);
-        // Python's own start comes before it.
+        // Python's own start-up time comes on top.
         assert!(said.took < Duration::from_secs(3) + said.late, "{said:?}");
     }
 }

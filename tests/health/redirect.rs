@@ -1,4 +1,4 @@
-//! Redirects by kubelet's rule: the same hostname is followed, ten times; another one is a success with a note.
+//! Redirects by kubelet's rule: the same hostname is followed, up to ten times; another hostname is a success with a note.
 
 use std::net::TcpListener;
 
@@ -9,7 +9,7 @@ fn redirect(status: u16, to: &str) -> String {
     answer(status, &format!("Location: {to}\r\n"), "")
 }
 
-/// `/` leads to `location`; `/ok` is fine; everything else is not there.
+/// `/` redirects to `location`; `/ok` succeeds; everything else is not found.
 fn leading(status: u16, location: &str) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let location = location.replace("PORT", &listener.local_addr().unwrap().port().to_string());
@@ -58,7 +58,7 @@ fn elsewhere_is_a_success_with_a_note_and_nobody_goes_there() {
         let server = leading(302, &location);
         let said = check(&[&server.url("/")]).expect(true, &["status 302", "elsewhere"]);
         assert!(!said.line.contains("hunter2"), "{said:?}");
-        // The status list judges the last answer, which this one is.
+        // The status list applies to the last answer, which is this one.
         check(&["--status", "200", &server.url("/")]).expect(false, &["status 302"]);
     }
     assert!(other.heads().is_empty());
@@ -83,7 +83,7 @@ fn an_answer_is_followed_only_where_it_leads_somewhere() {
         let server = leading(302, location);
         check(&[&server.url("/")]).expect(false, &["leads nowhere"]);
     }
-    // Nobody listens there; the reason says how it came to be asked.
+    // No process listens there; the reason reports how the probe got there.
     let server = leading(302, "http://127.0.0.1:1/x");
     check(&[&server.url("/")]).expect(false, &["nothing listens", "after a redirect to http://127.0.0.1:1/x"]);
     // A `Location` of 300 or 304 is no redirect.
@@ -119,7 +119,7 @@ fn method_and_host_change_on_the_way_as_kubelets_do() {
     assert_eq!(heads(303, "http://127.0.0.1:PORT/ok"), (true, false));
 }
 
-/// Servers send paths in whatever character set they like, and want these very bytes back.
+/// Servers send paths in any character set, and expect exactly these bytes in the request.
 #[test]
 fn a_path_that_is_not_ascii_is_followed_byte_by_byte() {
     for (sent, asked) in

@@ -1,4 +1,4 @@
-//! Owns the servers of the tests: threads that live as long as the test program. Must not know what is expected of a probe.
+//! Owns the servers of this suite: threads that live as long as the test program. Must not know what is expected of a probe.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers each request head with what `answer` makes of it, on 127.0.0.1.
+    /// Answers each request head with the result of `answer`, on 127.0.0.1.
     pub fn new(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
     }
@@ -27,7 +27,7 @@ impl Server {
             let text = answer(&head);
             seen.lock().unwrap().push(head);
             let _ = stream.write_all(text.as_bytes());
-            // Until the client closes: it is to be the first.
+            // Until the client closes: the client has to be first.
             let _ = stream.read(&mut [0]);
         });
         Self { port, heads }
@@ -49,7 +49,7 @@ impl Server {
     }
 }
 
-/// A listener on a port of `::1` whose twin on 127.0.0.1 refuses: it is bound as well, since another test could take it.
+/// A listener on a port of `::1` whose twin on 127.0.0.1 refuses: that one is bound as well, because another test could take it.
 pub fn only_v6() -> (TcpListener, Socket) {
     loop {
         let listener =
@@ -62,7 +62,7 @@ pub fn only_v6() -> (TcpListener, Socket) {
     }
 }
 
-/// Does `act` with each connection, in a thread each, and returns the port.
+/// Calls `act` with each connection, each in its own thread, and returns the port.
 pub fn serve(listener: TcpListener, act: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let port = listener.local_addr().unwrap().port();
     let act = Arc::new(act);
@@ -94,7 +94,7 @@ pub fn answer(status: u16, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status} Words\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Lets time pass while the client stays; false when it has gone.
+/// Waits while the client is connected; false once it has left.
 pub fn pace(stream: &mut TcpStream, time: Duration) -> bool {
     stream.set_read_timeout(Some(time)).unwrap();
     match stream.read(&mut [0; 4096]) {

@@ -1,4 +1,4 @@
-//! Whom a healthcheck believes, and what the phase of `run` makes of it. This test program is the `run` its state files speak of.
+//! Which state file a healthcheck trusts, and the effect of the phase of `run`. This test program is the `run` that its state files name.
 
 use std::fs;
 use std::net::TcpListener;
@@ -30,7 +30,7 @@ fn state(phase: Phase, port: u16) -> State {
 
 fn publish(dir: &TempDir, state: &State) -> PathBuf {
     let mut publisher = Publisher::open(Some(dir.path()), state).unwrap();
-    // `open` only makes sure that there is a place.
+    // `open` only checks that there is a place for the file.
     assert_eq!(publisher.publish(state), None);
     publisher.path().unwrap().to_owned()
 }
@@ -60,17 +60,18 @@ fn the_port_that_run_took_is_asked() {
     check(&dir, &["/ready"]).expect(true, &[&app.url("/ready")]);
     check(&dir, &["/missing"]).expect(false, &["status 404"]);
     check(&dir, &["tcp"]).expect(true, &["tcp://"]);
-    // The settings of the image are beaten by what run really did.
+    // What run actually did overrides the settings of the image.
     said(launch(dir.path()).env("PORT", free_port().to_string())).expect(true, &[&app.url("/")]);
-    // Their mistakes do not matter to a check that never needs them.
+    // Their errors do not matter to a check that never needs them.
     said(launch(dir.path()).env("PORT", "nonsense")).expect(true, &[]);
 }
 
-/// Next.js and others bind one address alone: a wildcard is asked where the app was seen, and the verdict names that address.
+/// Next.js and others bind a single address: a wildcard is queried at the address where the app was seen, and the verdict names that
+/// address.
 #[test]
 fn a_wildcard_is_asked_where_the_app_was_seen_listening() {
     let dir = TempDir::new();
-    // Not the port of another test, which the kernel gives on 127.0.0.1 as well: here nobody may listen there.
+    // A port that other tests do not use; the kernel gives theirs on 127.0.0.1 as well, where no process may listen here.
     let listener = TcpListener::bind(("127.0.0.2", free_port())).unwrap();
     let app = Server::on(listener, |_| answer(200, "", ""));
     let at = |addr: Option<&str>, listens: &[&str]| {
@@ -93,18 +94,18 @@ fn a_wildcard_is_asked_where_the_app_was_seen_listening() {
         check(&dir, &["tcp"]).expect(true, &[&place]);
         check(&dir, &["--timeout", "200ms", "grpc"]).expect(false, &[&place.replace("tcp", "grpc")]);
     }
-    // Nobody has seen it, as in the file of an older reberth: loopback is asked, and the reason names who does listen.
+    // Its address is unknown, as in the file of an older reberth: loopback is queried, and the reason names the listeners that do exist.
     at(None, &[]);
     let refused = format!("nothing listens on 127.0.0.1:{}", app.port);
     for target in [&[][..], &["tcp"], &["grpc"]] {
         check(&dir, target).expect(false, &[&refused, &format!("listens on 127.0.0.2:{} only", app.port)]);
     }
-    // On loopback, or on all addresses, is on 127.0.0.1, or on ::1.
+    // Listening on loopback or on all addresses includes 127.0.0.1, or ::1.
     for listens in [&["127.0.0.2", "127.0.0.1"][..], &["0.0.0.0"], &["::"], &["::1"]] {
         at(None, listens);
         check(&dir, &["tcp"]).expect(false, &[&refused]);
     }
-    // The address of the settings stays the one that is asked.
+    // A configured address is the one that is queried.
     at(Some("127.0.0.3"), &["127.0.0.2"]);
     check(&dir, &["tcp"]).expect(false, &[&format!("127.0.0.3:{}", app.port)]);
 }
@@ -159,7 +160,7 @@ fn the_phase_decides_first() {
                     assert!(said.healthy == (ruling == "pass") && words, "{about:?}: {said:?}");
                 }
             }
-            // A full URL is simply asked.
+            // A complete URL is simply queried.
             check(&dir, &["--probe", probe, &app.url("/")]).expect(true, &["status 200"]);
         }
     }
@@ -179,7 +180,7 @@ fn with_neither_port_nor_target_healthy_means_that_the_app_runs() {
 #[test]
 fn a_writer_that_died_is_a_failure_whatever_the_settings_say() {
     let (dir, app) = (TempDir::new(), app());
-    // The writer is this program, so its file is forged: the same place and form, another start time.
+    // The writer is this program, so its file can be forged: the same place and form, another start time.
     let path = publish(&dir, &state(Phase::Ready, app.port));
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("\"start_time\":", "\"start_time\":1")).unwrap();
@@ -214,7 +215,7 @@ fn what_is_not_believed_is_named_and_settings_decide() {
         spoil(&path);
         let named = path.to_str().unwrap();
         said(launch(dir.path()).env("PORT", app.port.to_string())).expect(true, &["not believed", why, named]);
-        // Where only the state would know the port, nobody is healthy.
+        // If only the state contained the port, the verdict is unhealthy.
         said(launch(dir.path()).env("PORT", "0")).expect(false, &["not believed", why, named]);
         said(launch(dir.path()).env("REBERTH_PROFILE", "test")).expect(false, &["not believed", why, named]);
         for (name, value) in [("REBERTH_FALLBACK", "next"), ("REBERTH_PROFILE", "dev")] {
@@ -225,7 +226,7 @@ fn what_is_not_believed_is_named_and_settings_decide() {
     }
 }
 
-/// In another mount namespace the same file is of another container; in another PID namespace its pid is somebody else's.
+/// In another mount namespace the same file belongs to another container; in another PID namespace its pid belongs to another process.
 #[test]
 fn other_namespaces_are_other_containers() {
     let (dir, app) = (TempDir::new(), app());
@@ -253,14 +254,14 @@ fn a_state_file_of_another_owner_is_not_believed() {
     if !nix::unistd::geteuid().is_root() {
         return a_file_of_another_owner_in_a_user_namespace(&dir);
     }
-    // Root's file is believed by everybody, a stranger's by nobody but the stranger.
+    // Root's file is trusted by every user, another user's file only by that user.
     check(&dir, &[]).expect(true, &[]);
     std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
     check(&dir, &[]).expect(false, &["belongs to uid 4242"]);
 }
 
-/// Only root can give a file away. In a user namespace of one's own, root's files are a stranger's, and one can be mounted in the
-/// place of a state file.
+/// Only root can give a file away. In a user namespace, root's files belong to another user, and one of them can be mounted over a state
+/// file.
 fn a_file_of_another_owner_in_a_user_namespace(dir: &TempDir) {
     let script = "file=$1/reberth-$(readlink /proc/self/ns/mnt | tr -dc 0-9)-1.json; : >\"$file\"; \
                   mount --bind /etc/passwd \"$file\" && exec \"$2\" healthcheck --state-dir \"$1\"";
@@ -276,7 +277,7 @@ fn settings_that_turn_out_to_be_needed_are_told() {
     assert!(said.stderr.contains("nonsense") && said.stderr.lines().count() == 1, "{said:?}");
 }
 
-/// Where a fallback may have moved `run`, somebody else may answer on the port asked for.
+/// If a fallback may have moved `run`, another process may answer on the configured port.
 #[test]
 fn without_a_state_a_port_that_may_have_moved_is_not_asked() {
     let server = Server::saying(answer(200, "", ""));

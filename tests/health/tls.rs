@@ -1,4 +1,4 @@
-//! https: whom a probe trusts, and what it says when it does not.
+//! https: which certificates a probe trusts, and what it prints when it does not.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -50,7 +50,7 @@ fn https(identity: &Identity) -> u16 {
     })
 }
 
-/// The same with this answer, and what is done after it.
+/// The same with this answer, and with what is done after it.
 fn https_with(
     identity: &Identity,
     text: String,
@@ -113,7 +113,7 @@ fn an_authority_named_by_ca_is_trusted_for_what_it_signed() {
     (old.not_before, old.not_after) = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
     let old = issued(old, &ca);
     ask(&old).expect(false, &["expired"]);
-    // Naming it does not make it younger.
+    // Naming an expired certificate does not make it valid.
     let both = bundle(&dir, &[&ca.pem(), &old.pem]);
     let url = format!("https://localhost:{}/", https(&old));
     check(&["--ca", both.to_str().unwrap(), &url]).expect(false, &["expired"]);
@@ -127,7 +127,7 @@ fn a_store_that_is_missing_or_broken_is_told() {
     let url = format!("https://localhost:{}/", https(&mine));
     check(&["--insecure", &url]).expect(true, &["status 200"]);
     check(&[&url]).expect(false, &["--ca", "--insecure"]);
-    // An image without a store: none where the variable says, and an empty folder.
+    // An image without a certificate store: none where the variable points, and an empty folder.
     let none = healthcheck().env("SSL_CERT_FILE", dir.path().join("none")).env("SSL_CERT_DIR", dir.path());
     said(none.arg(&url)).expect(false, &["no store of trusted certificates", "--ca"]);
     let empty = bundle(&dir, &["no certificate here\n"]);
@@ -171,7 +171,7 @@ fn a_redirect_to_https_of_the_same_name_is_followed() {
     check(&[&server.url("/")]).expect(false, &["TLS"]);
 }
 
-/// A handshake that the server breaks off: each reason with its cure, and none in the words of a library.
+/// A handshake that the server aborts: each reason with its fix, and none in the wording of a library.
 #[test]
 fn what_a_server_refuses_is_said_with_its_cure() {
     let own = self_signed(names());
@@ -211,7 +211,7 @@ fn what_a_server_refuses_is_said_with_its_cure() {
         let url = one(&|| wants(&versions));
         check(&["--insecure", &url]).expect(false, &["requires a client certificate"]);
     }
-    // As servers of other makes say it: an alert record, byte by byte.
+    // As other implementations send it: an alert record, byte by byte.
     for (alert, words) in [
         (40, &["no cipher suite, curve or key type in common", "TLS 1.3, and 1.2", "tcp://"][..]),
         (71, &["no cipher suite, curve or key type in common"]),
@@ -234,7 +234,7 @@ fn what_a_server_refuses_is_said_with_its_cure() {
             check(&["--insecure", &named]).expect(false, &["no site of this name (SNI)"]);
         }
     }
-    // A plain server: one that answers the bytes it takes for a request, and one that waits for more of it.
+    // A server without TLS: one that answers the bytes it takes for a request, and one that waits for more.
     let url = hostile(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
@@ -283,7 +283,7 @@ fn a_probe_over_tls_leaves_with_a_close_notify() {
     let (tell, ends) = std::sync::mpsc::channel();
     let mine = self_signed(names());
     for text in [
-        // The rest of it comes in a record of its own.
+        // The rest comes in a separate record.
         "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n".to_owned(),
         answer(200, "", "whole"),
         answer(503, "", "whole"),
@@ -294,7 +294,7 @@ fn a_probe_over_tls_leaves_with_a_close_notify() {
             if text.ends_with("\r\n\r\n") {
                 let _ = stream.write_all(b"rest");
             }
-            // Only a close_notify is an end for rustls.
+            // For rustls only a close_notify is an end.
             let _ = tell.send(stream.read(&mut [0]).map_err(|error| error.kind()));
         });
         check(&["--insecure", &format!("https://localhost:{port}/")]).expect(healthy, &["status "]);
@@ -305,7 +305,7 @@ fn a_probe_over_tls_leaves_with_a_close_notify() {
 /// The signature schemes that a ClientHello offers (RFC 8446, 4.1.2 and 4.2.3).
 fn schemes(record: &[u8]) -> Vec<u16> {
     let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
-    // Behind the heads of record and handshake, the version and the random come three lists, and then the extensions.
+    // After the headers of record and handshake, the version and the random come three lists, and then the extensions.
     let mut rest = &record[5 + 4 + 2 + 32..];
     for width in [1, 2, 1] {
         rest = &rest[width + number(&rest[..width])..];
@@ -318,7 +318,7 @@ fn schemes(record: &[u8]) -> Vec<u16> {
     list.chunks(2).map(|scheme| number(scheme) as u16).collect()
 }
 
-/// A P-521 key is one that `ring` cannot verify, and that nobody needs to with `--insecure`: what is not offered is not answered.
+/// `ring` cannot verify a P-521 key, and with `--insecure` it need not: a scheme that is not offered is not used.
 #[test]
 fn insecure_takes_a_key_of_any_kind() {
     const P521: u16 = 0x0603;

@@ -1,4 +1,4 @@
-//! `--wait` and `--interval`: tries until healthy or until the time is over.
+//! `--wait` and `--interval`: retries until healthy or until the time limit.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,8 +67,8 @@ fn a_signal_ends_the_wait() {
     assert_eq!(running.finish().signal, Some(libc::SIGTERM));
 }
 
-/// PID 1 of an init container: the kernel drops every signal that it has no action of its own for, and the image says which one stops it
-/// (nginx: QUIT, haproxy: USR1, systemd: RTMIN+3).
+/// As PID 1 of an init container: the kernel drops every signal without a handler, and the image decides which one stops it (nginx: QUIT,
+/// haproxy: USR1, systemd: RTMIN+3).
 #[test]
 fn a_stop_ends_the_wait_for_pid_1_too() {
     for signal in [libc::SIGTERM, libc::SIGQUIT, libc::SIGUSR1, libc::SIGPWR, 34, 37, 64] {
@@ -80,7 +80,7 @@ fn a_stop_ends_the_wait_for_pid_1_too() {
         let launch = healthcheck().args(["--wait", "60s", "--interval", "30s", &server.url("/")]);
         let mut running = launch.first_in_namespace().start();
         told.recv().unwrap();
-        // As anywhere else, these mean nothing.
+        // As anywhere else, these have no effect.
         running.signal(libc::SIGWINCH);
         running.signal(libc::SIGCHLD);
         running.signal(libc::SIGPIPE);

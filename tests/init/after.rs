@@ -1,4 +1,4 @@
-//! `--after`: what has to be there before the app.
+//! `--after`: what must be available before the app starts.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ fn there(port: u16) -> String {
     format!("tcp://127.0.0.1:{port}")
 }
 
-/// The port of the app is anybody's meanwhile, and the phase is `waiting`.
+/// Until then any process may take the app's port, and the phase is `waiting`.
 #[test]
 fn the_app_starts_when_all_targets_are_healthy() {
     both(|mode| {
@@ -81,7 +81,7 @@ fn the_budget_over_each_is_told_with_its_reason() {
     }
 }
 
-/// There is no line of a verdict's around the reason here, so it has the status itself.
+/// The reason is not part of a verdict line here, so it includes the status itself.
 #[test]
 fn a_server_that_answers_is_told_with_its_status() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -93,7 +93,7 @@ fn a_server_that_answers_is_told_with_its_status() {
     assert!(outcome.stderr.contains(": status 503: the status is not in 200-399"), "{}", outcome.report());
 }
 
-/// Even while a server takes the connection and never answers, and as PID 1 too.
+/// Even while a server accepts the connection and never answers, and as PID 1 too.
 #[test]
 fn a_signal_ends_the_wait_at_once() {
     let frozen = TcpListener::bind(("127.0.0.1", 0)).unwrap();

@@ -1,21 +1,21 @@
-//! Owns the app that the tests launch: this very test binary, told by its arguments what to do, a word a step. Must not know who
-//! launched it.
+//! Owns the app that the tests launch: this test binary itself, controlled by its arguments, one word per step. Must not know who launched
+//! it.
 //!
-//! It runs before `main`, from `.init_array`: Rust's own start-up (which ignores SIGPIPE and catches SIGSEGV) and the test
-//! harness (which has threads) have not happened yet, so the app sees its process exactly as it was started.
+//! It runs before `main`, from `.init_array`: neither Rust's runtime (which ignores SIGPIPE and catches SIGSEGV) nor the test harness
+//! (which has threads) has started yet, so the app sees its process exactly as it was started.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-/// The first argument that makes this binary an app.
+/// The first argument that turns this binary into the app.
 pub const MARK: &str = "--app";
 
-/// This binary, as an app.
+/// The path of this binary, which is also the app.
 pub fn program() -> std::path::PathBuf {
     std::env::current_exe().unwrap()
 }
 
-/// The words for an app that takes these steps, with the program first.
+/// The command line of an app with these steps, program first.
 pub fn words(steps: &str) -> Vec<OsString> {
     let mut words = vec![program().into_os_string(), MARK.into()];
     words.extend(steps.split_whitespace().map(OsString::from));
@@ -28,28 +28,28 @@ pub fn words(steps: &str) -> Vec<OsString> {
 static ENTRY: extern "C" fn() = entry;
 
 extern "C" fn entry() {
-    // Not `env::args`: with musl they are not there before main.
+    // Not `env::args`: with musl it is not available before main.
     let command = std::fs::read("/proc/self/cmdline").unwrap_or_default();
     let mut words = command.split(|&b| b == 0).skip(1);
     if words.next() != Some(MARK.as_bytes()) {
         return;
     }
     let mut steps: Vec<String> = words.map(|w| String::from_utf8_lossy(w).into_owned()).collect();
-    // The last NUL ends the last word, it does not begin another.
+    // The last NUL ends the last word; it does not start another.
     steps.pop();
     perform(&steps);
     leave(0);
 }
 
 fn leave(code: i32) -> ! {
-    // SAFETY: _exit ends the process at once; there is nothing to clean up in it.
+    // SAFETY: _exit ends the process immediately; it has nothing to clean up.
     unsafe { libc::_exit(code) }
 }
 
-/// One write a line: lines of several processes never mix.
+/// One write per line, so that lines of several processes never mix.
 fn say(text: &str) {
     let line = format!("{text}\n");
-    // SAFETY: the text is as long as we say.
+    // SAFETY: the text has the length passed.
     unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
 }
 
@@ -60,7 +60,7 @@ fn number(text: &str) -> i32 {
     })
 }
 
-/// The steps up to the `end` that belongs to a block just begun, and the steps after it.
+/// The steps up to the `end` of a block just begun, and the steps after it.
 fn block(steps: &[String]) -> (&[String], &[String]) {
     let mut depth = 0;
     for (i, step) in steps.iter().enumerate() {
@@ -80,9 +80,9 @@ fn perform(mut steps: &[String]) {
         steps = rest;
         let (name, value) = step.split_once('=').unwrap_or((step, ""));
         match name {
-            // Becomes another program: the rest are its words.
+            // Executes another program: the remaining words are its command line.
             "exec" => execute(steps),
-            // A child; in `group` it leads a process group of its own, in `daemon` it is a double fork with a session of its own.
+            // A child. `group`: it leads its own process group; `daemon`: a double fork with its own session.
             "fork" | "group" | "daemon" => {
                 let (inner, after) = block(steps);
                 child(name, inner);
@@ -103,7 +103,7 @@ fn child(kind: &str, steps: &[String]) {
     unsafe {
         if fork() != 0 {
             if kind == "daemon" {
-                // The one in the middle: it is gone at once.
+                // The process in between exits immediately.
                 libc::wait(std::ptr::null_mut());
             }
             return;
@@ -125,18 +125,18 @@ fn child(kind: &str, steps: &[String]) {
     leave(0);
 }
 
-/// All of them, as the kernel has them. Not a `sigset_t`: C libraries keep signals for themselves (musl 34) that may be sent all
-/// the same; and so the system calls, not their wrappers.
+/// All signals, as the kernel represents them. Not a `sigset_t`: C libraries reserve signals (musl: 34) that can be sent all the same. For
+/// the same reason system calls are used instead of their wrappers.
 static ALL: u64 = u64::MAX;
 
 fn mask(how: i32) {
-    // SAFETY: the set is eight bytes, as we say.
+    // SAFETY: the set is eight bytes, as passed.
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const ALL, std::ptr::null::<u8>(), 8) };
 }
 
-/// The next signal of those blocked, which is all of them.
+/// The next of the blocked signals, which are all signals.
 fn next_signal() -> i32 {
-    // SAFETY: the set is eight bytes, as we say; nothing is written.
+    // SAFETY: the set is eight bytes, as passed; nothing is written.
     let signal = unsafe {
         libc::syscall(libc::SYS_rt_sigtimedwait, &raw const ALL, std::ptr::null::<u8>(), std::ptr::null::<u8>(), 8)
     };
@@ -150,7 +150,7 @@ fn one(name: &str, value: &str) {
             "say" => say(value),
             "ready" => say(&format!("{value}ready (pid {})", libc::getpid())),
             "exit" => leave(number(value)),
-            // Ends by this signal, without a core file.
+            // Dies of this signal, without a core file.
             "die" => {
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 libc::setrlimit(libc::RLIMIT_CORE, &none);
@@ -163,7 +163,7 @@ fn one(name: &str, value: &str) {
             "ignore" => {
                 libc::signal(number(value), libc::SIG_IGN);
             }
-            // `SIGNAL[:WHO]`: says every signal, and WHO got it; goes on after this one. Wants `block` before `ready`.
+            // `SIGNAL[:WHO]`: prints every signal received, prefixed with WHO, and continues after SIGNAL. Needs `block` before `ready`.
             "until" => {
                 let (last, who) = value.split_once(':').unwrap_or((value, ""));
                 let who = if who.is_empty() { String::new() } else { format!("{who} ") };
@@ -203,7 +203,7 @@ fn one(name: &str, value: &str) {
             }
             "refuse" => refuse(value),
             "deny" => deny(value),
-            // So many descriptors more, which an exec leaves open.
+            // This many additional descriptors, which an exec leaves open.
             "dup" => (0..number(value)).for_each(|_| {
                 libc::dup(0);
             }),
@@ -213,7 +213,7 @@ fn one(name: &str, value: &str) {
     }
 }
 
-/// `BATCHESxSIZE`: so many times, that many orphans die in one moment.
+/// `BATCHESxSIZE`: in each batch, SIZE orphans exit at the same moment.
 fn orphans(value: &str) {
     let (batches, size) = value.split_once('x').unwrap_or(("1", value));
     for _ in 0..number(batches) {
@@ -225,7 +225,7 @@ fn orphans(value: &str) {
             if parent == 0 {
                 for _ in 0..number(size) {
                     if fork() == 0 {
-                        // Until everybody who could write is gone: the gate opens for all of them at once.
+                        // Until every writer has exited: that opens the gate for all of them at the same moment.
                         let mut byte = 0u8;
                         libc::close(gate[1]);
                         libc::read(gate[0], (&raw mut byte).cast(), 1);
@@ -242,7 +242,7 @@ fn orphans(value: &str) {
     say("orphaned");
 }
 
-/// Never more than one or two at a time, but for that many seconds each of them has forked and gone before anybody can look at it.
+/// Never more than one or two processes at a time, but for this many seconds each has forked and exited before anything can inspect it.
 fn forks(seconds: i32) {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(u64::from(seconds.cast_unsigned()));
     while std::time::Instant::now() < end {
@@ -258,8 +258,8 @@ fn execute(words: &[String]) -> ! {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
     }
-    // SAFETY: a list of C strings that ends in null, as execveat wants it; the environment is this program's own. Not by execve, which may be
-    // denied to what comes after.
+    // SAFETY: a list of C strings that ends in null, as execveat requires; the environment is this program's own. Not execve, which a test
+    // may deny for what comes after.
     unsafe { libc::syscall(libc::SYS_execveat, libc::AT_FDCWD, pointers[0], pointers.as_ptr(), environ, 0) };
     say("cannot execute");
     leave(119)
@@ -269,7 +269,7 @@ fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-/// `CALL:ERRNO`: from here on, after an exec too, this is what the system call of this number says, as under a sandbox or an old kernel.
+/// `CALL:ERRNO`: from here on, even after an exec, the system call with this number fails, as under a sandbox or an old kernel.
 fn deny(value: &str) {
     let (call, error) = value.split_once(':').unwrap_or((value, "1"));
     filter(&mut [
@@ -280,7 +280,7 @@ fn deny(value: &str) {
     ]);
 }
 
-/// `FAMILY:ERRNO`: from here on, after an exec too, this is what socket(2) says to the address family, as under a sandbox.
+/// `FAMILY:ERRNO`: from here on, even after an exec, socket(2) fails for this address family, as under a sandbox.
 fn refuse(value: &str) {
     let (family, error) = value.split_once(':').unwrap_or((value, "1"));
     filter(&mut [
@@ -311,7 +311,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What the app sees of itself, and its ports.
+/// Prints what the app sees of itself, and handles its ports.
 fn report(name: &str, value: &str) {
     match name {
         "status" => {
@@ -335,11 +335,11 @@ fn report(name: &str, value: &str) {
         "listen" => listen(value),
         "try" => attempt(value),
         "accept" => accept(number(value)),
-        // The same for ever, without a word.
+        // The same in an endless loop, without output.
         "serve" => loop {
             greet(number(value));
         },
-        // A directory is a lock that nobody has twice. Exit code 97 where somebody has it.
+        // A directory serves as a lock: only one process can create it. Exit code 97 if it exists.
         "lock" => {
             if std::fs::create_dir(value).is_err() {
                 leave(97)
@@ -351,7 +351,7 @@ fn report(name: &str, value: &str) {
             }
         }
         "socket" => {
-            // SAFETY: calls on numbers; the socket is this program's to lose.
+            // SAFETY: calls on numbers; the socket may be leaked.
             let fd = unsafe { libc::socket(number(value), libc::SOCK_RAW | libc::SOCK_CLOEXEC, 4) };
             let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
             say(&format!("socket {value}: {}", if fd < 0 { error } else { 0 }));
@@ -373,7 +373,7 @@ fn ids() {
     }
 }
 
-/// `fd NUMBER TARGET` each, with the address for a socket and `cloexec` where it is set; then `fds end`.
+/// A line `fd NUMBER TARGET` per descriptor, with the address of a socket, and `cloexec` if that is set; then `fds end`.
 fn descriptors() {
     let mut found: Vec<(i32, String)> = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
@@ -403,7 +403,7 @@ fn local_address(fd: i32) -> Option<std::net::SocketAddr> {
     address
 }
 
-/// `ADDRESS:PORT`, for the rest of its life. Exit code 98 where it is taken.
+/// Listens on `ADDRESS:PORT` until the process exits. Exit code 98 if the port is taken.
 fn listen(address: &str) {
     use std::os::fd::IntoRawFd;
     match std::net::TcpListener::bind(address) {
@@ -418,7 +418,7 @@ fn listen(address: &str) {
     }
 }
 
-/// Binds `ADDRESS:PORT`, says whether it could, and closes it again.
+/// Binds `ADDRESS:PORT`, prints whether that succeeded, and closes it again.
 fn attempt(address: &str) {
     match std::net::TcpListener::bind(address) {
         Ok(_) => say("free"),
@@ -426,14 +426,14 @@ fn attempt(address: &str) {
     }
 }
 
-/// Takes one connection from a listening descriptor it was given, and says hello.
+/// Accepts one connection on a listening descriptor it was given, and sends a greeting.
 fn accept(fd: i32) {
     greet(fd);
     say("accepted");
 }
 
 fn greet(fd: i32) {
-    // SAFETY: the socket accepted is written to and closed here; nothing of ours is read by the kernel but the text.
+    // SAFETY: the accepted socket is written to and closed here; the kernel reads nothing but the text.
     unsafe {
         let connection = libc::accept(fd, std::ptr::null_mut(), std::ptr::null_mut());
         let text = b"hello\n";

@@ -1,4 +1,4 @@
-//! `run --check`: it tells what a run would do and with which code it would end, and does nothing of it.
+//! `run --check`: it reports what a run would do and with which code it would exit, and does none of it.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -27,7 +27,7 @@ fn json(launch: Launch) -> serde_json::Value {
     said
 }
 
-/// Each of these as a check and as a run: the code is the same, and only the run has launched anything.
+/// Each of these as a check and as a run: the exit code is the same, and only the run has launched anything.
 #[test]
 fn it_ends_as_a_run_would() {
     let busy = place::free_port().to_string();
@@ -35,10 +35,10 @@ fn it_ends_as_a_run_would() {
     let free = place::free_port().to_string();
     let place = place::TempDir::new();
     let script = place.file("script", "#!/no/such/interpreter\n", 0o755);
-    // A program of this machine's whose loader is not in the image, as glibc's is not in one of musl's.
+    // A program whose loader does not exist in the image, like a glibc program in a musl image.
     let mut foreign = std::fs::read(env!("CARGO_BIN_EXE_reberth")).unwrap();
     let loader = foreign.windows(7).position(|part| part == b"/lib64/");
-    // A static one has none: then the script stands for it.
+    // A static program has no loader: then the script takes its place.
     let foreign = loader.map(|at| {
         foreign[at + 1..at + 4].copy_from_slice(b"xyz");
         place.file("foreign", &foreign, 0o755).to_str().unwrap().to_owned()
@@ -73,7 +73,7 @@ fn it_ends_as_a_run_would() {
     ] {
         let launch = || {
             let mut launch = crate::run(flags, command.clone());
-            // Its own folder is where nothing may be written.
+            // The state directory is the one that cannot be written.
             launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
             let state = place.path().join("state");
             std::fs::create_dir_all(&state).unwrap();
@@ -140,7 +140,7 @@ fn a_port_that_may_not_be_bound_is_no_free_one() {
     launch().start().finish().expect_code(125);
 }
 
-/// What the service link of a Kubernetes service does to a start is seen before it.
+/// What the service link of a Kubernetes Service does to a start is reported in advance.
 #[test]
 fn warnings_are_told() {
     let outcome =
@@ -150,7 +150,7 @@ fn warnings_are_told() {
     }
 }
 
-/// A handover that another setting brings is no default.
+/// A handover implied by another setting is not a default.
 #[test]
 fn what_is_implied_names_what_implies_it() {
     for (flags, variable, wanted) in [

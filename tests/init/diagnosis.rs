@@ -1,5 +1,5 @@
-//! What a person who is paged reads: each message whole, and the advice in it typed as it stands. Each message is a file in tests/golden
-//! (`GOLDEN=write` makes them anew, for a look at the difference); docs/diagnosis.md has a row for each.
+//! What an operator reads: each message as a whole, and its advice typed as printed. Each message is a file in tests/golden (`GOLDEN=write`
+//! regenerates them: review the difference); docs/diagnosis.md has a row for each.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn golden(name: &str, said: &str, places: &[(&str, &str)]) {
     golden::golden(name, said, &[places, &[("APP", this.to_str().unwrap())]].concat());
 }
 
-/// A server of somebody's on this port, and its words in a message.
+/// Another user's server on this port, and its command line as messages show it.
 fn holder(port: u16) -> Running {
     let mut holder =
         Launch::new(app::program()).args([app::MARK, &format!("listen=0.0.0.0:{port}"), "ready", "pause"]).start();
@@ -32,7 +32,7 @@ fn typed(line: &str) {
     Launch::new(program("sh")).args(["-c", line]).start().finish().expect_code(0);
 }
 
-/// In a network of its own, with loopback up.
+/// In a separate network namespace, with loopback up.
 fn alone(mut launch: Launch, first: &str) -> Launch {
     let script = format!("ip link set lo up && {first}exec \"$@\"");
     let unshare: &[&str] = if nix::unistd::geteuid().is_root() {
@@ -52,7 +52,7 @@ fn a_busy_port_is_told_with_its_holder_and_the_cure() {
     let old = holder(port.parse().unwrap());
     let outcome = run_app(&["--port", &port, "--wait", "300ms"], "exit=0").start().finish().expect_code(124);
     golden("busy", &outcome.stderr, &[("PORT", &port), ("PID", &old.pid.to_string())]);
-    // Each advice, as it stands there.
+    // Each advice, exactly as printed.
     let next = words(between(&outcome.stderr, "take another port: ", ", --fallback any")).join(" ");
     run_app(&[&["--port", &port, "--wait", "0s"][..], &words(&next)].concat(), "exit=0")
         .start()
@@ -65,7 +65,7 @@ fn a_busy_port_is_told_with_its_holder_and_the_cure() {
     waits.stderr_until("is busy, waiting for up to 120s");
     typed(between(&outcome.stderr, "stop the holder (", ")"));
     waits.ready();
-    // Without a refused client next time: an app that can take no socket.
+    // Next time without a refused client, for an app that cannot take a socket.
     let bind = words(outcome.stderr.trim_end().rsplit_once("next time: ").unwrap().1);
     let flags = [&["--port", &port][..], &bind].concat();
     let mut next = run_app(&flags, &format!("listen=0.0.0.0:{port} ready pause")).start();
@@ -76,7 +76,7 @@ fn a_busy_port_is_told_with_its_holder_and_the_cure() {
     drop(old);
 }
 
-/// In a container: PID 1 is told variables, since an image's ENTRYPOINT takes no flag; and the holder is not to be seen from there.
+/// In a container: PID 1 gets advice with variables, because an image's ENTRYPOINT takes no flag; and the holder is invisible from there.
 #[test]
 fn a_holder_that_cannot_be_seen_is_told_with_the_cure() {
     let port = place::free_port().to_string();
@@ -89,7 +89,7 @@ fn a_holder_that_cannot_be_seen_is_told_with_the_cure() {
     let seen = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(who).start().finish().expect_code(1);
     let row = seen.stdout.lines().nth(1).unwrap().to_owned();
     assert!(row.contains(&format!(" {} ", old.pid)), "{}", seen.report());
-    // The advice of `who` is for people: a pipe gets the rows alone.
+    // The advice of `who` is for people: in a pipe it prints only the rows.
     assert_eq!(seen.stdout.lines().count(), 2, "{}", seen.report());
     golden("who", &seen.stderr, &[("PORT", &port), ("PID", &old.pid.to_string())]);
     let (name, value) =
@@ -115,7 +115,7 @@ fn a_machine_is_told_why_a_holder_is_hidden() {
     assert!(outcome.stderr.is_empty(), "{}", outcome.report());
 }
 
-/// Leaves a TIME_WAIT that blocks: its server had no SO_REUSEADDR. It lasts 60.9 s: that is waited for in full, once.
+/// Leaves a TIME_WAIT that blocks: its server did not set SO_REUSEADDR. It lasts 60.9 s; this test alone waits for all of it.
 #[test]
 fn a_time_wait_outlives_a_short_wait_and_not_the_advised_one() {
     let port = place::free_port().to_string();
@@ -124,7 +124,7 @@ fn a_time_wait_outlives_a_short_wait_and_not_the_advised_one() {
          a, _ = s.accept(); a.shutdown(1); c.recv(1); c.close(); a.recv(1); a.close(); s.close()"
     );
     let steps = format!("python3 -c '{leave}' && ");
-    // Both instances see the same network: the second one's words come when the first has said them.
+    // Both instances run in the same network namespace, one after the other.
     let again = format!(
         "{steps}{{ \"$@\"; echo code $?; read -r wait value; set -- --port {port} $wait $value -- true; }} && set -- {} run \"$@\" && ",
         env!("CARGO_BIN_EXE_reberth")
@@ -137,7 +137,8 @@ fn a_time_wait_outlives_a_short_wait_and_not_the_advised_one() {
     both.finish_within(std::time::Duration::from_secs(90)).expect_code(0).expect_stderr("is ours after");
 }
 
-/// The kernel gave the port to a client of somebody's; the sysctl takes the whole list, so the advice has what is in it already.
+/// The kernel gave the port to another process's outgoing connection. The sysctl replaces the whole list, so the advice includes what is in
+/// it already.
 #[test]
 fn an_outgoing_connection_that_has_the_port_is_told() {
     let port = place::free_port().to_string();
@@ -167,7 +168,7 @@ fn an_outgoing_connection_that_has_the_port_is_told() {
     running.finish().expect_code(0);
 }
 
-/// `docker run IMAGE --wait 120s` makes these words the COMMAND.
+/// `docker run IMAGE --wait 120s` turns these words into COMMAND.
 #[test]
 fn an_option_after_the_dashes_is_told() {
     let launch = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["run", "--", "--wait", "120s"]);
@@ -202,7 +203,7 @@ fn an_app_that_listens_nowhere_is_told() {
     golden("listens-nowhere", &outcome.stderr, &[("PORT", &port)]);
     let outcome = run_app(&["--port", &port, "--handover", "bind"], "exit=3").start().finish().expect_code(3);
     golden("never-listened", &outcome.stderr, &[("PORT", &port)]);
-    // One that did is another story, and so is one that is told to stop.
+    // An app that did listen gets no such warning, and neither does one that is stopped.
     let outcome =
         run_app(&["--port", &port, "--handover", "bind"], &format!("listen=0.0.0.0:{port} exit=3")).start().finish();
     assert!(!outcome.stderr.contains("never seen"), "{}", outcome.report());
@@ -213,7 +214,7 @@ fn an_app_that_listens_nowhere_is_told() {
     assert!(!outcome.stderr.contains("never seen"), "{}", outcome.report());
 }
 
-/// An `ENTRYPOINT` with a slip in it is told at once, and not after the wait.
+/// A typo in an `ENTRYPOINT` is reported immediately, not after the wait.
 #[test]
 fn a_command_that_is_not_there_is_told_before_the_wait() {
     let port = place::free_port().to_string();
@@ -230,7 +231,7 @@ fn a_command_that_is_not_there_is_told_before_the_wait() {
     );
 }
 
-/// A container without the permission to bind port 80 is told what works where it is; here that is outside of any.
+/// Without the permission to bind port 80, the advice is what works in that place; here that is outside any container.
 #[test]
 fn a_low_port_outside_a_container_is_told_with_the_cure() {
     assert!(nix::unistd::geteuid().is_root(), "this one gives a file a capability: it needs root");
@@ -248,7 +249,7 @@ fn a_low_port_outside_a_container_is_told_with_the_cure() {
     refused.line_after("code 125");
     let said = refused.stderr();
     if std::fs::read_link("/proc/self/ns/pid").unwrap().to_str() != Some("pid:[4026531836]") {
-        // The tests themselves run in a container, where tests/container says the rest.
+        // The tests themselves run in a container; tests/container covers the rest.
         return assert!(said.contains("--sysctl"), "{said}");
     }
     golden("low-port", &said, &[]);
@@ -298,7 +299,7 @@ fn a_port_that_kubernetes_has_set_is_told() {
     assert!(!outcome.stdout.contains("tcp:"), "{}", outcome.report());
 }
 
-/// All that is wrong, at once, each with what is meant.
+/// Everything that is wrong, in one run, each with a suggestion.
 #[test]
 fn bad_values_are_told_together() {
     let flags = ["--wait", "60", "--grace", "900", "--drain", "5000", "--fallback", "maybe", "--porf", "80"];
@@ -310,7 +311,7 @@ fn bad_values_are_told_together() {
     golden("bad-flag", &run_app(&flags[8..], "exit=0").start().finish().expect_code(125).stderr, &[]);
 }
 
-/// Whoever has just typed a command needs no time of day.
+/// A user who has just typed a command needs no timestamps.
 #[test]
 fn usage_errors_at_a_terminal_are_told() {
     let (master, slave) = terminal::pair();
@@ -322,7 +323,7 @@ fn usage_errors_at_a_terminal_are_told() {
     running.finish().expect_code(125);
 }
 
-/// A stop that a supervisor calls a failure.
+/// A stop that a supervisor takes for a failure.
 #[test]
 fn a_stop_is_143_unless_it_is_mapped() {
     for (flags, code) in [(&[][..], 143), (&["--exit-map", "143=0"], 0)] {
@@ -340,7 +341,7 @@ fn what_a_healthcheck_is_spared() {
     assert!(outcome.stdout.is_empty(), "{}", outcome.report());
 }
 
-/// The app's own mistakes, as they were told before, too.
+/// The app's own mistakes are reported as well.
 #[test]
 fn an_app_that_listens_where_nobody_asks_is_told() {
     let (port, other) = (place::free_port(), place::free_port());
@@ -362,6 +363,6 @@ fn an_app_that_listens_where_nobody_asks_is_told() {
     let said = outcome.finish().expect_code(125).stderr;
     let has = between(&said, "it has ", ": name one").to_owned();
     golden("no-such-address", &said, &[("ADDRESSES", &has)]);
-    // Its cure: no address at all.
+    // The fix: no address at all.
     run_app(&["--port", "0"], "exit=0").start().finish().expect_code(0);
 }

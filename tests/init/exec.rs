@@ -1,4 +1,4 @@
-//! `--exec`: reberth becomes the app.
+//! `--exec`: the app replaces reberth.
 
 use crate::harness::{launch, look, place};
 use crate::{both, run, run_app};
@@ -60,7 +60,7 @@ fn inherited_descriptors_are_still_there() {
 fn what_cannot_be_executed_has_the_same_codes() {
     run(&["--exec"], ["/no/such/file"]).start().finish().expect_code(127);
     run(&["--exec"], ["/etc"]).start().finish().expect_code(126);
-    // The sockets have taken the places of reberth's own files by then, the log's among them.
+    // By then the sockets have replaced reberth's own files, including the log.
     let place = crate::harness::place::TempDir::new();
     let log = place.path().join("log");
     let flags = ["--exec", "--handover", "on", "--log-file", log.to_str().unwrap(), "-p", "0,0,0"];

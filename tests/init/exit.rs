@@ -1,4 +1,4 @@
-//! Which code `run` ends with.
+//! The exit code of `run`.
 
 use crate::harness::look;
 use crate::{both, denied, run, run_app};
@@ -63,7 +63,7 @@ fn a_command_that_is_not_there_is_127() {
         for command in ["no-such-command-anywhere", "/no/such/file", "./no-such-file"] {
             mode(run(&[], [command])).start().finish().expect_code(127).expect_stderr(command);
         }
-        // An interpreter line that works is no reason to complain.
+        // A valid interpreter line is no error.
         let mut launch = run(&[], ["placeholder"]);
         let path = launch.dir.file("script", "#!/bin/sh\nexit 5\n", 0o755);
         *launch.words.last_mut().unwrap() = path.into();
@@ -78,7 +78,7 @@ fn the_command_is_looked_for_in_path() {
         launch.environment.retain(|(name, _)| name != "PATH");
         launch.env("PATH", path).start().finish().expect_code(code);
     }
-    // As execvp(3): what is found but may not be executed does not hide what comes later, and decides when nothing does.
+    // As in execvp(3): a file that may not be executed does not hide later ones, and decides if there are none.
     for (later, code) in [("/bin:/usr/bin", 0), ("/no/such/folder", 126)] {
         let mut launch = run(&[], ["true"]);
         launch.dir.file("true", "not a program", 0o644);
@@ -139,7 +139,7 @@ fn bad_settings_are_125_and_the_app_is_not_started() {
         assert_eq!(outcome.stdout, "", "{}", outcome.report());
         assert!(!outcome.stderr.is_empty(), "{}", outcome.report());
     }
-    // All of them in one go, each with the name that was used.
+    // All of them in one run, each with the name that was used.
     run_app(&["--grace", "8", "--signal-map", "TERM"], "say=started")
         .env("REBERTH_DRAIN", "5")
         .start()
@@ -164,7 +164,7 @@ fn nothing_is_left_when_run_has_ended() {
     assert_eq!(look::tagged(&tag), Vec::<i32>::new());
 }
 
-/// A directory of PATH on a network that is away: neither "not found" nor a missing loader.
+/// A directory of PATH on a network file system that is away: neither "not found" nor a missing loader.
 #[test]
 fn a_program_that_cannot_be_reached_is_told_as_that() {
     for errno in [libc::ESTALE, libc::ENODEV, libc::ETIMEDOUT] {

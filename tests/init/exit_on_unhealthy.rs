@@ -1,4 +1,4 @@
-//! `--exit-on-unhealthy`: an app that is up and fails its liveness check. The target is a file, so that the test decides.
+//! `--exit-on-unhealthy`: an app that is ready and fails its liveness check. The target is a file, so that the test controls it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::{both, run_app};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A ready app whose liveness is this file.
+/// A ready app with this file as its liveness target.
 fn start(mode: &dyn Fn(Launch) -> Launch, flags: &[&str], steps: &str) -> (Running, i32, PathBuf) {
     let launch = run_app(&[&["--exit-on-unhealthy", "50ms"], flags].concat(), steps);
     let file = launch.dir.path().join("alive");
@@ -49,7 +49,7 @@ fn one_that_ignores_term_is_killed_after_the_grace() {
     assert!(outcome.stderr.contains("sending SIGKILL"), "{}", outcome.report());
 }
 
-/// Control: without the flag nobody asks, and the app lives.
+/// Control: without the flag nothing is probed, and the app lives.
 #[test]
 fn without_exit_on_unhealthy_nobody_asks_the_app() {
     let (mut running, _, file) = start(&|launch| launch, &["--exit-on-unhealthy", "off"], "ready pause");
@@ -80,7 +80,7 @@ fn a_stopped_app_is_not_asked() {
     running.finish_within(SOON).expect_code(1);
 }
 
-/// Never while it starts, and never while it drains.
+/// Never before it is ready, and never during the drain.
 #[test]
 fn an_app_that_is_not_ready_or_drains_is_not_asked() {
     let port = crate::harness::place::free_port();
@@ -96,7 +96,7 @@ fn an_app_that_is_not_ready_or_drains_is_not_asked() {
         "{}",
         running.report()
     );
-    // Control: once it is ready it is asked.
+    // Control: once it is ready it is probed.
     running.write("\n");
     running.finish_within(SOON).expect_code(1);
     let (mut running, _, file) =

@@ -1,4 +1,4 @@
-//! From the first TERM to the end: drain, grace, KILL.
+//! From the first TERM to the exit: drain, grace, KILL.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ fn repeated_signals_during_the_grace_are_forwarded() {
 
 #[test]
 fn the_grace_is_one_deadline_for_the_app_and_what_it_leaves() {
-    // The app takes most of the grace; what it leaves has only the rest.
+    // The app uses most of the grace; its leftovers have only the rest.
     let steps = "block fork ready=left: until=64:left end line ready until=15 until=10 exit=3";
     let mut running = run_app(&["--grace", "4s"], steps).stdin(Stdio::Pipe).start();
     running.ready_as("left:");
@@ -101,7 +101,7 @@ fn the_grace_is_one_deadline_for_the_app_and_what_it_leaves() {
     );
 }
 
-/// The phase in the state file, wherever in the state directory that is.
+/// The phase in the state file, wherever in the state directory that file is.
 fn phase(running: &Running) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir(running.dir.path()).into_iter().flatten().flatten() {
@@ -120,7 +120,7 @@ fn drain_holds_the_signal_back_and_says_so() {
             assert!(!phase(&running).contains("draining"));
             running.signal(signal);
             until("the phase is draining", || phase(&running).contains("draining"));
-            // Others pass meanwhile; the next line the app says is about this one.
+            // Other signals are forwarded meanwhile; the app's next line is about this one.
             running.signal(10);
             running.expect("signal 10");
             running.signal(1);

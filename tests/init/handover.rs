@@ -1,4 +1,4 @@
-//! The bound socket in the app's hands, under supervision.
+//! The bound socket as a file descriptor of the supervised app.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -13,7 +13,7 @@ fn expect_lines(running: &mut Running, lines: &[&str]) {
     }
 }
 
-/// The `fd` lines the app said, by number.
+/// The `fd` lines that the app printed, by number.
 fn descriptor<'a>(said: &'a str, number: &str) -> &'a str {
     said.lines().find_map(|l| l.strip_prefix("fd ")?.strip_prefix(number)?.strip_prefix(' ')).unwrap_or("")
 }
@@ -64,7 +64,7 @@ fn a_socket_is_handed_over_only_when_asked() {
     run_app(&["--port", &port.to_string(), "--handover", "off"], "say={fd}").start().finish().expect_code(125);
 }
 
-/// As an activating parent starts it: the shell knows the pid that reberth will have.
+/// Starts reberth like a service manager with socket activation: the shell knows the pid that reberth will have.
 fn activated(inner: &Launch, listener: TcpListener) -> Launch {
     let script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=outer; exec \"$@\"";
     let mut launch = Launch::new("sh").args(["-c", script, "sh"]).args(inner.words.clone()).descriptor(3, listener);
@@ -121,7 +121,7 @@ fn sockets_meant_for_somebody_else_are_left_alone() {
         let mut running = foreign(run_app(&["--port", "0"], steps));
         running.ready();
         expect_lines(&mut running, &["LISTEN_PID=4194304", "LISTEN_FDS=3", "LISTEN_FDNAMES=x:y:z", "fd 3 /dev/zero"]);
-        // Where reberth hands over sockets of its own, theirs are the only ones.
+        // If reberth hands over its own sockets, those are the only ones.
         let port = place::free_port();
         let mut running = foreign(run_app(&["--port", &format!("mine={port}"), "--handover", "on"], steps));
         let app = running.ready();
@@ -131,7 +131,7 @@ fn sockets_meant_for_somebody_else_are_left_alone() {
     });
 }
 
-/// Its clients wait for ever: the socket listens, and nobody ever accepts.
+/// Its clients wait forever: the socket listens, and no process ever accepts.
 #[test]
 fn an_app_that_ignores_its_socket_is_named_and_never_called_ready() {
     let port = crate::harness::place::free_port();

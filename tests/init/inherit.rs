@@ -1,4 +1,4 @@
-//! What the app finds as it was given to reberth, and what it must not find; and what reberth lets go of.
+//! What the app inherits unchanged through reberth, what it must not inherit, and what reberth releases.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -25,7 +25,7 @@ fn the_mask_and_the_dispositions_are_the_original_ones() {
         ] {
             let launch = mode(run_app(&[], "status exit=4").blocked(blocked).ignored(ignored));
             let outcome = launch.start().finish().expect_code(4);
-            // What the C library keeps for itself (32, 33) is never ours to judge.
+            // The signals reserved by the C library (32, 33) are ignored.
             for (name, signals) in [("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", &[])] {
                 let line = format!("{name}: {}", bits(signals));
                 assert!(outcome.stdout.lines().any(|l| l == line), "expected {line}\n{}", outcome.report());
@@ -41,7 +41,7 @@ fn limits_and_umask_are_the_original_ones() {
     assert_eq!(outcome.stdout, "0022\n77\n77\n0\n", "{}", outcome.report());
 }
 
-/// The `fd` lines of an app that says `fds`.
+/// The `fd` lines of an app with the step `fds`.
 fn seen(stdout: &str) -> Vec<&str> {
     stdout.lines().filter_map(|l| l.strip_prefix("fd ")).collect()
 }
@@ -68,7 +68,7 @@ fn inherited_descriptors_reach_the_app_and_are_not_kept() {
     let command = ["sh", "-c", "echo through >&9; exec 9>&-; echo closed; read x; exit 6"];
     let mut running = run(&[], command).descriptor(9, writer).stdin(Stdio::Pipe).start();
     running.expect("closed");
-    // The end of the pipe comes while reberth still runs: it holds no copy.
+    // The pipe reaches its end while reberth still runs: reberth holds no copy.
     assert_eq!(running::read_to_end(reader.into()), "through\n");
     running.write("\n");
     running.finish().expect_code(6);
@@ -79,7 +79,7 @@ fn inherited_descriptors_reach_the_app_and_are_not_kept() {
             (&[][..], "ready pause"),
             (&["--port", &port, "--relaunch", "0"], "ready pause"),
             (&["--port", &port, "--handover", "on"], "ready pause"),
-            // An app that may be launched again needs them again; one that listens will not be.
+            // An app that may be launched again needs the descriptors again; one that listens will not be.
             (&["--port", &port], &listening),
         ] {
             let zero = launch::open("/dev/zero", libc::O_RDONLY);
@@ -132,7 +132,7 @@ fn the_app_leads_a_process_group_of_its_own() {
     });
 }
 
-/// Bytes that are no UTF-8, with everything a careless reader trips over.
+/// Bytes that are not UTF-8, with everything that can confuse a careless reader.
 const ODD: &[u8] = b"\xff\xfe=\x80 'x' \"y\" \n\t{}$\\";
 
 #[test]
@@ -167,7 +167,7 @@ fn the_environment_and_the_arguments_are_the_same_bytes() {
 
 #[test]
 fn variables_without_a_value_or_a_name_do_not_stop_the_start() {
-    // `env` takes its own words for granted, so a shell-less program starts reberth with an environment made by hand.
+    // `env` interprets its own words, so another program starts reberth with a handmade environment.
     let launch = run_app(&[], "environ exit=0").env("", "nameless").env("REBERTH_PORT", "").env("PORT", "");
     launch.start().finish().expect_code(0);
 }
@@ -184,7 +184,7 @@ fn the_app_dies_with_reberth() {
             assert!(ids.ends_with("pdeathsig=15"), "{ids}");
             running.expect("signal 15");
         }
-        // With PID 1 the kernel ends its whole namespace.
+        // When PID 1 dies, the kernel kills its whole namespace.
         until("the app is gone", || !look::alive(app));
     });
 }
@@ -201,7 +201,7 @@ fn the_parent_death_signal_reaches_reberth_and_is_forwarded() {
     running.expect("signal 10");
 }
 
-/// The kernel tells of a parent's death only from the moment on in which it was asked to. One that has died before is noticed all the same.
+/// The kernel reports a parent's death only after it was asked to. A parent that has died before that is noticed all the same.
 #[test]
 fn a_parent_that_dies_while_reberth_starts_is_not_missed() {
     for waits in [false, true] {
@@ -211,7 +211,7 @@ fn a_parent_that_dies_while_reberth_starts_is_not_missed() {
         let flags = ["--parent-death-signal", "USR1", "--port", &port, "--wait", "forever"];
         let flags = if waits { &flags[..] } else { &flags[..2] };
         let inner = run_app(flags, "pause");
-        // The environment takes reberth some time to read; its parent ends as soon as it has begun.
+        // Reading the environment takes reberth some time; its parent exits as soon as reberth has started.
         let script = "import os, sys\n\
                       environ = dict(os.environ, **{f'V{n}': '' for n in range(60000)})\n\
                       child = os.posix_spawn(sys.argv[1], sys.argv[1:], environ)\n\
@@ -229,7 +229,7 @@ fn a_parent_that_dies_while_reberth_starts_is_not_missed() {
     }
 }
 
-/// `environ` may hold what is no NAME=VALUE; it is the app's all the same.
+/// `environ` may contain an entry that is not NAME=VALUE; the app gets it all the same.
 #[test]
 fn an_entry_without_an_equals_sign_reaches_the_app() {
     both(|mode| {

@@ -1,4 +1,4 @@
-//! The log against outputs of every kind: full ones, stalled ones, such as cannot be opened again. It may lose lines; it may not wait.
+//! The log with outputs of every kind: full, stalled, and impossible to reopen. It may lose lines; it must not block.
 
 use std::io::{PipeWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,14 +10,14 @@ use crate::harness::launch::{self, Stdio};
 use crate::harness::{Launch, Running, terminal};
 use crate::{both, denied, run_app};
 
-/// Says more with every signal, and ends by TERM with code 5.
+/// Prints a line for every signal, and exits with code 5 on TERM.
 const APP: &str = "block ready until=15 exit=5";
 const FLAGS: [&str; 4] = ["--port", "0", "--log", "trace"];
 
-/// What a kernel before 6.4 says of a pipe.
+/// A kernel before 6.4: no RWF_NOWAIT on pipes.
 const NOT_TOLD: [(i64, i32); 1] = [(libc::SYS_pwritev2, libc::EOPNOTSUPP)];
 
-/// Lets nobody open it a second time, like what belongs to another user: the launch is then without the capability to do so all the same.
+/// An output that cannot be opened a second time, as if it belonged to another user: root runs reberth without the capability to do so.
 fn sealed(fd: &impl AsRawFd, mut launch: Launch) -> Launch {
     // SAFETY: calls on numbers.
     let root = unsafe {
@@ -30,14 +30,14 @@ fn sealed(fd: &impl AsRawFd, mut launch: Launch) -> Launch {
     launch
 }
 
-/// The ways to a pipe, from the newest kernel's on: told for each write, opened once more, through a pipe of one's own.
+/// The ways to write to a pipe without blocking, from the newest kernel on: a flag for each write, the pipe reopened, an intermediate pipe.
 const WAYS: [fn(&PipeWriter, Launch) -> Launch; 3] =
     [|_, launch| launch, |_, launch| denied(&NOT_TOLD, launch), |pipe, launch| sealed(pipe, denied(&NOT_TOLD, launch))];
 
 fn fill(fd: &impl AsRawFd) {
     let fd = fd.as_raw_fd();
     let block = [b'x'; 4096];
-    // SAFETY: the block is as long as we say; the descriptor is open.
+    // SAFETY: the block has the length passed; the descriptor is open.
     unsafe {
         libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
         while libc::write(fd, block.as_ptr().cast(), block.len()) > 0 {}
@@ -46,7 +46,7 @@ fn fill(fd: &impl AsRawFd) {
     }
 }
 
-/// It hears signals and passes them on, whatever becomes of its lines.
+/// It receives and forwards signals, whatever happens to its log lines.
 #[track_caller]
 fn assert_hears(mut running: Running) {
     running.ready();
@@ -69,13 +69,13 @@ fn a_full_pipe_holds_nothing_up() {
     });
 }
 
-/// The app writes to the same pipe, and whoever reads it has stalled: a look that said "there is room" is no promise.
+/// The app writes to the same pipe, and its reader has stalled: a check that there is room is no guarantee.
 #[test]
 fn a_pipe_that_fills_between_the_look_and_the_write_holds_nothing_up() {
     both(|mode| {
         for way in WAYS {
             let (mut reader, writer) = std::io::pipe().unwrap();
-            // As the app would, but it can be done without stopping the app's own steps: takes whatever room comes up, and never waits.
+            // Fills the pipe like the app, but without involving the app's steps: takes any room there is, and never waits.
             let own = launch::open(&format!("/proc/self/fd/{}", writer.as_raw_fd()), libc::O_WRONLY | libc::O_NONBLOCK);
             let mut running = mode(way(&writer, run_app(&FLAGS, APP))).stderr(Stdio::Given(writer.into())).start();
             let over = AtomicBool::new(false);
@@ -83,14 +83,14 @@ fn a_pipe_that_fills_between_the_look_and_the_write_holds_nothing_up() {
                 scope.spawn(|| {
                     let block = [b'x'; 4096];
                     while !over.load(Ordering::Relaxed) {
-                        // SAFETY: the block is as long as we say; the descriptor is open.
+                        // SAFETY: the block has the length passed; the descriptor is open.
                         unsafe { libc::write(own.as_raw_fd(), block.as_ptr().cast(), block.len()) };
                     }
                 });
                 let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     running.ready();
                     for _ in 0..100 {
-                        // Real-time signals queue, and each of them is a line of the log. Room comes up meanwhile, and then no more.
+                        // Real-time signals queue, and each is a line in the log. Meanwhile there is room for a moment, and then none.
                         for _ in 0..20 {
                             running.signal(40);
                             reader.read_exact(&mut [0; 4096]).unwrap();
@@ -129,7 +129,7 @@ fn what_was_lost_is_counted_once_there_is_room_again() {
     }
 }
 
-/// As podman and systemd give it.
+/// As podman and systemd supply it.
 #[test]
 fn a_full_socket_holds_nothing_up() {
     both(|mode| {
@@ -147,7 +147,7 @@ fn a_full_socket_holds_nothing_up() {
     assert!(said.lines().count() == 3 && !said.contains("dropped"), "{said}");
 }
 
-/// `docker run -t`, and nobody is attached. The second may not be opened by its own name.
+/// `docker run -t` without a client attached. The second terminal cannot be opened by its name.
 #[test]
 fn a_terminal_that_nobody_reads_holds_nothing_up() {
     type Change = fn(&OwnedFd, Launch) -> Launch;

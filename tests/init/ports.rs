@@ -1,4 +1,4 @@
-//! What `run` publishes about its ports, and what it says about where the app listens.
+//! What `run` publishes about its ports, and what it logs about where the app listens.
 
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -36,12 +36,12 @@ fn files_that_cannot_be_written_are_125_before_the_launch() {
     }
 }
 
-/// Containers are all pid 1, and may share the volume the file is on: whoever reads it finds one whole file, and no start fails.
+/// Containers all have pid 1, and may share the volume with the file: a reader always finds one complete file, and no start fails.
 #[test]
 fn instances_with_the_same_pid_do_not_write_into_each_others_port_file() {
     let place = place::TempDir::new();
     let file = place.path().join("ports");
-    // A name that everybody can guess is one that somebody else may have laid.
+    // An attacker may have created a link under a predictable name.
     let victim = place.path().join("victim");
     std::fs::write(&victim, "precious").unwrap();
     std::os::unix::fs::symlink("victim", place.path().join("ports.1.new")).unwrap();
@@ -81,7 +81,7 @@ fn a_port_file_replaces_files_and_nothing_else() {
     let run = |name: &str| {
         run_app(&["--port", "0", "--log", "off", "--port-file", at(name).to_str().unwrap()], "say=started")
     };
-    // A link stays one: the file it names is replaced.
+    // A link is kept: the file it points to is replaced.
     std::fs::write(at("file"), "old").unwrap();
     std::os::unix::fs::symlink("file", at("link")).unwrap();
     run("link").start().finish().expect_code(0);
@@ -90,7 +90,7 @@ fn a_port_file_replaces_files_and_nothing_else() {
     pipe.unwrap();
     std::os::unix::fs::symlink("/dev/null", at("null")).unwrap();
     for name in ["pipe", "null", "."] {
-        // A bad setting is told whatever the log's level.
+        // A bad setting is reported whatever the log level.
         let outcome = run(name).start().finish().expect_code(125).expect_stderr("--port-file");
         assert_eq!(outcome.stdout, "", "{}", outcome.report());
     }
@@ -121,7 +121,7 @@ fn templates_that_mean_nothing_are_bad_values() {
         let outcome = run_app(flags, steps).start().finish().expect_code(125);
         assert_eq!(outcome.stdout, "", "{}", outcome.report());
     }
-    // The command word is no argument.
+    // The command word is not an argument.
     crate::run(&["--port", "0"], ["/{port}"]).start().finish().expect_code(127);
 }
 
@@ -216,7 +216,7 @@ fn an_app_on_another_address_than_it_was_told_is_told_so() {
     }
 }
 
-/// Next.js and others bind the one address that HOSTNAME stands for: outside they answer, and on loopback nobody does.
+/// Next.js and others bind only the address of HOSTNAME: they answer from outside, but not on loopback.
 #[test]
 fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
     for (told, address, said) in [
@@ -225,7 +225,7 @@ fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
         ("", "[fd00:9::7]", "only, not on all addresses"),
         ("", "127.0.0.2", "on loopback only"),
         ("", "[::1]", "on loopback only"),
-        // As Java's sockets are, which are for both families.
+        // As Java's sockets do, which are for both families.
         ("", "[::ffff:10.9.8.7]", "only, not on all addresses"),
         ("", "[::ffff:127.0.0.1]", "on loopback only"),
     ] {
@@ -250,7 +250,7 @@ fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
     }
 }
 
-/// A debugger's or metrics port comes before the app's own: seen, and not called a fault while the app may still start.
+/// A debugger's or metrics port opens before the app's own: it is logged, and not called a mistake while the app may still be starting.
 #[test]
 fn a_side_port_that_comes_first_is_no_fault() {
     let (port, side) = (place::free_port(), place::free_port());
@@ -323,7 +323,7 @@ fn the_state_file_comes_and_goes_with_run() {
         launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
         let mut running = mode(launch.env("REBERTH_STATE_DIR", place.path())).start();
         running.ready();
-        // Beside it stands the next one for a moment, until it is renamed.
+        // A new state file exists beside it for a moment, until it is renamed.
         until("there is one state file", || std::fs::read_dir(place.path()).unwrap().count() == 1);
         running.signal(15);
         running.finish().expect_code(143);

@@ -1,9 +1,9 @@
-//! The excerpt at the head of the README is what the program says.
+//! The excerpt at the head of the README matches the program's output.
 
 use crate::harness::place;
 use crate::run;
 
-/// A line without what differs from run to run: numbers, and whether a time is one of seconds or of milliseconds.
+/// A line without what differs from run to run: numbers, and the unit of a duration.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     let mut letters = line.chars().peekable();
@@ -28,7 +28,7 @@ fn the_excerpt_is_what_the_second_of_two_instances_says() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let (_, excerpt) = readme.split_once("```console\n").unwrap();
     let (excerpt, _) = excerpt.split_once("```").unwrap();
-    // The terminal has wrapped what was too long for it.
+    // The README wraps long lines.
     let mut whole = String::new();
     for line in excerpt.lines() {
         let begins = line.starts_with("20") || line.starts_with("$ ") || line.starts_with("Serving");

@@ -1,4 +1,4 @@
-//! An app that lost its port to somebody else between claim and bind.
+//! An app that lost its port to another process between claim and bind.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use crate::harness::launch::Stdio;
 use crate::harness::{Launch, Running, look, place, until};
 use crate::{both, run_app};
 
-/// Starts an app that binds `port` when it is told to, and dies with code 98 where it cannot.
+/// Starts an app that binds `port` when the test says so, and exits with code 98 if it cannot.
 fn start(port: u16, relaunches: &str) -> Running {
     start_with(port, &["--relaunch", relaunches], "ready")
 }
 
-/// The same with these flags, and these steps before it is told.
+/// The same with these flags, and with these steps before that.
 fn start_with(port: u16, flags: &[&str], steps: &str) -> Running {
     let steps = format!("{steps} line listen=0.0.0.0:{port} pause");
     run_app(&[&["--port", &port.to_string()], flags].concat(), &steps).stdin(Stdio::Pipe).start()
 }
 
-/// In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
+/// In a separate network namespace: a failed bind is identified by its user alone, and other tests run as the same user.
 fn alone(mut launch: Launch) -> Launch {
     let words = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"];
     launch.words = words.into_iter().map(Into::into).chain(launch.words).collect();
@@ -58,7 +58,7 @@ fn it_is_launched_again_only_so_often_and_then_its_own_code_counts() {
             });
             drop(thief);
         } else {
-            // Still held: this time it is over.
+            // Still held, and no relaunch is left.
             running.finish_within(Duration::from_secs(5)).expect_code(98);
             return;
         }
@@ -78,14 +78,14 @@ fn with_no_relaunch_left_the_code_is_the_apps() {
 #[test]
 fn a_thief_that_is_gone_again_is_remembered() {
     let port = place::free_port();
-    // In a network of its own: whose bind has failed is told by the user alone, and other tests have the same one.
+    // In a separate network namespace: a failed bind is identified by its user alone, and other tests run as the same user.
     let steps = format!("ready line try=0.0.0.0:{port} line exit=98");
     let mut running = alone(run_app(&["--port", &port.to_string(), "--relaunch", "1", "--log", "debug"], &steps))
         .stdin(Stdio::Pipe)
         .start();
     let app = running.ready();
     let inside = running.outside(app);
-    // The thief comes and goes in the app's own network, and is there while the app tries.
+    // The thief comes and goes in the app's network namespace, and is there while the app tries to bind.
     let script = "import socket, sys\ns = socket.create_server(('0.0.0.0', int(sys.argv[1])))\nprint('there', flush=True)\n\
                   sys.stdin.readline()";
     let thief = Launch::new("nsenter")
@@ -95,7 +95,7 @@ fn a_thief_that_is_gone_again_is_remembered() {
     thief.line_after("there");
     running.write("\n");
     running.line_after("taken");
-    // The kernel tells of the failed bind a grace period later: a thief that is gone by then leaves no evidence.
+    // The kernel reports the failed bind a grace period later: a thief that has exited by then leaves no evidence.
     running.stderr_until("a bind failed while another process held one of the ports");
     thief.write("\n");
     thief.finish().expect_code(0);
@@ -107,7 +107,7 @@ fn a_thief_that_is_gone_again_is_remembered() {
     running.finish_within(Duration::from_secs(5)).expect_code(98);
 }
 
-/// It looks whether its port is free, works on, and ends for a reason of its own: nobody has taken anything from it.
+/// The app checks whether its port is free, continues, and exits for another reason: no process has taken its port.
 #[test]
 fn an_app_that_only_checked_its_port_is_not_launched_again() {
     for checks in
@@ -130,7 +130,7 @@ fn an_app_that_dies_for_another_reason_is_not_launched_again() {
     assert_eq!(outcome.stdout, "once\n", "{}", outcome.report());
 }
 
-/// Its own socket goes away with it, and no look has seen it listen: that is nobody else's.
+/// Its own socket vanishes with it before reberth has seen it listen: that is not the work of another process.
 #[test]
 fn an_app_that_dies_the_moment_it_listens_is_not_launched_again() {
     for round in 0..10 {
@@ -144,7 +144,7 @@ fn an_app_that_dies_the_moment_it_listens_is_not_launched_again() {
 #[test]
 fn an_app_that_listened_before_is_not_launched_again() {
     let port = place::free_port();
-    // Each has an address of its own, so that both can listen; a wildcard claim would find the port held.
+    // Each has its own address, so that both can listen; a wildcard claim would find the port held.
     let steps = format!("ready line listen=127.0.0.1:{port} line exit=98");
     let mut running = run_app(&["--port", &port.to_string()], &steps).stdin(Stdio::Pipe).start();
     running.ready();
@@ -167,7 +167,7 @@ fn after_term_an_app_is_not_launched_again() {
     running.finish_within(Duration::from_secs(5)).expect_code(98);
 }
 
-/// Images stop their apps by other signals than TERM, and nobody else is there to take them.
+/// Images stop their apps with other signals than TERM, and at this moment only reberth can handle them.
 #[test]
 fn a_stop_while_waiting_for_a_relaunch_is_its_signal() {
     for (signal, map, code) in [
@@ -199,7 +199,7 @@ fn with_handover_an_app_is_not_launched_again() {
 
 #[test]
 fn a_stop_while_the_rest_of_the_tree_ends_is_no_relaunch() {
-    // The app has lost its port and left a child that takes its time; the container is stopped just then.
+    // The app has lost its port and left a child that exits slowly; the container is stopped just then.
     for (signal, map, code) in [
         (libc::SIGTERM, "none", Some(143)),
         (libc::SIGUSR1, "none", Some(138)),
@@ -222,7 +222,7 @@ fn a_stop_while_the_rest_of_the_tree_ends_is_no_relaunch() {
             running.finish_within(Duration::from_secs(5)).expect_code(code);
             continue;
         }
-        // It says nothing, so the app is launched again.
+        // The signal has no effect, so the app is launched again.
         running.stderr_until("launching again");
         drop(thief);
         assert_ne!(running.ready_as("left:"), left);

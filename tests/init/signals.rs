@@ -1,4 +1,4 @@
-//! Which signals reach the app, and which reach reberth itself.
+//! Which signals reach the app, and which affect reberth itself.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use crate::harness::launch::Stdio;
 use crate::harness::{Running, look, place, running, until};
 use crate::{both, run, run_app};
 
-/// What can be received and is no stop signal. 32 and 33 are the C library's own, CHLD is about children.
+/// Signals that can be received and do not stop a process. 32 and 33 belong to the C library, CHLD concerns children.
 fn forwardable() -> impl Iterator<Item = i32> {
     (1..=31).filter(|n| ![9, 17, 19, 20, 21, 22].contains(n)).chain(34..=64)
 }
 
 const STOP_SIGNALS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
-/// An app that says every signal it gets, until USR1 and then USR2 end it with code 3.
+/// An app that prints every signal it receives, until USR1 and then USR2 make it exit with code 3.
 const LISTENER: &str = "block ready until=10 until=12 exit=3";
 
 #[track_caller]
@@ -35,7 +35,7 @@ fn every_signal_is_forwarded_exactly() {
             running.signal(signal);
             running.expect(&format!("signal {signal}"));
         }
-        // A second time: nothing is used up, and nothing came twice.
+        // A second time: nothing is used up, and nothing arrives twice.
         for signal in forwardable() {
             running.signal(signal);
             running.expect(&format!("signal {signal}"));
@@ -102,7 +102,7 @@ fn pid_1_passes_stop_signals_on_and_never_stops() {
     for signal in STOP_SIGNALS {
         running.signal(signal);
         running.expect(&format!("signal {signal}"));
-        // Only somebody who runs forwards this.
+        // Only a running process forwards this.
         running.signal(libc::SIGHUP);
         running.expect("signal 1");
         assert_ne!(look::stat(running.init).unwrap().state, 'T');
@@ -120,7 +120,7 @@ fn signal_map_rewrites_and_drops() {
             running.signal(sent);
             running.expect(&format!("signal {got}"));
         }
-        // Dropped; the one after them is the next the app gets.
+        // Dropped; the next signal is the next one that the app receives.
         running.signal(12);
         running.signal(28);
         running.signal(14);
@@ -139,7 +139,7 @@ fn scope_child_reaches_the_app_alone() {
         running.ready();
         running.signal(10);
         running.expect("app signal 10");
-        // Sent past reberth: the child's first signal, so it got none before.
+        // Sent directly, not through reberth: it is the child's first signal, so the child got none before.
         running::kill(running.outside(child), 12);
         running.expect("child signal 12");
         running.signal(12);
@@ -161,12 +161,12 @@ fn scope_group_reaches_the_whole_group_and_nobody_else() {
         said.sort();
         assert_eq!(said, ["app signal 10", "child signal 10"]);
         running.signal(12);
-        // The app ends of it at once, and then the rest is told: in which order these lines come is the scheduler's.
+        // The app exits immediately, and the others then get TERM: the order of these lines depends on the scheduler.
         let outcome = running.finish().expect_code(3);
         for line in ["app signal 12", "child signal 12"] {
             assert!(outcome.stdout.contains(line), "{line}: {}", outcome.report());
         }
-        // The one in a group of its own hears of it only when the app is gone: as what is left of the tree.
+        // The process in its own group gets a signal only after the app has exited, as part of what is left of the tree.
         for line in ["apart signal 10", "apart signal 12"] {
             assert!(!outcome.stdout.contains(line), "{line}: {}", outcome.report());
         }
@@ -177,7 +177,7 @@ fn scope_group_reaches_the_whole_group_and_nobody_else() {
 #[test]
 fn term_and_int_end_the_wait_for_the_port_at_once() {
     both(|mode| {
-        // The signal that tells of the parent's death ends it too, whichever it is.
+        // The parent-death signal ends the wait too, whichever signal it is.
         for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130), (libc::SIGUSR1, 138)] {
             let port = place::free_port();
             let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -193,7 +193,7 @@ fn term_and_int_end_the_wait_for_the_port_at_once() {
     });
 }
 
-/// Whatever it is, it ends the wait: nobody is left to wait for. The map comes first all the same.
+/// Whatever the signal, it ends the wait: there is no parent left to wait for. The map still applies first.
 #[test]
 fn the_signal_of_a_dead_parent_is_mapped_too() {
     for (death, map, code) in [
@@ -229,7 +229,7 @@ fn a_hangup_ends_the_wait_unless_nohup_has_it_ignored() {
             let mut running = mode(launch).start();
             running.stderr_until(&port.to_string());
             running.signal(libc::SIGHUP);
-            // The signal is there before the port is.
+            // The signal arrives before the port is free.
             let held = ignored.is_empty().then_some(holder);
             let outcome = running.finish().expect_code(code);
             assert_eq!(outcome.stdout, said, "{}", outcome.report());
@@ -243,7 +243,7 @@ fn a_storm_of_signals_interrupts_nothing() {
     both(|mode| {
         let mut running = mode(run_app(&["--grace", "0s"], LISTENER)).start();
         running.ready();
-        // Real-time signals queue: every one of them arrives, in order.
+        // Real-time signals queue: every one arrives, in order.
         for round in 0..500 {
             running.signal(34 + round % 8);
             running.signal(libc::SIGCHLD);
@@ -302,21 +302,21 @@ fn term_at_any_moment_of_the_start_ends_it_and_leaves_nobody() {
     for round in 0..40 {
         let mut running = run_app(&["--port", "0", "--grace", "2s"], "pause").start();
         let (init, tag) = (running.init, running.tag.clone());
-        // Later and later, counted in looks at the process table and not in time.
+        // Later and later, counted in reads of the process table and not in time.
         for _ in 0..round {
             look::stat(init);
             look::command_line(init);
         }
         running.signal(libc::SIGTERM);
         let outcome = running.finish_within(std::time::Duration::from_secs(5));
-        // Before reberth has taken its signals over, TERM simply ends it.
+        // Before reberth has blocked its signals, TERM simply kills it.
         let ended = outcome.code == Some(143) || outcome.signal == Some(libc::SIGTERM);
         assert!(ended, "{}", outcome.report());
         assert_eq!(look::tagged(&tag), Vec::<i32>::new());
     }
 }
 
-/// As `docker stop` finds a container that somebody has stopped by hand.
+/// As `docker stop` finds a container whose app was stopped by hand.
 #[test]
 fn a_stopped_app_hears_that_it_is_to_stop() {
     both(|mode| {
@@ -330,7 +330,7 @@ fn a_stopped_app_hears_that_it_is_to_stop() {
     });
 }
 
-/// Images stop their apps by WINCH (httpd), USR1 (haproxy) or RTMIN+3 (systemd): while reberth waits, nobody else takes these.
+/// Images stop their apps with WINCH (httpd), USR1 (haproxy) or RTMIN+3 (systemd): while reberth waits, it must handle these itself.
 #[test]
 fn while_it_waits_a_signal_acts_as_on_any_program_and_the_map_comes_first() {
     const WINCH: i32 = libc::SIGWINCH;
@@ -360,7 +360,7 @@ fn while_it_waits_a_signal_acts_as_on_any_program_and_the_map_comes_first() {
             flags.extend(["--signal-map".into(), map.into()]);
         }
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        // As PID 1 the kernel gives no signal a default action.
+        // For PID 1 the kernel performs no default actions.
         let launch = run_app(&[&flags[..], &["--log", "debug"]].concat(), "say=started").ignored(&[libc::SIGPIPE]);
         let mut running = launch.first_in_namespace().start();
         running.stderr_until("is busy, waiting");
@@ -372,7 +372,7 @@ fn while_it_waits_a_signal_acts_as_on_any_program_and_the_map_comes_first() {
             }
             None => {
                 running.stderr_until("ignored: there is no app yet");
-                // KILL is the only one left for TERM=none.
+                // With TERM=none only KILL is left.
                 running.signal(libc::SIGINT);
                 running.finish_within(Duration::from_secs(5)).expect_code(130);
             }

@@ -1,5 +1,5 @@
-//! Surroundings that are broken or poor: no standard error, no descriptors, no room for another process; and how quiet reberth
-//! is while there is nothing to do.
+//! Broken or poor environments: no standard error, no descriptors, no room for another process. And how quiet reberth is while there is
+//! nothing to do.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn closed_standard_descriptors_are_no_reason_to_fail() {
             let launch = run(flags, command).stdin(Stdio::Closed).stdout(Stdio::Closed).stderr(Stdio::Closed);
             let outcome = mode(launch).start().finish().expect_code(4);
             let listed = std::fs::read_to_string(&file).unwrap_or_default();
-            // What reberth opened in the meantime must not turn up as the app's standard input.
+            // What reberth has opened meanwhile must not become the app's standard input.
             assert!(!listed.contains(" 0 -> socket"), "{listed}\n{}", outcome.report());
             assert!(!listed.contains("anon_inode"), "{listed}\n{}", outcome.report());
         }
@@ -82,7 +82,7 @@ fn a_closed_standard_descriptor_stays_closed_for_the_app() {
 
 #[test]
 fn no_room_for_another_process_is_a_clear_125() {
-    // The limit does not bind root, so root's tests run this as somebody else, from a place anybody may read.
+    // The limit does not apply to root, so a test run as root runs this as another user, in a directory that any user may read.
     // SAFETY: geteuid has no preconditions.
     let root = unsafe { libc::geteuid() } == 0;
     let mut launch = run_app(&[], "say=started").limit(libc::RLIMIT_NPROC, 0);
@@ -106,7 +106,7 @@ fn no_room_for_another_process_is_a_clear_125() {
     assert!(!outcome.stderr.is_empty(), "{}", outcome.report());
 }
 
-/// Voluntary context switches: one for every time it slept and was woken.
+/// Voluntary context switches: one each time it slept and was woken.
 fn wake_ups(pid: i32) -> String {
     look::status(pid, "voluntary_ctxt_switches").unwrap()
 }
@@ -122,7 +122,7 @@ fn reberth_sleeps_while_the_app_runs() {
             if !flags.is_empty() {
                 running.stderr_until(&port.to_string());
             }
-            // Once it has settled, a second passes without a single wake-up.
+            // Once it has settled, a second passes without a wake-up.
             let init = running.init;
             let mut before = String::new();
             let settled = holds_within(Duration::from_secs(10), || {
@@ -136,12 +136,13 @@ fn reberth_sleeps_while_the_app_runs() {
 
 #[test]
 fn it_runs_without_any_place_for_its_state_and_read_only() {
-    // Nothing to write to anywhere: one warning, and on. A user namespace or root makes the mounts read-only for this test alone.
+    // There is no writable directory at all: one warning, and it continues. A user namespace, or root, makes the mounts read-only for this
+    // test alone.
     let script = "mount -t tmpfs -o ro none /run; mount -t tmpfs -o ro none /dev/shm; mount -t tmpfs -o ro none /tmp 2>/dev/null; \
                   exec \"$@\"";
     let mut inner = run(&["--port", "0"], ["sh", "-c", "exit 6"]);
     inner.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
-    // The binary itself may be below /tmp, which is about to be covered: reach it by descriptor.
+    // The binary itself may be below /tmp, which is about to be covered: access it by descriptor.
     let binary = launch::open(env!("CARGO_BIN_EXE_reberth"), libc::O_RDONLY);
     inner.words[0] = "/proc/self/fd/7".into();
     let outer = launch::Launch::new("unshare")
@@ -187,7 +188,7 @@ fn a_working_directory_that_is_gone_is_no_reason_to_fail() {
     });
 }
 
-/// A terminal makes its writer wait for room, whatever poll(2) says of it.
+/// A terminal blocks its writer until there is room, whatever poll(2) reports.
 #[test]
 fn a_terminal_that_nobody_reads_does_not_stop_the_end() {
     both(|mode| {
@@ -195,7 +196,7 @@ fn a_terminal_that_nobody_reads_does_not_stop_the_end() {
         let launch = run_app(&["--log", "debug"], "block ready until=15 exit=3").stderr(Stdio::Given(slave));
         let mut running = mode(launch).start();
         running.ready();
-        // A line of the log each, far more than the terminal holds.
+        // One log line each, far more than the terminal buffers.
         for _ in 0..500 {
             running.signal(libc::SIGRTMAX());
         }
@@ -215,7 +216,7 @@ fn a_pipe_as_the_command_is_not_waited_for() {
     outcome.expect_code(126).expect_stderr("not a program");
 }
 
-/// The child that asks the health target is reberth's, not something that the app has left behind.
+/// The child that probes the health target belongs to reberth; the app has not left it behind.
 #[test]
 fn a_question_on_its_way_is_no_leftover() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -230,15 +231,15 @@ fn a_question_on_its_way_is_no_leftover() {
     drop(asked);
 }
 
-/// ppoll(2) refuses more descriptors than the limit on open files, and somebody may lower that while reberth runs.
+/// ppoll(2) refuses more descriptors than the limit on open files, and the limit may be lowered while reberth runs.
 fn lower_the_limit(pid: i32, to: u64) {
     let limit = libc::rlimit { rlim_cur: to, rlim_max: to };
-    // SAFETY: a number, and a limit that outlives the call; the old one is not asked for.
+    // SAFETY: a number, and a limit that outlives the call; the old limit is not requested.
     let lowered = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
     assert_eq!(lowered, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// What it has used of the processor, in clock ticks of 10 ms.
+/// The CPU time it has used, in clock ticks of 10 ms.
 fn ticks(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -248,12 +249,12 @@ fn ticks(pid: i32) -> u64 {
 #[test]
 fn a_limit_lowered_to_nothing_leaves_an_init_that_hears_and_does_not_spin() {
     both(|mode| {
-        // With many descriptors inherited, its own have large numbers: no set of the C library's has room for them.
+        // With many inherited descriptors, its own have large numbers, too large for the fd_set of the C library.
         for inherited in ["", "dup=1100 "] {
             let port = place::free_port().to_string();
-            // Without a race for the port, in which every socket that anybody closes on this machine is heard.
+            // Without a watch over the port, which receives an event for every socket closed on this machine.
             let flags = ["--drain", "300ms", "--signal-map", "PWR=TERM", "--port", &port, "--relaunch", "0"];
-            // A look at an app with so many descriptors takes its time, and is none of this.
+            // Inspecting an app with so many descriptors takes time, which is not what is measured here.
             let flags = if inherited.is_empty() { &flags[..] } else { &flags[..4] };
             let mut launch = run_app(flags, "block ready until=15 exit=4").limit(libc::RLIMIT_NOFILE, 4096);
             let before = app::words(&format!("{inherited}exec"));
@@ -262,13 +263,13 @@ fn a_limit_lowered_to_nothing_leaves_an_init_that_hears_and_does_not_spin() {
             running.ready();
             let init = running.init;
             lower_the_limit(init, 0);
-            // One wake-up, so that it is in the call that the limit is about.
+            // One wake-up, so that the next call is affected by the limit.
             running.signal(libc::SIGUSR1);
             running.expect("signal 10");
             let before = ticks(init);
             let spins = holds_within(Duration::from_millis(600), || ticks(init) > before + 20);
             assert!(!spins, "{inherited}: {}", running.report());
-            // Signals, deadlines and children are heard all the same, and at once.
+            // Signals, deadlines and children are still handled, and immediately.
             let began = std::time::Instant::now();
             running.signal(libc::SIGUSR2);
             running.expect("signal 12");
@@ -295,7 +296,7 @@ fn a_limit_lowered_during_the_wait_for_the_port_leaves_it_to_hear() {
             running.stderr_until("is busy, waiting");
             let init = running.init;
             lower_the_limit(init, 0);
-            // It wakes up, and goes on waiting.
+            // It wakes up, and continues to wait.
             running.signal(libc::SIGWINCH);
             let before = ticks(init);
             assert!(!holds_within(Duration::from_millis(300), || running.has_ended() || ticks(init) > before + 10));
@@ -307,7 +308,7 @@ fn a_limit_lowered_during_the_wait_for_the_port_leaves_it_to_hear() {
     });
 }
 
-/// Each reason has its own cure, and none of them is another one's.
+/// Each reason has its own fix.
 #[test]
 fn signals_that_cannot_be_read_are_told_with_their_cure() {
     for (errno, says, not) in [

@@ -1,9 +1,9 @@
-//! The terminal: the app has it while it runs, and whoever had it before has it afterwards.
+//! The terminal: the app has it while it runs, and afterwards its previous owner has it again.
 
 use crate::harness::{Launch, Running, launch::Stdio, look, place, terminal, until};
 use crate::{app, both, run, run_app};
 
-/// Starts it on a terminal of its own, as the leader of its session. Returns the master's side too.
+/// Starts the program on a new terminal, as the leader of its session. Returns the master side too.
 fn on_terminal(launch: Launch) -> (Running, std::os::fd::OwnedFd) {
     let (master, slave) = terminal::pair();
     let mut launch = launch
@@ -16,7 +16,7 @@ fn on_terminal(launch: Launch) -> (Running, std::os::fd::OwnedFd) {
     (running, master)
 }
 
-/// A shell that runs the command as its child, tells the code, and reads a line from the terminal it should have back.
+/// A shell that runs the command as its child, prints the exit code, and reads a line from the terminal, which it should have back.
 fn under_a_shell(inner: &Launch, script: &str) -> Launch {
     let mut outer = Launch::new("sh").args(["-c", script, "sh"]).args(inner.words.clone());
     outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
@@ -34,7 +34,7 @@ fn the_app_is_in_the_foreground_and_gets_ctrl_c_once() {
         assert_eq!(look::stat(app).unwrap().group, app);
         running.write("\x03");
         running.line_after("^C");
-        // Not a second time by way of reberth: the next thing it hears of is the next signal.
+        // Not a second time through reberth: the next line is about the next signal.
         running.signal(10);
         running.expect("signal 10");
         running.signal(12);
@@ -45,7 +45,7 @@ fn the_app_is_in_the_foreground_and_gets_ctrl_c_once() {
 
 #[test]
 fn the_terminal_goes_back_to_who_had_it() {
-    // Not as PID 1: when that ends, nobody is left in its namespace to have the terminal.
+    // Not as PID 1: when that exits, no process is left in its namespace to have the terminal.
     for (command, code) in [
         (app::words("ready exit=3"), "3"),
         (app::words("ready die=9"), "137"),
@@ -56,7 +56,7 @@ fn the_terminal_goes_back_to_who_had_it() {
         let script = "\"$@\"; echo code $?; read x; echo got $x";
         let (mut running, _master) = on_terminal(under_a_shell(&inner, script));
         running.line_after(&format!("code {code}"));
-        // Somebody in the background would be stopped by reading, or get nothing.
+        // A process in the background would be stopped when it reads, or get nothing.
         running.write("hello\n");
         running.line_after("got hello");
         running.finish().expect_code(0);
@@ -69,7 +69,7 @@ fn a_shell_as_the_app_has_job_control() {
         let (mut running, _master) = on_terminal(mode(run(&[], ["bash", "--norc", "--noprofile", "-i"])));
         running.write("echo sum-$((40 + 2))\n");
         running.line_after("sum-42");
-        // A job in the foreground, stopped by the terminal and continued, then ended by it.
+        // A foreground job, stopped by the terminal and continued, then killed by it.
         running.write("sleep 1000\n");
         let init = running.init;
         until("the job runs", || tree(init).iter().any(|&p| look::command_line(p) == "sleep 1000"));
@@ -87,7 +87,7 @@ fn a_shell_as_the_app_has_job_control() {
     });
 }
 
-/// A process and everybody below it.
+/// A process and all its descendants.
 fn tree(top: i32) -> Vec<i32> {
     let mut found = vec![top];
     let mut next = 0;
@@ -101,7 +101,7 @@ fn tree(top: i32) -> Vec<i32> {
 #[test]
 fn in_the_background_reberth_leaves_the_terminal_alone() {
     let inner = run_app(&[], "block ready until=15 exit=3");
-    // `-m`: the job gets a group of its own, and the shell keeps the terminal.
+    // `-m`: the job gets its own group, and the shell keeps the terminal.
     let script = "set -m; \"$@\" & echo started; wait $!; echo code $?; read x; echo got $x";
     let (mut running, master) = on_terminal(under_a_shell(&inner, script));
     let app = running.ready();
@@ -130,8 +130,8 @@ fn a_terminal_that_hangs_up_ends_the_app() {
     let state = running.init;
     running.read_from(crate::harness::launch::open("/dev/null", libc::O_RDONLY));
     drop(master);
-    // The kernel tells the leader of the session, which is reberth; the app hears of it from there. It may hear of it from the
-    // kernel too, as the group in the foreground.
+    // The kernel signals the session leader, which is reberth; reberth forwards that. The app may get it from the kernel too, as the
+    // foreground group.
     until("reberth ends", || !look::alive(state));
     running.finish().expect_code(3);
 }
@@ -157,8 +157,8 @@ fn ctrl_z_gives_an_interactive_shell_its_terminal_back() {
     running.finish().expect_code(0);
 }
 
-/// An interactive bash on a terminal of its own, and the command line that starts `inner` in it. It prompts with nothing and leaves
-/// the echo to the kernel: a prompt comes when it likes, also into the middle of what a job in the background says.
+/// An interactive bash on a new terminal, and the command line that starts `inner` in it. The prompt is empty and the kernel does the echo:
+/// a prompt may appear at any time, even in the middle of a background job's output.
 fn interactive(inner: &Launch) -> (Running, std::os::fd::OwnedFd, String) {
     let words: Vec<String> = inner.words.iter().map(|w| format!("'{}'", w.to_string_lossy())).collect();
     let mut outer = Launch::new("bash").args(["--norc", "--noprofile", "--noediting", "-i"]).env("PS1", "");
@@ -221,7 +221,7 @@ fn an_app_started_in_the_background_reads_the_terminal_after_fg() {
     running.finish().expect_code(0);
 }
 
-/// A shell without job control leaves what it starts with `&` in its own group, in the foreground, with nothing on stdin.
+/// A shell without job control leaves a command started with `&` in its own group, in the foreground, with an empty stdin.
 #[test]
 fn a_script_keeps_the_terminal_from_what_it_starts_in_the_background() {
     let inner = run_app(&[], "block ready until=15 exit=3");
@@ -236,7 +236,7 @@ fn a_script_keeps_the_terminal_from_what_it_starts_in_the_background() {
     running.finish().expect_code(0);
 }
 
-/// Nobody could continue it: PID 1 has no shell above it.
+/// PID 1 has no shell above it, so no process could continue it.
 #[test]
 fn the_stop_key_does_not_freeze_a_container() {
     let (mut running, _master) = on_terminal(run_app(&[], "ready line say=went-on exit=3").first_in_namespace());
@@ -248,7 +248,7 @@ fn the_stop_key_does_not_freeze_a_container() {
     running.finish().expect_code(3);
 }
 
-/// The control for this room: an app started without a terminal has none, and `app::words` alone takes none.
+/// Control for this file: an app started without a terminal has none, and `app::words` alone takes none.
 #[test]
 fn without_a_terminal_nothing_is_taken() {
     let words = app::words("ready exit=0");
@@ -256,7 +256,7 @@ fn without_a_terminal_nothing_is_taken() {
     assert_eq!(outcome.stdout.lines().count(), 1, "{}", outcome.report());
 }
 
-/// A run that waits 3 s for a port somebody has, with its standard error on a terminal of its own: what was written there.
+/// A run that waits 3 s for a busy port, with its standard error on a new terminal: what it wrote there.
 fn waits_on_a_terminal(change: impl FnOnce(Launch) -> Launch) -> String {
     let port = place::free_port();
     let _holder = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -302,7 +302,7 @@ fn waiting_is_not_drawn_where_nobody_looks() {
     assert!(!outcome.stderr.contains(['\r', '\x1b']), "{}", outcome.report());
 }
 
-/// A signal ends the wait in the middle of a line that is drawn.
+/// A signal ends the wait in the middle of a drawn line.
 #[test]
 fn an_interrupted_wait_leaves_no_drawing_behind() {
     let port = place::free_port();

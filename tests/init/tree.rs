@@ -1,4 +1,4 @@
-//! Orphans, and what is left of the app's tree when the app is gone.
+//! Orphans, and what is left of the app's tree when the app has exited.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ fn orphans_come_to_reberth_off_pid_1_too() {
     running.finish().expect_code(143);
 }
 
-/// The control for the tests above: where nobody reaps, what they look for is there to be seen.
+/// Control for the tests above: without a reaper, the zombies they look for do exist.
 #[test]
 fn without_an_init_the_same_orphans_stay_zombies() {
     let words = app::words("orphans=1x100 ready pause");
@@ -52,7 +52,7 @@ fn orphans_that_die_all_the_time_do_not_hide_the_apps_own_end() {
     });
 }
 
-/// What is left when the app has ended with code 7: each of these must be gone before `run` is, and never decides the code.
+/// What is left when the app has exited with code 7: each of these must have exited before `run` does, and never decides the code.
 #[test]
 fn leftovers_get_term_and_are_waited_for() {
     both(|mode| {
@@ -101,7 +101,7 @@ fn leftovers_that_ignore_term_are_killed_after_the_grace() {
 #[test]
 fn a_stopped_leftover_ends_too() {
     both(|mode| {
-        // Stopped before the app ends: TERM stays pending until it goes on, KILL does not.
+        // Stopped before the app exits: TERM stays pending until the process is continued, KILL does not.
         let mut running =
             mode(run_app(&["--grace", "1s"], "fork ready stop pause end line exit=7").stdin(Stdio::Pipe)).start();
         let left = running.ready();
@@ -133,7 +133,7 @@ fn a_grace_of_zero_waits_for_leftovers_as_long_as_it_takes() {
 #[test]
 fn leftovers_that_fork_on_term_do_not_escape() {
     both(|mode| {
-        // On TERM it leaves a daemon that ignores TERM and says so, and dies.
+        // On TERM it starts a daemon that ignores TERM and prints a line, and exits.
         let steps = "block fork ready until=15:left ignore=15 daemon ready=late: pause end exit=0 end line exit=7";
         let mut running = mode(run_app(&["--grace", "500ms"], steps).stdin(Stdio::Pipe)).start();
         running.ready();
@@ -147,7 +147,7 @@ fn leftovers_that_fork_on_term_do_not_escape() {
 
 #[test]
 fn only_the_apps_tree_is_ended() {
-    // A neighbour in the same session, started by the same parent: not a descendant of reberth's.
+    // A neighbour in the same session, started by the same parent: not a descendant of reberth.
     let words = run_app(&["--grace", "300ms"], "ready exit=7");
     let script = "sleep 1000 & echo neighbour $!; \"$@\"; echo code $?; kill -0 $! && echo alive; kill -9 $!";
     let mut outer = Launch::new("sh").args(["-c", script, "sh"]).args(words.words.clone());
@@ -160,7 +160,7 @@ fn only_the_apps_tree_is_ended() {
     running.finish();
 }
 
-/// `exec reberth run -- app > >(logger)`: the logger is a child of reberth's, and was there before it.
+/// `exec reberth run -- app > >(logger)`: the logger is a child of reberth that existed before it.
 #[test]
 fn what_was_there_before_the_app_is_left_alone() {
     let inner = run_app(&["--grace", "15s"], "fork ready=left: pause end say=last-words exit=7");
@@ -169,7 +169,7 @@ fn what_was_there_before_the_app_is_left_alone() {
     let mut outer = Launch::new("bash").args(["-c", script]).arg(&log).args(inner.words.clone());
     outer.environment.extend(inner.environment.iter().filter(|(name, _)| name == "REBERTH_STATE_DIR").cloned());
     let running = outer.start();
-    // Before the outcome is taken: with that the harness ends whatever is left of the test.
+    // Before the outcome is taken: then the harness kills whatever is left of the test.
     let logged = || std::fs::read_to_string(&log).unwrap_or_default();
     until("the logger has seen the end", || logged().ends_with("all-logged\n"));
     assert!(logged().contains("logged last-words"), "{}", logged());
@@ -185,13 +185,13 @@ fn every_reaped_orphan_can_be_seen_in_the_log() {
     running.finish().expect_code(143);
 }
 
-/// What a program in the background served ends with the one that put it there: that takes a line, or it is a riddle.
+/// A background process is stopped together with the app that started it; without a log line that would be a riddle.
 #[test]
 fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
     both(|mode| {
         let port = place::free_port();
         let flags = ["--port", &port.to_string()];
-        // It serves, and then its parent goes.
+        // It serves, and then its parent exits.
         let steps = format!("daemon listen=0.0.0.0:{port} ready=daemon: pause end line exit=0");
         let mut running = mode(run_app(&flags, &steps).stdin(Stdio::Pipe)).start();
         let daemon = running.ready_as("daemon:");
@@ -203,10 +203,10 @@ fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
         {
             assert!(outcome.stderr.contains(part), "{part}: {}", outcome.report());
         }
-        // Its parent goes before it serves.
+        // Its parent exits before it serves.
         let outcome = mode(run_app(&flags, "daemon ready=daemon: pause end exit=0")).start().finish().expect_code(0);
         assert!(outcome.stderr.contains("before it listened on port"), "{}", outcome.report());
-        // Workers of a server that has crashed are no daemon.
+        // Workers of a crashed server are not a daemon.
         let steps = format!("daemon listen=0.0.0.0:{port} ready=left: pause end line exit=3");
         let mut running = mode(run_app(&flags, &steps).stdin(Stdio::Pipe)).start();
         running.ready_as("left:");
@@ -217,16 +217,17 @@ fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
     });
 }
 
-/// `unshare --pid` without a /proc of its own: what the numbers there mean is another namespace's affair.
+/// `unshare --pid` without a new /proc: the pids there belong to another namespace.
 #[test]
 fn the_proc_of_another_namespace_is_not_believed() {
     // SAFETY: geteuid has no preconditions.
     let user: &[&str] = if unsafe { libc::geteuid() } == 0 { &[] } else { &["--user", "--map-root-user"] };
     let namespace = [&["unshare"], user, &["--pid", "--fork", "--kill-child"]].concat();
-    // As process 2 of the namespace, whose children outside are the kernel's threads; and as its first, where they are anybody's.
+    // As process 2 of the namespace, whose pid outside belongs to a kernel thread; and as its first process, whose pid belongs to any
+    // process.
     for before in [&["sh", "-c", "\"$@\"; exit $?", "sh"][..], &[]] {
         let steps = "block fork ready=left: until=15:left exit=0 end line exit=7";
-        // Where the numbers of the tree go on: far from those.
+        // The pids of the tree start far from those.
         let numbers = "echo 30000 >/proc/sys/kernel/ns_last_pid; exec \"$@\"";
         let command = ["sh", "-c", numbers, "sh"].into_iter().map(Into::into).chain(app::words(steps));
         let mut launch = run(&["--grace", "15s"], command.collect::<Vec<OsString>>()).stdin(Stdio::Pipe);

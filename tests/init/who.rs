@@ -1,4 +1,4 @@
-//! `who --watch`, and what `who` says of ports that are shared.
+//! `who --watch`, and what `who` prints about shared ports.
 
 use std::net::TcpListener;
 
@@ -10,7 +10,7 @@ fn watch(flags: &[&str]) -> Running {
     Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["who", "--watch"]).args(flags.iter().copied()).start()
 }
 
-/// A line without its time.
+/// A line without its timestamp.
 fn next(running: &mut Running) -> String {
     let line = running.line();
     let (time, rest) = line.split_once(' ').unwrap();
@@ -28,7 +28,7 @@ fn watch_prints_a_line_for_each_change() {
         let mut holder =
             Launch::new(app::program()).args([app::MARK, &format!("listen=0.0.0.0:{port}"), "ready", "pause"]).start();
         holder.ready();
-        // The kernel tells nobody that a socket listens: this one comes with the clock.
+        // The kernel reports no event when a socket starts to listen: this change is found by polling.
         let line = next(&mut running);
         assert!(line.starts_with(&format!("{port}/tcp held by pid {} ", holder.pid)), "{line}");
         let ended = std::time::Instant::now();
@@ -40,7 +40,7 @@ fn watch_prints_a_line_for_each_change() {
             ended.elapsed()
         );
     }
-    // Its own looks are no changes: the next line is of what happens next.
+    // Its own queries are no changes: the next line is about the next change.
     let _holder = std::net::UdpSocket::bind(("127.0.0.1", other)).unwrap();
     let line = next(&mut running);
     assert!(line.starts_with(&format!("{other}/udp held by pid {} ", std::process::id())), "{line}");
@@ -60,7 +60,7 @@ fn watch_prints_a_json_object_on_each_line() {
     assert_eq!(object()["ports"][0]["state"], "free");
 }
 
-/// `reberth who --watch 80 | head -1`: it ends with its reader, and with the code of what it saw last.
+/// `reberth who --watch 80 | head -1`: it exits with its reader, with the code for what it saw last.
 #[test]
 fn watch_ends_with_its_reader() {
     let port = place::free_port();

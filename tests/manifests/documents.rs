@@ -1,4 +1,4 @@
-//! Owns what the other rooms read: the pages, everything else that shows how to call reberth, and its help. Must not know what has to hold.
+//! Owns what the other modules read: the pages, everything else that shows how to run reberth, and its help. Must not know what is checked.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ pub fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// All files below a folder of the repository; none where there is no such folder.
+/// All files below a folder of the repository; none if there is no such folder.
 pub fn below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     entries
         .map(|entry| entry.unwrap().path())
-        // What Python leaves beside an app that was tried is no document.
+        // Python leaves this beside an app that was run; it is not a document.
         .filter(|path| !path.ends_with("__pycache__"))
         .flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] })
         .collect()
 }
 
-/// The pages: everything that is written for readers.
+/// The pages: everything written for readers.
 pub fn pages() -> Vec<(PathBuf, String)> {
     let top = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
     let folders = ["docs", "examples", "tests"].into_iter().flat_map(|folder| below(&root().join(folder)));
@@ -33,7 +33,7 @@ pub fn pages() -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), read(path))).collect()
 }
 
-/// Everything that shows a user how to call reberth: the pages, images and manifests.
+/// Everything that shows a user how to run reberth: the pages, images and manifests.
 pub fn documents() -> Vec<(PathBuf, String)> {
     let mut all = pages();
     let others: Vec<_> =
@@ -48,7 +48,7 @@ pub fn documents() -> Vec<(PathBuf, String)> {
     all
 }
 
-/// The words of a text that start with `prefix` and go on with letters that `more` allows.
+/// The words of a text that start with `prefix` and continue with letters that `more` allows.
 pub fn words<'a>(text: &'a str, prefix: &str, more: fn(char) -> bool) -> BTreeSet<&'a str> {
     let before = |at: usize| text[..at].chars().next_back();
     text.match_indices(prefix)
@@ -62,7 +62,7 @@ pub fn words<'a>(text: &'a str, prefix: &str, more: fn(char) -> bool) -> BTreeSe
         .collect()
 }
 
-/// A page without what stands in code: fenced blocks and `spans`.
+/// A page without its code: fenced blocks and `spans`.
 pub fn prose(page: &str) -> String {
     let mut fenced = false;
     let mut prose = String::new();
@@ -83,7 +83,7 @@ pub fn links(page: &str) -> Vec<String> {
     prose.match_indices("](").map(|(at, _)| prose[at + 2..].split(')').next().unwrap().to_owned()).collect()
 }
 
-/// What a page shows as code: spans, and lines of blocks without their prompt.
+/// The code on a page: spans, and lines of blocks without their prompt.
 pub fn code(page: &str) -> Vec<String> {
     let mut fenced = false;
     let mut code = Vec::new();

@@ -1,5 +1,5 @@
-//! Owns the parts of pages that are written from the code: the tables of settings, exit codes and phases. Must not know how a setting is
-//! read: the tables and the help are the program's own.
+//! Owns the parts of pages that are generated from the code: the tables of settings, exit codes and phases. Must not know how a setting is
+//! read: the tables and the help come from the program itself.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use reberth::setting::table::{self, Group, Setting};
 
 use crate::documents::{flags, read, root};
 
-/// Compares a generated part of a page with what the code says, or writes it (`UPDATE_DOCS`).
+/// Compares a generated part of a page with the code, or writes it (`UPDATE_DOCS`).
 fn generated(page: &str, name: &str, content: &str) {
     let text = read(page);
     let (opening, closing) = (format!("<!-- generated: {name} -->\n"), "\n<!-- end -->");
@@ -37,7 +37,7 @@ fn written(command: &clap::Command, flag: &str) -> String {
     let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
     let arg = arg.unwrap_or_else(|| panic!("{} has no --{flag}", command.get_name()));
     let short = arg.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
-    // A switch may be given a value (`--exec=no`), and nobody needs to.
+    // A switch accepts a value (`--exec=no`), but needs none.
     let switch = arg.get_num_args().is_some_and(|n| n.min_values() == 0);
     let value = arg.get_value_names().filter(|_| !switch).map(|names| format!(" {}", names[0])).unwrap_or_default();
     format!("{short}--{flag}{value}")

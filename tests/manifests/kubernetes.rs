@@ -1,4 +1,4 @@
-//! Owns the manifests in k8s/: times that fit each other, and containers that may do nothing. Must not know what a setting means.
+//! Owns the manifests in k8s/: consistent times, and containers without privileges. Must not know what a setting means.
 
 use std::path::PathBuf;
 

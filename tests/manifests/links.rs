@@ -23,7 +23,7 @@ fn anchors(page: &str) -> Vec<String> {
     anchors
 }
 
-/// What is wrong with a page's links.
+/// What is wrong with the links of a page.
 fn dead(path: &Path, page: &str) -> Vec<String> {
     let outside = ["https://", "http://", "mailto:"];
     let is_dead = |link: &String| {
@@ -40,7 +40,7 @@ fn no_link_is_dead() {
         assert_eq!(dead(&path, &text), [""; 0], "{}: links that lead nowhere", path.display());
         let mut seen = BTreeSet::new();
         for anchor in anchors(&text) {
-            // A second heading of the same words would get another anchor than the one that is checked here. A changelog repeats its own.
+            // A second heading with the same words would get another anchor than the one checked here. A changelog repeats its own.
             assert!(
                 seen.insert(anchor.clone()) || path.ends_with("CHANGELOG.md"),
                 "{}: two headings #{anchor}",
@@ -97,7 +97,7 @@ fn every_page_is_found_from_the_readme() {
 fn a_dead_link_would_be_found() {
     let page = "# One, two\n[a](README.md) [b](#one-two) [c](READYOU.md) [d](#one)\n```\n[e](no)\n```\n`[f](no)` [g](README.md#no)\n";
     let path = root().join("README.md");
-    // Anchors of the page itself are those of the file, so `#one-two` is none either.
+    // An anchor of the page itself is checked too, so `#one-two` is a dead link.
     assert_eq!(dead(&path, page), ["#one-two", "READYOU.md", "#one", "README.md#no"]);
     assert_eq!(anchors(page), ["one-two"]);
 }

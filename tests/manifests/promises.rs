@@ -1,12 +1,12 @@
-//! Owns the map in tests/README.md: every file and test that it names exists, and every file with tests is named. Must not know what they
-//! promise.
+//! Owns the check of the map in tests/README.md: every file and test that it names exists, and every file with tests is named. Must not
+//! know what they promise.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::documents::{below, read, root};
 
-/// A row of the map: the files in its last cell, below tests/, and the tests that are named there.
+/// A row of the map: the files in its last cell, below tests/, and the tests named there.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
     files: Vec<String>,
@@ -25,7 +25,7 @@ fn rows(page: &str) -> Vec<Row> {
     .collect()
 }
 
-/// What of a row is not there.
+/// What a row names that does not exist.
 fn lost(row: &Row, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let texts: Vec<_> = row.files.iter().map(|file| (file, read(file))).collect();
     let no_file = texts.iter().filter(|(_, text)| text.is_none()).map(|(file, _)| (*file).clone());

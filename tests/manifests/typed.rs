@@ -1,5 +1,5 @@
-//! Owns what a reader can type: every flag, variable, value and command line that a page, an image or a manifest shows is one that the
-//! program takes. Must not know what they do.
+//! Owns what a reader can type: every flag, variable, value and command line on a page, in an image or a manifest is accepted by the
+//! program. Must not know what they do.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -9,7 +9,7 @@ use reberth::setting::table;
 
 use crate::documents::{code, documents, flags, pages, words};
 
-/// Flags in the docs that are other programs': each is known here by name, so that a slip of ours is not taken for one of theirs.
+/// Flags of other programs in the docs. Each is listed by name, so that a typo in one of reberth's is not taken for one of theirs.
 #[rustfmt::skip]
 const FOREIGN: &[&str] = &[
     // docker, podman, compose
@@ -45,7 +45,7 @@ fn typed(line: &str) -> Option<Vec<OsString>> {
     (!vague).then(|| words.into_iter().map(OsString::from).collect())
 }
 
-/// What the program has against a command line in an environment, without doing anything.
+/// The program's objections to a command line in an environment, without doing anything.
 fn objections(words: &[OsString], environ: &[(OsString, OsString)]) -> Vec<String> {
     let decision = decide(words, environ);
     let errors = decision.mode.err().map(|error| error.lines().to_vec()).unwrap_or_default();
@@ -55,7 +55,7 @@ fn objections(words: &[OsString], environ: &[(OsString, OsString)]) -> Vec<Strin
 #[test]
 fn every_variable_in_the_docs_exists() {
     let mut known: BTreeSet<_> = table::variables().collect();
-    // The tests' own.
+    // The tests' own variable.
     known.insert("REBERTH_TEST_ROUNDS");
     let mut unknown = Vec::new();
     for (path, text) in documents() {
@@ -93,14 +93,14 @@ fn every_command_on_a_page_is_one_that_the_program_takes() {
             let Some(words) = typed(&line) else { continue };
             let first = words[0].to_str().unwrap();
             let objections = if first == "reberth" && words.len() > 1 {
-                // A command that is only named is not one that lacks something.
+                // A command that is only named need not be complete.
                 let named = words.len() == 2;
                 if named { Vec::new() } else { objections(&words, &[]) }
             } else if words.len() > 1
                 && first.strip_prefix("--").is_some_and(|flag| known.contains(flag))
                 && !line.contains('{')
             {
-                // Flags without their command: of `run` or of `healthcheck`. One with a `{port}` is the app's.
+                // Flags without their command belong to `run` or to `healthcheck`. One with a `{port}` belongs to the app.
                 let around = |before: &[&str], after: &[&str]| {
                     let words =
                         before.iter().map(OsString::from).chain(words.clone()).chain(after.iter().map(OsString::from));
@@ -142,7 +142,7 @@ fn every_value_of_a_variable_in_the_docs_is_one_that_the_program_takes() {
                 Some(quoted) => quoted.split('"').next().unwrap(),
                 None => value.split([' ', '`', '}', ',', ';', ')']).next().unwrap(),
             };
-            // Compose fills these in, and of a service link it is said that it is ignored.
+            // Compose fills these in; and a service link is documented as ignored.
             if ["$", "…", ".."].iter().any(|sign| value.contains(sign))
                 || name == "REBERTH_TEST_ROUNDS"
                 || value.starts_with("tcp://10.") && name == "REBERTH_PORT"

@@ -1,8 +1,8 @@
-//! Owns the app whose calls are heard: this very test binary, told by its arguments whom to ask what to do. Must not know what is
+//! Owns the app whose calls are intercepted: this test binary itself, whose arguments name the test to connect to. Must not know what is
 //! tested.
 //!
-//! It runs before `main`, from `.init_array`, so that it has one thread and is what an app is at its start. It connects to the test by an
-//! abstract socket, takes a command a line from there and replies a line to each: no file, no pipe, nothing inherited.
+//! It runs before `main`, from `.init_array`, so that it has one thread and is as an app is at its start. It connects to the test by an
+//! abstract socket, reads one command per line and replies with one line each: no file, no pipe, nothing inherited.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr as Name, UnixStream};
 
 use crate::supervisor::Supervisor;
 
-/// The first argument that makes this binary an app; the second is the name of the test's socket.
+/// The first argument that turns this binary into the app; the second is the name of the test's socket.
 pub const MARK: &str = "--app";
 
 #[used]
@@ -21,7 +21,7 @@ pub const MARK: &str = "--app";
 static ENTRY: extern "C" fn() = entry;
 
 extern "C" fn entry() {
-    // Not `env::args`: with musl they are not there before main.
+    // Not `env::args`: with musl it is not available before main.
     let command = std::fs::read("/proc/self/cmdline").unwrap_or_default();
     let mut words = command.split(|&byte| byte == 0).skip(1);
     if words.next() == Some(MARK.as_bytes()) {
@@ -31,7 +31,7 @@ extern "C" fn entry() {
 }
 
 fn leave(code: i32) -> ! {
-    // SAFETY: _exit ends the process at once; there is nothing to clean up in it.
+    // SAFETY: _exit ends the process immediately; it has nothing to clean up.
     unsafe { libc::_exit(code) }
 }
 
@@ -54,13 +54,13 @@ fn obey(name: &[u8]) {
     }
 }
 
-/// A copy whose number is out of the way of those that the tests use.
+/// A copy with a number outside the range that the tests use.
 fn far(stream: &UnixStream) -> UnixStream {
-    // SAFETY: the kernel has just made the copy, for us alone.
+    // SAFETY: the kernel has just made the copy, and this code owns it.
     unsafe { UnixStream::from_raw_fd(libc::fcntl(stream.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 900)) }
 }
 
-/// A child that takes one command and replies to it.
+/// A child that reads one command and replies to it.
 fn fork(stream: &mut UnixStream, supervisor: &mut Supervisor, words: &[&str]) {
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     unsafe {
@@ -92,7 +92,7 @@ fn perform(supervisor: &mut Supervisor, words: &[&str]) -> String {
         match *words {
             ["socket", kind, at, flags] => socket(kind, number(at), flags),
             ["bind", at, address] => outcome(bind(number(at), &laid_out(address, 0))),
-            // With so many bytes of address, of which only the first are one.
+            // With this many bytes of address, of which only the first ones are an address.
             ["bind", at, address, length] => outcome(bind(number(at), &laid_out(address, length.parse().unwrap()))),
             ["bind-at", at, pointer, length] => {
                 let pointer = pointer.parse::<usize>().unwrap() as *const libc::sockaddr;
@@ -148,7 +148,7 @@ fn socket(kind: &str, at: RawFd, flags: &str) -> String {
     // SAFETY: calls on numbers.
     unsafe {
         let made = libc::socket(family, kind | nonblocking, 0);
-        // Elsewhere first: it may have the very number that is wanted, which dup3(2) refuses.
+        // Elsewhere first: it may already have the requested number, which dup3(2) refuses.
         let far = libc::fcntl(made, libc::F_DUPFD, 950);
         libc::close(made);
         let placed = libc::dup3(far, at, close_on_exec);
@@ -157,7 +157,7 @@ fn socket(kind: &str, at: RawFd, flags: &str) -> String {
     }
 }
 
-/// An address as bind(2) takes it, filled up to `length` bytes.
+/// An address in the form that bind(2) takes, padded to `length` bytes.
 fn laid_out(address: &str, length: usize) -> Vec<u8> {
     let mut bytes = if let Some(path) = address.strip_prefix('@') {
         let mut bytes = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
@@ -190,11 +190,11 @@ fn laid_out(address: &str, length: usize) -> Vec<u8> {
 }
 
 fn bind(fd: RawFd, address: &[u8]) -> i32 {
-    // SAFETY: the address is as long as is said.
+    // SAFETY: the address has the length passed.
     unsafe { libc::bind(fd, address.as_ptr().cast(), address.len() as libc::socklen_t) }
 }
 
-/// The socket there: its inode, `n` where it does not block, `c` where it is closed on exec.
+/// The socket at `fd`: its inode, `n` if it is non-blocking, `c` if it is close-on-exec.
 fn state(fd: RawFd) -> String {
     // SAFETY: calls on numbers; `stat` is valid for writing.
     unsafe {
@@ -209,7 +209,7 @@ fn state(fd: RawFd) -> String {
     }
 }
 
-/// `NUMBER:TARGET` each, but for the connection to the test and the directory being read.
+/// `NUMBER:TARGET` each, except the connection to the test and the directory being read.
 pub fn descriptors() -> Vec<String> {
     let mut found: Vec<(RawFd, String)> = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
@@ -229,7 +229,7 @@ fn status(name: &str) -> String {
     value.unwrap_or("missing").trim().to_owned()
 }
 
-/// So many threads bind at once, each a port of its own from this one on; the outcome of each.
+/// This many threads bind in parallel, on consecutive ports from this one on; the outcome of each.
 fn threads(count: i32, port: u16) -> String {
     let one = |index: i32| {
         move || {
@@ -246,8 +246,8 @@ fn threads(count: i32, port: u16) -> String {
     })
 }
 
-/// Binds a new socket to this port so many times, again after each EINTR; how many were bound, with how many descriptors at the end, and
-/// the time for all in microseconds.
+/// Binds a new socket to this port this many times, again after each EINTR; returns how many were bound, how many descriptors there are at
+/// the end, and the total time in microseconds.
 fn repeat(count: i32, port: u16) -> String {
     let address = laid_out(&format!("127.0.0.1:{port}"), 0);
     let (mut bound, mut interrupted) = (0, 0);
@@ -269,7 +269,7 @@ fn repeat(count: i32, port: u16) -> String {
     format!("{bound} bound, {} left, {interrupted} interrupted, {took}", descriptors().len() - before)
 }
 
-/// Handles a signal by doing nothing: `restart` lets the call that was interrupted go on.
+/// Installs a handler that does nothing; `restart`: an interrupted call is restarted.
 fn catch(signal: i32, flag: &str) -> String {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: a valid action, whose handler does nothing.
@@ -281,7 +281,7 @@ fn catch(signal: i32, flag: &str) -> String {
     }
 }
 
-/// SIGALRM over and over, with so many microseconds between.
+/// A periodic SIGALRM, with this many microseconds in between.
 fn timer(microseconds: i32) -> String {
     let interval = libc::timeval { tv_sec: 0, tv_usec: microseconds.into() };
     let timer = libc::itimerval { it_interval: interval, it_value: interval };

@@ -1,4 +1,4 @@
-//! Which calls are heard, and how they read.
+//! Which calls are intercepted, and how they are read.
 
 use std::os::fd::AsFd;
 
@@ -8,7 +8,7 @@ use crate::fixture::{App, Meeting};
 use crate::harness::place::{free_port, unique};
 use crate::supervisor::address;
 
-/// What the app says to a command that nobody is to hear.
+/// The app's reply to a command whose call is not intercepted.
 #[track_caller]
 fn unheard(app: &mut App, command: &str) -> String {
     let said = app.talk.ask(command);
@@ -52,7 +52,7 @@ fn other_sockets_and_addresses_are_told_apart() {
     assert_eq!(app.talk.said(), "0");
     app.talk.must("socket unix 6 -");
     assert_eq!(unheard(&mut app, "bind 6 @short"), "0");
-    // A descriptor that is none, and memory that is none: the kernel has its own words for both.
+    // An invalid descriptor and invalid memory: the kernel reports both.
     app.talk.tell("bind 99 127.0.0.1:0");
     let call = app.call();
     assert_eq!(socket_of(call.tid, 99).unwrap_err().raw_os_error(), Some(libc::EBADF));
@@ -66,7 +66,7 @@ fn other_sockets_and_addresses_are_told_apart() {
     assert_eq!(app.talk.said(), libc::EFAULT.to_string());
 }
 
-/// IPV6_V6ONLY is read from the socket, and heard where that is not to be had.
+/// IPV6_V6ONLY is read from the socket, and intercepted if it cannot be read.
 #[test]
 fn the_option_is_heard_where_it_cannot_be_read() {
     let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
@@ -87,7 +87,7 @@ fn the_option_is_heard_where_it_cannot_be_read() {
             }
             assert_eq!(app.said(), "0");
         }
-        // Others are not heard: nobody answers.
+        // Other options are not intercepted: no answer is needed.
         app.must(&format!("option 5 {} {} 1", libc::SOL_SOCKET, libc::SO_REUSEADDR));
         app.must(&format!("option 5 {level} {} 1", libc::IPV6_RECVPKTINFO));
     }

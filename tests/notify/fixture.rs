@@ -1,4 +1,4 @@
-//! Owns how a test starts an app that is heard, asks it to do something, and answers. Must not know what is tested.
+//! Owns how a test starts an app whose calls are intercepted, sends it commands, and answers its calls. Must not know what is tested.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, RawFd};
@@ -36,7 +36,7 @@ impl Meeting {
         Self { name, listener }
     }
 
-    /// The app that has come.
+    /// The app that has connected.
     #[track_caller]
     pub fn meet(self) -> Talk {
         readable("the app connects", &self.listener);
@@ -46,7 +46,7 @@ impl Meeting {
     }
 }
 
-/// The line to an app: a command there, a reply back.
+/// The connection to an app: commands out, replies back.
 pub struct Talk {
     lines: BufReader<UnixStream>,
 }
@@ -71,14 +71,14 @@ impl Talk {
         self.said()
     }
 
-    /// Asks for what has to succeed.
+    /// Sends a command that must succeed.
     #[track_caller]
     pub fn must(&mut self, command: &str) {
         assert_eq!(self.ask(command), "0", "{command}");
     }
 }
 
-/// An app that is heard.
+/// An app whose calls are intercepted.
 pub struct App {
     pub pid: i32,
     pub talk: Talk,
@@ -94,7 +94,7 @@ impl App {
         Self { pid, listener, talk: meeting.meet(), reaped: false }
     }
 
-    /// The same app, unheard, as a supervisor of its own.
+    /// The same app without interception, as a supervisor itself.
     #[track_caller]
     pub fn unheard() -> Self {
         let meeting = Meeting::new();
@@ -130,7 +130,7 @@ impl App {
         }
     }
 
-    /// Gives it `ours` in the place of its own descriptor, which was like this, and lets its bind return 0.
+    /// Puts `ours` in the place of its own descriptor, with the same flags, and makes its bind return 0.
     #[track_caller]
     pub fn give(&self, asked: &Asked, ours: impl AsFd, number: RawFd, like: &Socket) -> std::io::Result<()> {
         set_nonblocking(ours.as_fd(), like.nonblocking);
@@ -144,7 +144,7 @@ impl App {
         crate::harness::running::kill(self.pid, signal);
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills it, and waits until it has exited.
     #[track_caller]
     pub fn kill(&mut self) {
         assert_eq!(end(self.pid), Some(End::Signal(libc::SIGKILL)));
@@ -167,14 +167,14 @@ pub fn call(listener: &Listener) -> Asked {
     loop {
         readable("the app makes a call", listener);
         assert_ne!(listener.pending(), Pending::Over, "nobody is left to make a call");
-        // There is none where it was interrupted meanwhile.
+        // There is no call if it was interrupted meanwhile.
         if let Some(asked) = next(listener) {
             return asked;
         }
     }
 }
 
-/// The next call, if one waits.
+/// The next call, if one is pending.
 #[track_caller]
 pub fn next(listener: &Listener) -> Option<Asked> {
     if listener.pending() == Pending::Call { listener.receive().unwrap() } else { None }
@@ -183,7 +183,7 @@ pub fn next(listener: &Listener) -> Option<Asked> {
 #[track_caller]
 pub fn launch(image: &mut Image, hear_binds: bool) -> (i32, Option<Listener>) {
     let inherited = Signals::block().unwrap().inherited();
-    // Unheard, it carries a copy of all our descriptors until its exec.
+    // Without interception it has a copy of all of the test's descriptors until its exec.
     let _alone = forking();
     let mut started = match start(image, &setup(inherited, hear_binds)) {
         Ok(started) => started,

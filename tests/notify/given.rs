@@ -1,4 +1,4 @@
-//! What the app has when a socket of ours was given to it in its own bind.
+//! What the app has after it was given a socket in its own bind.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use reberth::sys::notify::{Asked, Call, Kind, inode_of, socket_of};
 use crate::fixture::App;
 use crate::supervisor::address;
 
-/// A socket that listens already, with its inode.
+/// A listening socket, with its inode.
 fn ours(address: &str) -> (TcpListener, u64) {
     numbered(TcpListener::bind(address).unwrap())
 }
@@ -46,7 +46,7 @@ fn number_flags_and_family_are_the_apps_own() {
             app.give(&call, &held, 77, &socket).unwrap();
             assert_eq!(app.talk.said(), "0");
             assert_eq!(app.talk.ask("state 77"), format!("{inode} {flags}").trim_end());
-            // One socket in the place of the other, and nothing else.
+            // One socket replaces the other, and nothing else changes.
             let after = before.replace(&format!("77:socket:[{}]", socket.inode), &format!("77:socket:[{inode}]"));
             assert_ne!(before, after);
             assert_eq!(app.talk.ask("fds"), after);
@@ -77,7 +77,7 @@ fn the_app_accepts_who_had_queued_before_its_bind() {
     let mut text = String::new();
     client.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello");
-    // We let go; it is the app's now, and ends with it.
+    // Released here: the socket belongs to the app now, and is closed with it.
     drop(held);
     TcpStream::connect(address).unwrap();
     app.kill();
@@ -98,7 +98,7 @@ fn a_socket_may_be_put_again_and_is_still_one() {
     app.listener().answer(call.id, 0);
     assert_eq!(app.talk.said(), "0");
     assert_eq!(app.talk.ask("fds").matches(&format!("[{inode}]")).count(), 1);
-    // Beyond what the app may open; it still waits, and is told what we like.
+    // A number beyond the app's limit: it still waits, and gets whatever answer is sent.
     app.talk.must("socket tcp4 10 -");
     app.talk.tell(&format!("bind 10 {address}"));
     let call = app.call();
@@ -131,7 +131,7 @@ fn threads_bind_at_once_and_each_gets_its_own() {
     let mut app = App::start();
     let (held, first) = row_of_ports(COUNT);
     app.talk.tell(&format!("threads {COUNT} {first}"));
-    // All of them wait before the first is answered.
+    // All of them are pending before the first is answered.
     let mut calls: Vec<Asked> = (0..COUNT).map(|_| app.call()).collect();
     calls.sort_by_key(|call| bind(call).1.port());
     let mut tids: Vec<i32> = calls.iter().map(|call| call.tid).collect();
@@ -148,7 +148,7 @@ fn threads_bind_at_once_and_each_gets_its_own() {
     assert_eq!(app.talk.said(), expected.join(" "));
 }
 
-/// So many sockets on ports in a row, and the first of them.
+/// This many sockets on consecutive ports, and the first port.
 fn row_of_ports(count: u16) -> (Vec<(TcpListener, u64)>, u16) {
     for _ in 0..100 {
         let first = crate::harness::place::free_port();
@@ -176,7 +176,7 @@ fn children_and_their_programs_are_heard_too() {
         app.give(&call, &held, 5, &socket).unwrap();
         assert_eq!(app.talk.said(), format!("child {}: 0", call.tid));
     }
-    // Its parent still has the socket of its own.
+    // Its parent still has its own socket.
     assert_ne!(app.talk.ask("state 5"), format!("{inode} c"));
     let meeting = crate::fixture::Meeting::new();
     app.talk.tell(&format!("exec {}", meeting.name));

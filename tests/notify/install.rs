@@ -1,12 +1,12 @@
-//! How the filter comes onto the app, what is left with its supervisor, and the ways in which it cannot be had. The supervisor is a
-//! program of its own here: it has one thread, and a profile.
+//! How the filter is installed on the app, what the supervisor is left with, and the cases in which it cannot be installed. The supervisor
+//! is a separate program here: it has one thread, and a profile.
 
 use reberth::sys::notify::can_copy;
 
 use crate::fixture::{App, Meeting, Talk};
 use crate::harness::place::free_port;
 
-/// A supervisor that has started an app: what it said, and the app.
+/// A supervisor that has started an app: its report, and the app.
 #[track_caller]
 fn launched(supervisor: &mut App, notify: &str) -> (String, Talk) {
     let meeting = Meeting::new();
@@ -15,7 +15,7 @@ fn launched(supervisor: &mut App, notify: &str) -> (String, Talk) {
     (said, meeting.meet())
 }
 
-/// The supervisor's own children are none, so it has no process that came to nothing.
+/// The supervisor has no children left: no half-started process remains.
 #[track_caller]
 fn refused(supervisor: &mut App, expected: &str) {
     let said = supervisor.talk.ask("launch unmet binds");
@@ -37,7 +37,7 @@ fn the_listener_is_the_supervisors_and_not_the_apps() {
     assert!(said.ends_with(&format!("more [{listener:?}]; less []")), "{said}");
     let fds = app.ask("fds");
     assert!(!fds.contains("seccomp") && !fds.contains("anon_inode"), "{fds}");
-    // Those of a container that the tests may run in count too.
+    // Filters of a container that the tests may run in count too.
     let filters = |text: String| text.parse::<u32>().unwrap();
     let own = filters(supervisor.talk.ask("status Seccomp_filters"));
     assert_eq!(filters(app.ask("status Seccomp_filters")), own + 1);
@@ -50,7 +50,7 @@ fn the_listener_is_the_supervisors_and_not_the_apps() {
 #[test]
 fn descriptors_that_are_inherited_stay_where_they_are() {
     let mut supervisor = App::unheard();
-    // As a service manager's sockets stand: from 3 on, not closed at the exec.
+    // Like the sockets of a service manager: from 3 on, not closed on exec.
     supervisor.talk.must("socket tcp4 3 -");
     supervisor.talk.must("socket tcp6 4 -");
     supervisor.talk.must("socket tcp4 8 c");
@@ -71,7 +71,7 @@ fn an_exec_that_fails_leaves_nothing() {
 
 #[test]
 fn privileges_are_only_given_up_where_the_kernel_asks() {
-    // (what the supervisor is first, whether we said to have set it, what the app has)
+    // (the initial state of the supervisor, whether it reports having set it, the state of the app)
     for (first, ours, theirs) in
         [(None, "false", "0"), (Some("uid 65534"), "true", "1"), (Some("privileges"), "false", "1")]
     {
@@ -90,7 +90,7 @@ fn privileges_are_only_given_up_where_the_kernel_asks() {
 #[test]
 fn a_listener_above_us_is_told() {
     let mut supervisor = App::start();
-    // It is heard itself, and so would be what it starts without: its binds are let through below.
+    // The supervisor is intercepted itself, and so would be what it starts without a filter: its binds are let through below.
     let said = supervisor.talk.ask("launch unmet binds");
     assert_eq!(said, format!("refused {}; more []; less []", libc::EBUSY));
     assert_eq!(supervisor.talk.ask("children"), "none");
@@ -104,17 +104,18 @@ fn a_listener_above_us_is_told() {
 #[test]
 fn profiles_and_old_kernels_are_told() {
     for (forbidden, expected) in [
-        // A profile, and one that kills: the child, not us.
+        // A profile, and one that kills: the child dies, not the supervisor.
         (format!("seccomp {}", libc::EPERM), format!("{}", libc::EPERM)),
         (format!("seccomp {}", libc::EACCES), format!("{}", libc::EACCES)),
         ("seccomp kill".to_owned(), format!("{}", libc::EPERM)),
         // Before 5.0, without seccomp, gVisor.
         (format!("seccomp {}", libc::EINVAL), format!("{}", libc::EINVAL)),
         (format!("seccomp {}", libc::ENOSYS), format!("{}", libc::ENOSYS)),
-        // Before 5.9. Here the filter is on the child already, and its listener in our table; killed, it cannot take it along.
+        // Before 5.9. At this point the child already has the filter, and its listener is in the supervisor's table; when the child is
+        // killed, the listener must go too.
         (format!("put {}", libc::EINVAL), format!("{}", libc::ENOSYS)),
         ("put kill".to_owned(), format!("{}", libc::EPERM)),
-        // An emulator that makes a fork of our clone.
+        // An emulator that turns this clone into a fork.
         (format!("shared-table {}", libc::EINVAL), format!("{}", libc::ENOSYS)),
     ] {
         let mut supervisor = App::unheard();
@@ -139,7 +140,7 @@ fn a_supervisor_without_a_spare_descriptor_is_told() {
     let mut supervisor = App::unheard();
     let before = supervisor.talk.ask("fds");
     let lowest = (0..).find(|fd| !before.split(' ').any(|one| one.starts_with(&format!("{fd}:")))).unwrap();
-    // The look at its own descriptors needs one, and there is one.
+    // Inspecting its own descriptors needs one, and one is left.
     supervisor.talk.must("socket tcp4 50 -");
     supervisor.talk.must(&format!("limit {lowest}"));
     let said = supervisor.talk.ask("launch-blind unmet binds");
@@ -167,7 +168,8 @@ fn memory_is_read_by_either_way_and_a_refusal_is_told() {
         app.tell("bind 5 127.0.0.1:0");
         assert_eq!(supervisor.talk.ask("hear"), expected, "{supervisor_is}, {app_is}");
         assert_eq!(app.said(), "0");
-        // Where nothing is mapped, both ways say what the kernel will tell the app; what may not be read is not told apart.
+        // Where nothing is mapped, both ways report what the kernel will report to the app; memory that may not be read is not
+        // distinguished.
         app.tell("bind-at 5 8 16");
         let said = supervisor.talk.ask("hear");
         let nowhere = if expected == readable { libc::EFAULT } else { libc::EACCES };

@@ -1,4 +1,4 @@
-//! Signals, ends and closes while a call waits: nothing hangs, and there is one socket where there was one.
+//! Signals, exits and closes while a call is pending: nothing hangs, and one socket is replaced by one.
 
 use std::io;
 use std::net::TcpListener;
@@ -21,7 +21,7 @@ fn is_gone(result: io::Result<impl std::fmt::Debug>) {
     assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
-/// A signal takes the call away, before our socket is put in place or after that.
+/// A signal aborts the call, before the socket is put in place or after that.
 #[test]
 fn a_signal_leaves_one_socket() {
     for (restart, put) in [(true, false), (true, true), (false, false), (false, true)] {
@@ -48,7 +48,7 @@ fn a_signal_leaves_one_socket() {
         assert_ne!(second.id, first.id);
         let now = socket_of(second.tid, 5).unwrap();
         if put {
-            // It is ours already, and told from the app's own.
+            // It is the claimed socket already, and distinguished from the app's own.
             assert_eq!(now.inode, inode);
             app.listener().answer(second.id, 0);
         } else {
@@ -62,7 +62,7 @@ fn a_signal_leaves_one_socket() {
     }
 }
 
-/// Hundreds of them, at any moment of the exchange.
+/// Hundreds of signals, at any moment of the exchange.
 #[test]
 fn a_storm_of_signals_leaves_one_socket_each_time() {
     for flag in ["restart", "plain"] {
@@ -74,7 +74,7 @@ fn a_storm_of_signals_leaves_one_socket_each_time() {
         let mut vanished = 0;
         until("signals take calls away while they are answered", || {
             app.talk.tell(&format!("repeat 500 {port}"));
-            // An answer that meets a signal is forgotten, so nobody can count up to the last call: the app says when it is done.
+            // An answer that collides with a signal is lost, so calls cannot be counted: the app reports when it is done.
             while let Some(call) = app.call_or_reply() {
                 let Call::Bind { fd, .. } = call.call else { panic!("{call:?}") };
                 match socket_of(call.tid, fd).unwrap() {
@@ -120,7 +120,7 @@ fn it_is_over_when_the_last_one_is_gone() {
     app.talk.tell(&format!("fork bind 5 {address}"));
     let call = app.call();
     app.kill();
-    // Its child still waits.
+    // Its child is still waiting.
     assert!(app.listener().is_valid(call.id));
     assert_eq!(app.listener().pending(), Pending::None);
     app.listener().answer(call.id, libc::EACCES);

@@ -1,7 +1,7 @@
-//! `sys::notify` against real apps: what is heard of their calls, and what they get. Must not know which bind gets which socket: that is
-//! `run`'s to decide.
+//! `sys::notify` against real apps: what is learned of their calls, and what they get. Must not know which bind gets which socket: `run`
+//! decides that.
 
-// The lints of `src` guard PID 1; a test may panic, wait and start threads. What is unsafe here says why, as there.
+// The lints of `src` protect PID 1; a test may panic, wait and start threads. `unsafe` code states its reason here too.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod app;

@@ -1,4 +1,4 @@
-//! Programs as they are written, in another language and with another C library's ways.
+//! Real programs, in another language and with the habits of another C library.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use crate::fixture::{call, launch, readable};
 use crate::harness::launch::program;
 use crate::supervisor::address;
 
-/// Answers what an app asks until it listens on the port of `held`, which it gets; all else is let through.
+/// Answers the calls of an app until it listens on the port of `held`, which it is given; everything else is let through.
 #[track_caller]
 fn supervise(listener: &Listener, held: &TcpListener) {
     loop {

@@ -1,5 +1,5 @@
-//! Owns what an app does that is a supervisor itself: it has one thread, a profile or limits of its own, and starts the app that is
-//! heard. Must not know what is tested.
+//! Owns an app that is a supervisor itself: it has one thread, its own profile or limits, and starts the app whose calls are intercepted.
+//! Must not know what is tested.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use reberth::sys::signal::{Inherited, Signals};
 
 use crate::app::{MARK, c, descriptors, errno, number};
 
-/// What an app is started with here.
+/// How an app is started here.
 pub fn setup(inherited: Inherited, hear_binds: bool) -> Setup<'static> {
     Setup {
         inherited,
@@ -26,7 +26,7 @@ pub fn setup(inherited: Inherited, hear_binds: bool) -> Setup<'static> {
     }
 }
 
-/// The address that a bind was given.
+/// The address passed to a bind.
 pub fn address(asked: &Asked) -> std::io::Result<Option<SocketAddr>> {
     let Call::Bind { address, length, .. } = asked.call else { panic!("{asked:?} is no bind") };
     let mut bytes = [0; 128];
@@ -51,7 +51,7 @@ impl Supervisor {
         // SAFETY: calls on numbers, or on memory that outlives them.
         unsafe {
             match *words {
-                // Starts an app that asks `name` what to do. What came of it, and the descriptors before and after.
+                // Starts an app that connects to `name`. Replies with the outcome, and the descriptors before and after.
                 ["launch", name, notify] => {
                     let before = descriptors();
                     let said = self.launch(name, notify);
@@ -60,7 +60,7 @@ impl Supervisor {
                     let less: Vec<&String> = before.iter().filter(|fd| !after.contains(fd)).collect();
                     format!("{said}; more {more:?}; less {less:?}")
                 }
-                // The same where there is no descriptor left to look at the others.
+                // The same with no descriptor left to inspect the others.
                 ["launch-blind", name, notify] => self.launch(name, notify),
                 ["forget"] => {
                     self.listener = None;
@@ -76,7 +76,7 @@ impl Supervisor {
                     let id = number(uid).cast_unsigned();
                     libc::setgroups(0, std::ptr::null());
                     let changed = libc::setresgid(id, id, id) | libc::setresuid(id, id, id);
-                    // The change makes us undumpable, and with us the app between clone and exec; an exec takes that back.
+                    // The change makes the supervisor undumpable, and with it the app between clone and exec; an exec undoes that.
                     libc::prctl(libc::PR_SET_DUMPABLE, 1);
                     changed.to_string()
                 }
@@ -105,7 +105,7 @@ impl Supervisor {
         }
     }
 
-    /// Asked for once: it takes a descriptor.
+    /// Called once: it needs a descriptor.
     fn inherited(&mut self) -> Inherited {
         *self.inherited.get_or_insert_with(|| Signals::block().unwrap().inherited())
     }
@@ -120,7 +120,7 @@ impl Supervisor {
         format!("started, no_new_privs {no_new_privs}")
     }
 
-    /// Waits for the next call, says what could be learned of it, and lets it through.
+    /// Waits for the next call, replies with what could be learned of it, and lets it through.
     fn hear(&mut self, learn: impl Fn(&Asked) -> String) -> String {
         let Some(listener) = &self.listener else { return "no listener".to_owned() };
         let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
@@ -132,7 +132,7 @@ impl Supervisor {
     }
 }
 
-/// What is read of a call.
+/// What can be read of a call.
 fn read(asked: &Asked) -> String {
     let fd = match asked.call {
         Call::Bind { fd, .. } => fd,
@@ -157,7 +157,7 @@ fn copied(asked: &Asked) -> String {
     format!("{:?}", same.map_err(|error| error.kind()))
 }
 
-/// Puts an empty directory in the place of `/proc`, for this process alone.
+/// Mounts an empty directory over `/proc`, for this process alone.
 fn hide_proc() -> String {
     // SAFETY: constant strings; nothing is read from the null pointers.
     unsafe {
@@ -170,11 +170,11 @@ fn hide_proc() -> String {
     }
 }
 
-/// From here on, for what is started too, a call has this errno; or who makes it is killed (`kill`), as under a profile.
+/// From here on, for child programs too, a call fails with this errno; or its caller is killed (`kill`), as under a profile.
 fn forbid(what: &str, how: &str) -> String {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let action = how.parse().map_or(libc::SECCOMP_RET_KILL_PROCESS, |errno: u32| libc::SECCOMP_RET_ERRNO | errno);
-    // The call, where its argument stands that counts, and the bits in it that must be set.
+    // The call, the index of its relevant argument, and the bits in it that must be set.
     let (call, argument, mask) = match what {
         "seccomp" => (libc::SYS_seccomp, 16, 0),
         "speculation" => (libc::SYS_seccomp, 24, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32),

@@ -1,4 +1,4 @@
-//! Who blocks whom: the kernel's rules that claiming builds on, a row for each kind of holder.
+//! Which socket blocks which: the kernel's rules that claiming relies on, a row for each kind of holder.
 
 use std::net::Shutdown;
 
@@ -77,7 +77,7 @@ fn shut_down(port: u16) -> Vec<Socket> {
 type Row = (&'static str, fn(u16) -> Vec<Socket>, &'static str, Option<State>);
 
 /// The columns: `0.0.0.0`, the wildcard on both families, `[::]` for IPv6 only, `127.0.0.1`. `b` = busy.
-/// The state is what a look at the wildcard must say where it is busy.
+/// The state is what a query for the wildcard must report if it is busy.
 const TABLE: &[Row] = &[
     ("nobody", |_| vec![], "oooo", None),
     ("0.0.0.0 with RA", |p| vec![listening("0.0.0.0", p, WITH_RA)], "bbob", Some(State::Listening)),
@@ -142,7 +142,7 @@ fn each_kind_of_holder_blocks_whom_the_kernel_blocks() {
     inside("blocking::each_kind_of_holder_blocks_whom_the_kernel_blocks", rows);
 }
 
-/// Without this, the rows above would pass on a kernel that refuses everything the second time.
+/// Without this control, the rows above would pass on a kernel that refuses every second bind.
 #[test]
 fn reuse_port_would_have_shared() {
     inside("blocking::reuse_port_would_have_shared", || {

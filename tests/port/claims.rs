@@ -49,7 +49,7 @@ fn the_order_asked_and_the_order_claimed() {
     });
 }
 
-/// A silent socket keeps nobody from listening, and another port may be waited for very long.
+/// A bound socket that does not listen keeps no process from listening; and a port may be waited for very long.
 #[test]
 fn a_port_that_was_taken_while_another_was_waited_for_is_claimed_again() {
     inside("claims::a_port_that_was_taken_while_another_was_waited_for_is_claimed_again", || {
@@ -120,7 +120,7 @@ fn without_listening_nobody_can_connect() {
         let policy = Policy { hold: Hold::Probe, ..at_once() };
         let claims = claim(&[spec("", PORT)], &policy).unwrap();
         assert!(std::net::TcpStream::connect(("127.0.0.1", PORT)).is_err());
-        // And an app that sets SO_REUSEADDR is not in its own entrypoint's way.
+        // An app that sets SO_REUSEADDR does not block its own entrypoint.
         let _app = listening("0.0.0.0", PORT, WITH_RA);
         drop(claims);
         let claims = claim(&[spec("", PORT + 1)], &at_once()).unwrap();
@@ -175,7 +175,7 @@ fn a_wildcard_works_where_ipv6_is_switched_off() {
     });
 }
 
-/// As a kernel started with `ipv6.disable=1` answers: EAFNOSUPPORT.
+/// The answer of a kernel started with `ipv6.disable=1`: EAFNOSUPPORT.
 pub fn refuse_ipv6() {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut steps = [
@@ -212,7 +212,7 @@ fn fallback_next_takes_the_next_port_that_nobody_has_or_names() {
         // A port is named whatever its protocol: here +2 by a UDP spec.
         let specs = [spec("", PORT), udp_spec(PORT + 2)];
         assert_eq!(fallen(&specs, Fallback::Next(100)).unwrap(), [PORT + 4, PORT + 2]);
-        // Two that fall back do not meet.
+        // Two ports that fall back do not collide.
         let specs = [spec("", PORT), spec("", PORT + 1)];
         for hold in [Hold::Listen, Hold::Probe, Hold::Bind] {
             let claims = claim(&specs, &Policy { fallback: Fallback::Next(100), hold, ..at_once() }).unwrap();
@@ -257,7 +257,7 @@ fn any_port_waits_where_none_is_left() {
         let holder = listening("0.0.0.0", 30_000, WITHOUT_RA);
         let text = lines(claim(&[spec("", 0)], &at_once()));
         assert!(text.contains("ip_local_port_range"), "{text}");
-        // No event tells of a port that has no number yet; the clock does.
+        // There is no event for a port without a number; only polling finds it.
         let tick = Duration::from_millis(5);
         let backoff = reberth::port::policy::Backoff { min: tick, max: tick };
         let claimant = Claimant::start(&[spec("", 0)], Policy { backoff, ..by_event(Duration::from_secs(50)) });

@@ -16,7 +16,7 @@ use crate::net::{
 };
 
 const PORT: u16 = 20_000;
-/// Far below the minute after which the clock would have helped.
+/// Far below the minute after which polling would have found it.
 const PROMPT: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(50);
 
@@ -71,7 +71,7 @@ fn the_last_connection_of_a_server_that_blocks_wakes() {
     });
 }
 
-/// The claiming thread, and only it, gets EPERM for every netlink socket, as under a sandbox that refuses them.
+/// The claiming thread alone gets EPERM for every netlink socket, as under a sandbox that refuses them.
 fn refuse_netlink() {
     const LOAD: u16 = 0x20;
     const EQUAL: u16 = 0x15;
@@ -94,7 +94,7 @@ fn refuse_netlink() {
     assert!(Destroyed::open(&[(PORT, Protocol::Tcp)]).is_err());
 }
 
-/// The negative control of the tests above: without netlink nothing but the clock is left, and the clock is slow.
+/// Control for the tests above: without netlink only polling is left, and polling is slow.
 #[test]
 fn without_netlink_only_the_clock_is_left() {
     inside("events::without_netlink_only_the_clock_is_left", || {
@@ -104,7 +104,7 @@ fn without_netlink_only_the_clock_is_left() {
         let claimant = Claimant::start_after(refuse_netlink, &[spec("", PORT)], slow);
         claimant.caller.waits_for();
         drop(holder);
-        // The try at the very end of the budget finds it free.
+        // The attempt at the very end of the time limit finds it free.
         let claims = claimant.end().unwrap();
         assert!(claims[0].waited >= budget, "{claims:?}");
     });
@@ -173,7 +173,7 @@ fn connections_of_a_busy_server_wake_nobody() {
     });
 }
 
-/// A reset takes the peer's port away before the kernel tells the end, so these look like listeners.
+/// A reset takes the peer's port away before the kernel reports the end, so these look like listeners.
 #[test]
 fn a_storm_of_resets_is_not_answered_one_by_one() {
     inside("events::a_storm_of_resets_is_not_answered_one_by_one", || {
@@ -206,7 +206,7 @@ fn an_overrun_queue_is_an_event() {
             lost = events.drain().unwrap().lost;
             assert!(Instant::now() < end, "nothing was lost");
         }
-        // It goes on hearing afterwards.
+        // It still receives events afterwards.
         drop(bound("127.0.0.1", PORT, WITH_RA).unwrap());
         while events.drain().unwrap().events.is_empty() {
             assert!(Instant::now() < end, "deaf after an overrun");
@@ -227,7 +227,7 @@ fn ones_own_socket_is_told_apart() {
         let end = Instant::now() + PROMPT;
         let mut heard = Vec::new();
         let own = |event: &Event| event.port == PORT && event.cookie == cookie;
-        // The kernel may still tell of a socket that the claim tried with and closed.
+        // The kernel may still report a socket that the claim has tried and closed.
         while !(heard.iter().any(own) && heard.iter().any(|event| event.port == PORT + 1)) {
             heard.extend(events.drain().unwrap().events);
             assert!(Instant::now() < end, "heard only {heard:?}");

@@ -1,4 +1,4 @@
-//! The sockets that answer an app's own bind, with a real kernel: each is what a bind of the app's own would have been, and the port stays ours.
+//! The sockets that answer an app's own bind, on a real kernel: each behaves as the app's own bind would, and the port remains claimed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV6, TcpStream};
@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use crate::net::{Made, WITH_RA, WITHOUT_RA, at_once, bound, claim, connection, inside, listening, spec, until_closed};
 
 const PORT: u16 = 20_000;
-/// Where the same bind is made without reberth.
+/// The port on which the same bind is made without reberth.
 const CONTROL: u16 = 10_000;
 const V6_ONLY: Made = Made { reuse_address: true, reuse_port: false, v6_only: true };
 
@@ -27,7 +27,7 @@ fn held(specs: &[Spec]) -> Held {
     Held::new(claim(specs, &Policy { hold: Hold::Bind, ..at_once() }).unwrap()).unwrap()
 }
 
-/// What the app has: the sockets it was given, as descriptors of its own.
+/// The app's side: the sockets it was given, as its own descriptors.
 #[derive(Default)]
 struct App {
     sockets: Vec<(u64, Socket)>,
@@ -38,7 +38,7 @@ impl App {
         self.sockets.iter().any(|(other, _)| *other == inode)
     }
 
-    /// The app binds; the inode it gets and how many clients that has reset.
+    /// The app binds; returns the inode it gets, and how many clients that has reset.
     fn try_bind(&mut self, held: &mut Held, port: u16, want: &Want) -> std::io::Result<(u64, u32)> {
         let index = held.leads_to(port, want, &mut |inode| self.has(inode)).expect("no affair of ours");
         let given = held.socket_for(index, want, &mut |inode| self.has(inode))?;
@@ -58,20 +58,20 @@ impl App {
         &self.sockets.iter().find(|(other, _)| *other == inode).unwrap().1
     }
 
-    /// Closes what it has on this inode.
+    /// Closes the app's descriptors of this inode.
     fn close(&mut self, inode: u64) {
         self.sockets.retain(|(other, _)| *other != inode);
     }
 }
 
-/// Connects to this host, and accepts on each of these listeners: who got it, and what the client is there.
+/// Connects to this host, and accepts on each of these listeners: which one got the connection, and how it sees the client.
 fn arrives(listeners: &[&Socket], host: &str, port: u16) -> Vec<(usize, SocketAddr)> {
     let Ok(_client) = TcpStream::connect((host, port)) else { return Vec::new() };
     let mut got = Vec::new();
     for (position, listener) in listeners.iter().enumerate() {
         listener.set_nonblocking(true).unwrap();
         if let Ok((server, peer)) = listener.accept() {
-            // No TIME_WAIT is to be left behind.
+            // No TIME_WAIT may be left behind.
             server.set_linger(Some(std::time::Duration::ZERO)).unwrap();
             let mut peer = peer.as_socket().unwrap();
             peer.set_port(0);
@@ -82,12 +82,12 @@ fn arrives(listeners: &[&Socket], host: &str, port: u16) -> Vec<(usize, SocketAd
     got
 }
 
-/// What a client from this host is for the listener, if it gets it.
+/// How the listener sees a client from this host, if it gets the connection.
 fn reaches(listener: &Socket, host: &str, port: u16) -> Option<SocketAddr> {
     arrives(&[listener], host, port).first().map(|(_, peer)| *peer)
 }
 
-/// Nobody else can listen on any of these addresses of the port.
+/// No other process can listen on any of these addresses of the port.
 fn assert_kept(port: u16, addresses: &[&str]) {
     for address in addresses {
         let made = if *address == "::" { V6_ONLY } else { WITH_RA };
@@ -146,7 +146,7 @@ fn each_socket_is_what_a_bind_of_the_apps_own_would_have_been() {
     });
 }
 
-/// uvicorn and everything on asyncio, nginx with `listen P; listen [::]:P ipv6only=on`.
+/// uvicorn and everything on asyncio; nginx with `listen P; listen [::]:P ipv6only=on`.
 #[test]
 fn an_app_has_a_socket_for_each_family() {
     inside("held::an_app_has_a_socket_for_each_family", || {
@@ -177,7 +177,7 @@ fn what_the_app_has_already_is_given_again_where_it_covers_what_it_asks_for() {
             let (mut held, mut app) = (held(&[spec("", port)]), App::default());
             let inode = app.bind(&mut held, port, first);
             assert_eq!(app.bind(&mut held, port, second), inode, "{second} after {first}");
-            // Once it is closed it is in nobody's way.
+            // Once it is closed it blocks nothing.
             app.close(inode);
             let other = app.bind(&mut held, port, second);
             assert_ne!(other, inode, "{second} after a closed {first}");
@@ -195,7 +195,7 @@ fn what_the_app_has_and_only_one_can_have_is_in_use() {
         let error = app.try_bind(&mut held, PORT, &want("0.0.0.0")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EADDRINUSE));
         assert!(reaches(app.socket(inode), "127.0.0.1", PORT).is_some());
-        // An app that has tried whether the port is free, and closes what it has tried with.
+        // An app that has tried whether the port is free, and closes the socket it tried with.
         app.close(inode);
         let wide = app.bind(&mut held, PORT, "0.0.0.0");
         assert!(reaches(app.socket(wide), "127.0.0.2", PORT).is_some());
@@ -212,7 +212,7 @@ fn who_waits_is_reset_only_where_room_has_to_be_made() {
     inside("held::who_waits_is_reset_only_where_room_has_to_be_made", || {
         let (mut held, mut app) = (held(&[spec("0.0.0.0", PORT)]), App::default());
         let mut waiting = [client(PORT), client(PORT)];
-        // Nothing is reset for an address that cannot be had.
+        // No client is reset for an address that cannot be bound.
         let none = app.try_bind(&mut held, PORT, &want("192.0.2.1")).unwrap_err();
         assert_eq!(none.raw_os_error(), Some(libc::EADDRNOTAVAIL));
         let inode = app.bind(&mut held, PORT, "0.0.0.0");
@@ -260,13 +260,13 @@ fn two_specs_share_a_port() {
         for (inode, host) in [(v4, "127.0.0.1"), (v6, "::1"), (other, "127.0.0.2")] {
             assert!(reaches(app.socket(inode), host, PORT).is_some(), "{host}");
         }
-        // One for all of IPv4 in the place of two.
+        // One socket for all of IPv4 replaces two.
         [v4, other].into_iter().for_each(|inode| app.close(inode));
         let all = app.bind(&mut held, PORT, "0.0.0.0");
         assert!(["127.0.0.1", "127.0.0.2"].iter().all(|host| reaches(app.socket(all), host, PORT).is_some()));
         assert!(reaches(app.socket(v6), "::1", PORT).is_some());
         assert_eq!(app.bind(&mut held, PORT, "127.0.0.2"), all);
-        // And a pair that are one port by the rule of explicit wildcards.
+        // And a pair of explicit wildcards, which count as one port.
         let specs = [spec("::", PORT + 1), spec("0.0.0.0", PORT + 1)];
         let (mut held, mut app) = (self::held(&specs), App::default());
         let pair = [app.bind(&mut held, PORT + 1, "::|6"), app.bind(&mut held, PORT + 1, "0.0.0.0")];
@@ -290,7 +290,7 @@ fn a_fallback_and_port_0_lead_to_the_port_taken() {
         assert_eq!(held.leads_to(0, &want("0.0.0.0"), &mut |inode| app.has(inode)), None, "a third one is its own");
         app.close(other);
         assert_eq!(app.bind(&mut held, 0, "0.0.0.0"), other, "bound again after a close");
-        // Silent for a moment, and still ours though the kernel had chosen it.
+        // Not listening for a moment, and still claimed although the kernel had chosen the port.
         app.close(other);
         let narrow = app.bind(&mut held, 0, "127.0.0.1");
         assert_eq!(of(&app, narrow), ports[2]);
@@ -307,7 +307,7 @@ fn after_a_shutdown_it_listens_again() {
         assert!(TcpStream::connect(("127.0.0.1", PORT)).is_err());
         held.listen_again(inode).unwrap();
         assert!(reaches(app.socket(inode), "127.0.0.1", PORT).is_some());
-        // As well where the app binds again and nobody has said so.
+        // Even if the app binds again without any notice.
         app.socket(inode).shutdown(Shutdown::Both).unwrap();
         assert_eq!(app.bind(&mut held, PORT, "0.0.0.0"), inode);
         assert!(reaches(app.socket(inode), "127.0.0.1", PORT).is_some());
@@ -315,7 +315,7 @@ fn after_a_shutdown_it_listens_again() {
         app.socket(inode).listen(0).unwrap();
         held.listen_again(inode).unwrap();
         let _clients: Vec<TcpStream> = (0..20).map(|_| client(PORT)).collect();
-        // One that covers all that was held needs no silent one beside it, which would be in the way of an app that does it by itself.
+        // A socket that covers everything held needs no silent one beside it, which would block an app that binds without interception.
         let (mut all, mut other) = (self::held(&[spec("", PORT + 1)]), App::default());
         let wide = other.bind(&mut all, PORT + 1, "::");
         other.socket(wide).shutdown(Shutdown::Both).unwrap();
@@ -341,7 +341,7 @@ fn what_is_released_is_the_apps_alone() {
         assert_eq!(gone.kind(), ErrorKind::NotFound);
         assert!(reaches(app.socket(inode), "127.0.0.1", PORT).is_some());
         app.close(inode);
-        // Nothing of ours is in the way of the app's own bind.
+        // Nothing that reberth holds blocks the app's own bind.
         assert!(bound("::", PORT, WITH_RA).is_ok());
         assert!(bound("::", PORT + 1, WITH_RA).is_err());
         held.release_all();
@@ -349,7 +349,7 @@ fn what_is_released_is_the_apps_alone() {
     });
 }
 
-/// Connections outlive their listener as a TIME_WAIT, which must not keep the next instance from the port.
+/// Connections outlive their listener as TIME_WAIT, which must not keep the next instance from the port.
 #[test]
 fn what_a_connection_leaves_blocks_nobody() {
     inside("held::what_a_connection_leaves_blocks_nobody", || {
@@ -385,7 +385,7 @@ fn link_local_addresses_have_their_interface() {
         let (inode, _) = app.try_bind(&mut held, PORT, &at(1)).unwrap();
         assert_eq!(app.try_bind(&mut held, PORT, &at(1)).unwrap().0, inode);
         assert!(TcpStream::connect(SocketAddrV6::new(ip, PORT, 0, 1)).is_ok());
-        // Elsewhere a scope means nothing.
+        // On any other address a scope has no meaning.
         let one = app.try_bind(&mut held, PORT, &Want { scope_id: 77, ..want("::1") }).unwrap().0;
         assert_eq!(app.bind(&mut held, PORT, "::1"), one);
         assert_kept(PORT, EVERYWHERE);
@@ -407,7 +407,7 @@ fn add_to_loopback(ip: std::net::Ipv6Addr) {
     let result =
         unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFADDR as _, &raw const request) };
     assert_eq!(result, 0, "an address for loopback: {}", std::io::Error::last_os_error());
-    // The kernel first asks the network whether somebody has it, unless told not to.
+    // The kernel first asks the network whether the address is in use, unless told not to.
     crate::net::until("the address can be bound", || {
         let address = SocketAddrV6::new(ip, 0, 0, 1);
         Socket::new(Domain::IPV6, Type::STREAM, None).unwrap().bind(&address.into()).is_ok()
@@ -424,7 +424,7 @@ fn without_ipv6_a_bind_is_answered_as_by_the_kernel() {
         let inode = app.bind(&mut first, PORT, "0.0.0.0");
         assert!(reaches(app.socket(inode), "127.0.0.1", PORT).is_some());
         assert_kept(PORT, &EVERYWHERE[..3]);
-        // The kernel started with ipv6.disable=1.
+        // A kernel started with ipv6.disable=1.
         crate::claims::refuse_ipv6();
         let (mut held, mut app) = (held(&[spec("", PORT + 1)]), App::default());
         let none = app.try_bind(&mut held, PORT + 1, &want("::")).unwrap_err();

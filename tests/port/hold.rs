@@ -1,4 +1,4 @@
-//! How a port is held while the app's own bind is waited for: nobody else can have it, and nobody is let in.
+//! How a port is held until the app's own bind: no other process can take it, and no client is accepted.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +22,7 @@ fn at_bind() -> Policy {
     Policy { hold: Hold::Bind, ..at_once() }
 }
 
-/// Nobody else can bind any address of the port, whatever they set, and nobody is let in.
+/// No other process can bind any address of the port, whatever options it sets, and no client is accepted.
 fn assert_held_in_silence(port: u16) {
     for (address, made) in [
         ("0.0.0.0", WITHOUT_RA),
@@ -74,7 +74,7 @@ fn an_address_listens_and_its_port_outlives_that() {
             let (socket, port) = (SockRef::from(&claims[0].socket), claims[0].port);
             assert!(socket.is_listener().unwrap() && socket.reuse_address().unwrap(), "{address}");
             assert!(socket.tcp_nodelay().unwrap(), "{address}");
-            // An app may shut it down. The kernel would then let a port go that it has chosen itself.
+            // An app may shut it down. The kernel would then release a port that it has chosen itself.
             socket.shutdown(std::net::Shutdown::Both).unwrap();
             assert!(bound(address, port, WITHOUT_RA).is_err(), "{address}:{port} is lost");
         }
@@ -99,7 +99,7 @@ fn udp_is_bound_whatever_is_asked() {
     });
 }
 
-/// The same rows as for a port that is probed: only what would keep the app from it does.
+/// The same rows as for a port that is probed: it is busy only if the app could not bind it.
 #[test]
 fn only_what_would_block_the_app_makes_a_port_busy() {
     inside("hold::only_what_would_block_the_app_makes_a_port_busy", || {
@@ -110,7 +110,7 @@ fn only_what_would_block_the_app_makes_a_port_busy() {
         assert!(text.contains("bound to 0.0.0.0:20001, not listening"), "{text}");
         leave_time_wait(PORT + 2, WITHOUT_RA);
         assert!(lines(claim(&[spec("", PORT + 2)], &at_bind())).contains("TIME_WAIT"));
-        // Another one that holds it in silence is a holder like any other, and its end an event.
+        // Another reberth that holds the port silently is a holder like any other, and its exit is an event.
         let first = claim(&[spec("", PORT + 3)], &at_bind()).unwrap();
         let policy = Policy { hold: Hold::Bind, ..by_event(Duration::from_secs(50)) };
         let claimant = Claimant::start(&[spec("", PORT + 3)], policy);
@@ -123,7 +123,7 @@ fn only_what_would_block_the_app_makes_a_port_busy() {
 
 const ROUNDS: u16 = 150;
 
-/// Races for a port between two programs, each round on a port of its own from `first` up; counts those in which neither has it.
+/// Two programs race for a port, each round on another port from `first` up; counts the rounds in which neither gets it.
 fn race(first: u16, (one, other): (&str, &str), left: impl Fn(u16)) -> u16 {
     let mut programs = [Program::start("race"), Program::start("race")];
     let mut neither = 0;
@@ -164,7 +164,7 @@ fn of_two_that_hold_a_port_in_one_moment_one_has_it() {
     });
 }
 
-/// To know that it is the only one it listens for a moment. Whoever were let in then would be reset.
+/// To be sure that it is alone, it listens for a moment. A client that was accepted then would be reset.
 #[test]
 fn nobody_is_let_in_while_it_is_decided_who_holds_the_port() {
     inside("hold::nobody_is_let_in_while_it_is_decided_who_holds_the_port", || {

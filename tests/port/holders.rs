@@ -1,4 +1,4 @@
-//! Who has a port, in words and as JSON.
+//! The holders of a port, in words and as JSON.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ fn every_program_that_has_the_socket_is_named() {
         let found = look(&spec("", PORT + 2), Depth::Programs);
         assert_eq!(found.pids(), [std::process::id().cast_signed()]);
         assert_eq!(found.holders.len(), 1, "a listener's connections go with it: {found:?}");
-        // Our own listener and theirs, and nobody else's.
+        // The test's own listener and the other program's, and no more.
         let mine = listeners(&[std::process::id().cast_signed()]).unwrap();
         assert_eq!(mine.iter().map(|listener| listener.port).collect::<Vec<_>>(), [PORT + 2]);
     });
@@ -68,7 +68,7 @@ fn the_accept_queue_is_counted() {
 #[test]
 fn a_socket_without_a_visible_program_is_said_to_be_hidden() {
     inside("holders::a_socket_without_a_visible_program_is_said_to_be_hidden", || {
-        // A socket in flight inside a unix socket has no descriptor anywhere, as one in another PID namespace has none here.
+        // A socket in flight inside a unix socket has no descriptor anywhere, like one whose process is in another PID namespace.
         let listener = listening("0.0.0.0", PORT, WITHOUT_RA);
         let (one, _other) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
         send(&one, &listener);
@@ -119,7 +119,7 @@ fn a_look_stays_quick_among_many_sockets() {
     });
 }
 
-/// What `who --json` says about these ports, and its exit code.
+/// The output of `who --json` for these ports, and its exit code.
 fn who(ports: &str) -> (serde_json::Value, String) {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["net::role", "--exact", "--nocapture"])
@@ -127,7 +127,7 @@ fn who(ports: &str) -> (serde_json::Value, String) {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    // The test runner's own words stand before it on the same line.
+    // The test runner's own output comes before it on the same line.
     let json = text.lines().find_map(|line| line.find("{\"ports\"").map(|at| line[at..].to_owned()));
     let code = text.lines().find_map(|line| line.strip_prefix("ready ")).unwrap_or_default().to_owned();
     (serde_json::from_str(&json.unwrap_or_else(|| panic!("no JSON: {text}"))).unwrap(), code)
@@ -203,7 +203,7 @@ fn a_holder_that_shares_its_port_is_named_as_such() {
         assert!(text.contains("listening on 0.0.0.0:20000 with SO_REUSEPORT"), "{text}");
         let _two = sharing("0.0.0.0", true);
         assert!(shown(Depth::Programs).contains("with SO_REUSEPORT"));
-        // A claim does not join them, and its lines say what an app could do unnoticed.
+        // A claim does not join them, and its lines report what an app could do unnoticed.
         let text = lines(claim(&[spec("", PORT)], &at_once()));
         assert!(text.contains("with SO_REUSEPORT") && text.contains("would share"), "{text}");
         drop(one);
@@ -231,7 +231,7 @@ fn of_several_holders_the_one_that_shares_is_told_apart() {
     });
 }
 
-/// Nobody's socket can be looked at that nobody is seen to have; but one of the same user lets a second one be bound beside it.
+/// A socket whose process is hidden cannot be inspected; but beside one of the same user with SO_REUSEPORT, a second one can be bound.
 #[test]
 fn a_hidden_holder_that_shares_its_port_is_named_as_such() {
     inside("holders::a_hidden_holder_that_shares_its_port_is_named_as_such", || {

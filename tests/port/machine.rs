@@ -1,4 +1,4 @@
-//! The claim as a machine that somebody else's loop drives.
+//! The claim as a state machine, driven by another loop.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use crate::net::{Program, WITH_RA, WITHOUT_RA, at_once, bound, by_event, inside,
 
 const PORT: u16 = 20_000;
 const LONG: Duration = Duration::from_secs(50);
-/// Far below the minute after which the clock would have helped.
+/// Far below the minute after which polling would have found it.
 const PROMPT: Duration = Duration::from_secs(5);
-/// The machine lets itself be interrupted so often, and then does without the walk.
+/// After this many interruptions, the machine skips the walk.
 const GIVEN_UP: usize = 3;
-/// What was left is made again after this long.
+/// An interrupted walk is repeated after this delay.
 const SOON: Duration = Duration::from_millis(50);
 
-/// Sleeps as a loop with a descriptor of its own would; true: that one is readable.
+/// Sleeps like a loop with its own descriptor; true: that descriptor is readable.
 fn sleep(claiming: &Claiming, own: BorrowedFd<'_>) -> bool {
     let left = claiming.deadline().saturating_duration_since(Instant::now());
     let all = std::iter::once(own).chain(claiming.descriptors());
@@ -44,7 +44,7 @@ fn ours(step: Result<Step, Stop>) -> Vec<Claim> {
     }
 }
 
-/// Steps until the ports are ours; `own` is what the loop has to do besides.
+/// Steps until the ports are claimed; `own` is the loop's own descriptor.
 fn drive(claiming: &mut Claiming, own: BorrowedFd<'_>) -> Vec<Claim> {
     let end = Instant::now() + PROMPT;
     loop {
@@ -67,11 +67,11 @@ fn one_loop_waits_for_two_ports_and_for_something_of_its_own() {
         waits(go_on(&mut claiming));
         assert_eq!(claiming.take_begun().map(|spec| spec.port), Some(PORT));
         assert!(claiming.take_begun().is_none(), "told twice");
-        // The report is due at once, and once it is made nothing is before the budget's end.
+        // The report is due immediately, and after it nothing is due before the end of the time limit.
         assert!(claiming.deadline() <= Instant::now());
         waits(go_on(&mut claiming));
         assert!(claiming.deadline() > Instant::now() + PROMPT);
-        // The loop's own affairs come through, and a step for them does no harm.
+        // The loop's own events get through, and a step for them does no harm.
         nix::unistd::write(&peer, b"x").unwrap();
         assert!(sleep(&claiming, own.as_fd()));
         nix::unistd::read(&own, &mut [0; 8]).unwrap();
@@ -113,7 +113,7 @@ fn the_end_of_a_known_holder_wakes_the_loop() {
     });
 }
 
-/// Each time the loop has something of its own to do, the walk is left; in the end it is not made any more.
+/// Each time the loop has an event of its own, the walk is interrupted; in the end it is skipped.
 #[test]
 fn a_walk_is_left_for_the_callers_sake_and_made_again_later() {
     inside("machine::a_walk_is_left_for_the_callers_sake_and_made_again_later", || {
@@ -180,7 +180,7 @@ fn in_a_storm_events_wake_nobody_until_the_deadline() {
         let end = Instant::now() + PROMPT;
         let mut events = 0;
         while claiming.descriptors().count() > 0 {
-            // Somebody else's socket on the port, which is not the holder's.
+            // Another process's socket on the port, not the holder's.
             drop(bound("127.0.0.2", PORT, WITH_RA).unwrap());
             sleep(&claiming, own.as_fd());
             waits(go_on(&mut claiming));
@@ -190,7 +190,7 @@ fn in_a_storm_events_wake_nobody_until_the_deadline() {
         assert!(events > 30, "shelter after {events} events");
         assert!(claiming.deadline() <= Instant::now() + Duration::from_millis(10));
         drop(holder);
-        // A step before the deadline neither hears nor tries.
+        // A step before the deadline neither receives nor tries anything.
         let early = claiming.deadline().checked_sub(Duration::from_millis(1)).unwrap();
         waits(claiming.step(early, &mut || false));
         let claims = drive(&mut claiming, own.as_fd());

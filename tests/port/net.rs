@@ -1,4 +1,5 @@
-//! Owns the harness: a namespace per test, sockets as servers make them, holders that are programs, and a caller that hears.
+//! Owns the harness of this suite: a namespace per test, sockets as servers create them, holders that are programs, and a caller that
+//! receives the events of a claim. Must not know what is tested.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 
 const INSIDE: &str = "REBERTH_TEST_INSIDE";
 const ROLE: &str = "REBERTH_TEST_ROLE";
-/// No test takes longer; one that hangs is ended by SIGALRM.
+/// No test takes longer; one that hangs is killed by SIGALRM.
 const LIMIT: u32 = 60;
 
 /// Runs `body` as the test `name` in a fresh network namespace with loopback up: as root, or as a user through a user namespace.
@@ -56,7 +57,7 @@ fn loopback_up() {
     assert_eq!(result, 0, "loopback up: {}", std::io::Error::last_os_error());
 }
 
-/// How a server makes its socket.
+/// How a server creates its socket.
 #[derive(Clone, Copy, Default)]
 pub struct Made {
     pub reuse_address: bool,
@@ -100,7 +101,7 @@ pub fn connection(listener: &Socket, port: u16) -> (Socket, Socket) {
     (client, server)
 }
 
-/// A server on 0.0.0.0 that has closed its connection and ended.
+/// A server on 0.0.0.0 that has closed its connection and exited.
 pub fn leave_time_wait(port: u16, made: Made) {
     let listener = listening("0.0.0.0", port, made);
     let (client, server) = connection(&listener, port);
@@ -123,7 +124,7 @@ pub fn udp_spec(port: u16) -> Spec {
     Spec { protocol: Protocol::Udp, ..spec("", port) }
 }
 
-/// Waits `wait`; the clock under the events ticks so rarely that only an event can explain a prompt claim.
+/// Waits `wait`; polling is so rare that only an event can explain a prompt claim.
 pub fn by_event(wait: Duration) -> Policy {
     let minute = Duration::from_secs(60);
     Policy {
@@ -139,7 +140,7 @@ pub fn at_once() -> Policy {
     by_event(Duration::ZERO)
 }
 
-/// The caller of a claim: tells when a wait starts, and can be told to stop.
+/// The caller of a claim: it reports when a wait starts, and can be made to stop.
 pub struct Ear {
     stop: OwnedFd,
     started: Sender<u16>,
@@ -192,13 +193,13 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Claims while nobody says stop.
+/// Claims with a caller that never stops.
 pub fn claim(specs: &[Spec], policy: &Policy) -> Result<Vec<Claim>, Stop> {
     let (mut ear, _caller) = ear();
     reberth::port::blocking::claim(specs, policy, &mut ear)
 }
 
-/// Claims in a thread of its own.
+/// Claims in a separate thread.
 pub struct Claimant {
     pub caller: Caller,
     result: Receiver<Result<Vec<Claim>, Stop>>,
@@ -209,7 +210,7 @@ impl Claimant {
         Self::start_after(|| {}, specs, policy)
     }
 
-    /// `before` runs in the claiming thread: what it takes from itself, the test keeps.
+    /// `before` runs in the claiming thread: restrictions that it sets do not affect the test.
     pub fn start_after(before: impl FnOnce() + Send + 'static, specs: &[Spec], policy: Policy) -> Self {
         let (mut ear, caller) = ear();
         let (sender, result) = channel();
@@ -234,7 +235,7 @@ pub fn lines(result: Result<Vec<Claim>, Stop>) -> String {
     }
 }
 
-/// A program of its own that plays `role`; killed and reaped at the end.
+/// A separate program that plays `role`; killed and reaped at the end.
 pub struct Program {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -280,14 +281,14 @@ impl Drop for Program {
     }
 }
 
-/// Nanoseconds of a clock that is the same in all programs.
+/// Nanoseconds of a clock that all programs share.
 pub fn clock() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
     now.tv_sec() * 1_000_000_000 + now.tv_nsec()
 }
 
-/// Claims what a line says (`PROBE|LISTEN|BIND SPEC WHEN`) in the very moment it says, tells whether it has it, and lets go on the next
-/// line.
+/// Claims according to a line (`PROBE|LISTEN|BIND SPEC WHEN`) at exactly the given moment, reports whether it succeeded, and releases the
+/// port on the next line.
 fn race() {
     println!("\nready");
     let mut lines = std::io::stdin().lines();
@@ -304,7 +305,7 @@ fn race() {
         while clock() < when {
             std::hint::spin_loop();
         }
-        // The diagnosis of who has it is of no interest here.
+        // The diagnosis of the holder does not matter here.
         let claiming = Claiming::begin(&asked, policy).and_then(|mut claiming| {
             let step = claiming.step(std::time::Instant::now(), &mut || true);
             step.map(|step| (step, claiming))
@@ -316,7 +317,7 @@ fn race() {
     }
 }
 
-/// Not a test of its own: what a [`Program`] does. `listen PORT`, `race`, or `who SPEC…` as JSON.
+/// Not a test itself: what a [`Program`] does. `listen PORT`, `race`, or `who SPEC…` as JSON.
 #[test]
 fn role() {
     let Some(role) = std::env::var_os(ROLE) else { return };
@@ -340,6 +341,6 @@ fn role() {
         other => panic!("no such role: {other}"),
     };
     println!("\nready");
-    // Until the test lets go.
+    // Until the test ends it.
     let _ = std::io::stdin().read(&mut [0]);
 }

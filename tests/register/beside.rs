@@ -1,4 +1,4 @@
-//! The process beside PID 1: when it announces, what it has, and what becomes of it.
+//! The process beside PID 1: when it registers the app, which descriptors it has, and how it ends.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn announced_when_ready_and_taken_back_at_the_start_of_the_drain() {
         let mut running = mode(app(&flags, &["late"])).start();
         running.ready();
         running.stderr_until("listens on");
-        // It has been asked, and is not well yet: the next question is what shows that nothing was announced meanwhile.
+        // The app has been probed and is not healthy yet: the next probe shows that nothing was registered meanwhile.
         assert_eq!(beside(&running), None, "{}", running.report());
         assert_eq!(gateway.asked(), [""; 0]);
         running.write("well\n");
@@ -24,7 +24,7 @@ fn announced_when_ready_and_taken_back_at_the_start_of_the_drain() {
         assert_eq!(gateway.asked(), ["/v3/lease/grant", "/v3/kv/put"]);
         running.signal(15);
         until("it is taken back", || gateway.count("lease/revoke") == 1);
-        // The drain lasts a minute: the app has not heard of it.
+        // The drain lasts a minute: the app has received no signal.
         assert!(!running.has_ended(), "{}", running.report());
         running.signal(15);
         running.finish_within(Duration::from_secs(5)).expect_code(143).expect_stderr("withdrawn from");
@@ -42,12 +42,12 @@ fn an_app_that_crashes_is_taken_back_and_its_code_is_the_code() {
         running.write("exit 7\n");
         let outcome = running.finish().expect_code(7);
         assert_eq!(gateway.count("lease/revoke"), 1, "{:?}", gateway.asked());
-        // It is nothing that the app has left.
+        // It does not count as left behind by the app.
         assert!(!outcome.stderr.contains("left"), "{}", outcome.report());
     });
 }
 
-/// What the app leaves behind is ended, with everybody where reberth is PID 1: the one beside it has work to do then.
+/// What the app leaves behind is stopped, by PID 1 together with every other process: but the process beside it still has work to do then.
 #[test]
 fn it_is_none_of_what_the_app_leaves_behind() {
     both(|mode| {
@@ -87,7 +87,7 @@ fn it_has_nothing_of_the_apps_and_the_app_nothing_of_it() {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let listener = table.lines().find(|line| line.contains(&format!(":{port:04X} 00000000:0000 0A")));
         let inode = listener.and_then(|line| line.split_whitespace().nth(9)).map(|inode| format!("socket:[{inode}]"));
-        // The control: the socket is there, and whoever should have it has.
+        // Control: the socket exists, and the right processes have it.
         let others = look::children(running.init).into_iter().filter(|pid| *pid != one);
         let mut of_app = others.clone().map(inodes);
         let holds = inode.as_ref().is_some_and(|inode| of_app.any(|all| all.contains(inode)));
@@ -110,7 +110,7 @@ fn one_that_dies_is_started_again_once_a_ttl_and_none_outlives_pid_1() {
         until("it is announced", || gateway.count("kv/put") == 1);
         let began = Instant::now();
         let first = beside(&running).unwrap();
-        // Nothing but KILL ends it: TERM is what everybody gets at an end.
+        // Only KILL stops it: at the end, TERM is sent to every process.
         running::kill(first, 15);
         running::kill(first, 9);
         running.stderr_until("has exited: it restarts");
@@ -120,7 +120,7 @@ fn one_that_dies_is_started_again_once_a_ttl_and_none_outlives_pid_1() {
         assert!(after + Duration::from_millis(500) >= Duration::from_secs(TTL), "{after:?}");
         let second = beside(&running).unwrap();
         assert_ne!(first, second);
-        // The app has noticed nothing, and a stop is a stop.
+        // The app has noticed nothing, and a stop works as usual.
         assert!(!running.has_ended());
         running::kill(running.init, 9);
         until("it has gone with reberth", || !look::alive(second));
@@ -146,7 +146,7 @@ fn a_term_alone_does_not_end_it() {
     assert_eq!(gateway.count("lease/revoke"), 1);
 }
 
-/// Whatever the port is, it is the one that was taken.
+/// Whatever the configured port, the one that was taken is registered.
 #[test]
 fn a_port_that_nobody_knew_is_announced() {
     for flags in [&["--port", "0"][..], &["--port", "0", "--prewarm"]] {
@@ -163,13 +163,13 @@ fn a_port_that_nobody_knew_is_announced() {
     }
 }
 
-/// Without a /proc that is ours nobody knows whose child is whose; the end does not wait for the one beside.
+/// Without a /proc of this namespace it is unknown which child belongs to what; the exit does not wait for the process beside.
 #[test]
 fn without_proc_the_end_is_no_slower() {
     let gateway = Gateway::new(Manner::Good);
     let port = place::free_port().to_string();
     let mut launch = app(&["--port", &port, "--register", &gateway.url()], &[]);
-    // A state is of no use without /proc, and a directory that was asked for is then an error.
+    // Without /proc a state is of no use, and a configured directory is then an error.
     launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
     let unshare = ["unshare", "--mount", "--", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
     launch.words = unshare.iter().map(Into::into).chain(launch.words).collect();
@@ -181,7 +181,7 @@ fn without_proc_the_end_is_no_slower() {
     assert_eq!(gateway.count("lease/revoke"), 1);
 }
 
-/// Nothing of it is there where it was not asked for.
+/// Nothing of it exists unless it was configured.
 #[test]
 fn without_register_there_is_nobody_beside() {
     let port = place::free_port().to_string();

@@ -1,5 +1,5 @@
-//! A wall clock that is set again and again, as by hand or by a time server after a boot: no wait, lease or deadline is taken from it. The
-//! machine's own clock is left alone: the C library's answer is what jumps, so the static binary's tests leave this out.
+//! A wall clock that is set repeatedly, by hand or by a time server after a boot: no wait, lease or deadline depends on it. The machine's
+//! own clock is not touched: the C library's answer jumps, so the static binary's tests leave this out.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::harness::place::{TempDir, free_port};
 use crate::harness::until;
 use crate::{AWAY, TTL, app, both, count};
 
-/// Each look at the time of day is two days from the one before it, forward and back.
+/// Each reading of the time of day is two days from the one before, forward and back.
 const JUMPS: &str = "
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -31,7 +31,7 @@ fn jumping(place: &TempDir) -> PathBuf {
     library
 }
 
-/// The control: this log was written by a clock that jumped.
+/// Control: this log was written with a clock that jumped.
 #[track_caller]
 fn jumped(said: &str) {
     let mut days: Vec<&str> = said.lines().filter_map(|line| line.get(..10)).collect();
@@ -54,7 +54,7 @@ fn a_lease_is_renewed_in_time_whatever_the_clock_says() {
         until("it is announced", || gateway.count("kv/put") == 1);
         let began = Instant::now();
         until("it is renewed twice", || gateway.count("lease/keepalive") == 2);
-        // A third of the lease each: neither at once nor never.
+        // A third of the lease each: neither immediately nor never.
         let took = began.elapsed();
         assert!(took > Duration::from_secs(TTL) / 3 && took < Duration::from_secs(TTL), "{took:?}");
         running.signal(15);

@@ -1,4 +1,4 @@
-//! A real etcd (Debian's etcd-server and etcd-client), and what becomes of it while an app runs.
+//! A real etcd (Debian's etcd-server and etcd-client), and what happens to it while an app runs.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::harness::wait::holds_within;
 use crate::harness::{Launch, Running, look, running, until};
 use crate::{AWAY, BACK, TTL, app, beside, both, count, serves};
 
-/// A lease may outlive its time by etcd's own tick and what a loaded machine adds.
+/// A lease may outlive its time by etcd's own tick and by what a loaded machine adds.
 const LATE: Duration = Duration::from_secs(3);
 
 struct Etcd {
@@ -66,7 +66,7 @@ impl Etcd {
         until("etcd answers", || self.tried(&["get", "x"]).is_some());
     }
 
-    /// What etcdctl says; `None`: it failed.
+    /// The output of etcdctl; `None`: it failed.
     fn tried(&self, words: &[&str]) -> Option<String> {
         let url = format!("{}://127.0.0.1:{}", self.scheme(), self.port);
         let mut launch = Launch::new("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", &url]);
@@ -131,7 +131,7 @@ fn end(mut running: Running) -> String {
     running.finish().expect_code(143).stderr
 }
 
-/// `etcdctl get --prefix` shows it, in the form of etcd's own naming client; and it is gone before the app has heard of its end.
+/// `etcdctl get --prefix` shows it, in the format of etcd's own naming client; and it is removed before the app receives its stop signal.
 #[test]
 fn the_entry_is_there_while_the_app_is_ready_and_no_longer() {
     let etcd = Etcd::new();
@@ -179,7 +179,7 @@ fn a_second_instance_falls_back_and_is_found() {
         found.push(told.parse().unwrap());
     }
     found.sort_unstable();
-    // A client that dials what it finds finds both.
+    // A client that dials every entry reaches both.
     assert!(found.len() == 2 && found.contains(&port) && found.iter().all(|port| serves(*port)), "{found:?}");
     end(first);
     until("the second alone is left", || etcd.entries().len() == 1 && !etcd.has(port));
@@ -212,7 +212,7 @@ fn an_etcd_killed_and_started_again_has_the_entry_again_with_and_without_its_dat
     println!("etcd killed {rounds} times: the entry was back each time, and the app never noticed");
 }
 
-/// Each of its lives is announced when it is ready, which takes a line, and taken back when it has crashed.
+/// Each of its lives is registered when it is ready (it prints a line then), and deregistered when it has crashed.
 #[test]
 fn a_flapping_app_is_announced_only_while_it_is_ready() {
     let etcd = Etcd::new();
@@ -233,12 +233,12 @@ fn a_flapping_app_is_announced_only_while_it_is_ready() {
     println!("{rounds} lives of a flapping app: announced while ready, and never else");
 }
 
-/// `REBERTH_TEST_ROUNDS` takes so many times as many.
+/// The factor in `REBERTH_TEST_ROUNDS`.
 fn more() -> usize {
     std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-/// Wiped and back before anybody noticed: the lease is unknown, and nothing else says so.
+/// Wiped and restarted before anything noticed: the lease is unknown, which is the only sign.
 #[test]
 fn a_revoked_lease_is_granted_anew() {
     let etcd = Etcd::new();
@@ -246,7 +246,7 @@ fn a_revoked_lease_is_granted_anew() {
     let leases = etcd.ctl(&["lease", "list"]);
     let lease = leases.lines().last().unwrap().to_owned();
     etcd.ctl(&["lease", "revoke", &lease]);
-    // The control: with the lease the entry goes.
+    // Control: with the lease the entry is removed.
     assert_eq!(etcd.entries(), []);
     running.stderr_until("has lost the entry");
     until("the entry is back", || etcd.has(port));
@@ -311,8 +311,8 @@ fn a_crash_takes_it_back_at_once() {
     assert_eq!(etcd.entries(), []);
 }
 
-/// An app that loses its port before it listens is launched again: nothing is said of the life that never served, and of the next one what
-/// holds then.
+/// An app that loses its port before it listens is launched again: the life that never served is not registered, and the next one with its
+/// actual data.
 #[test]
 fn a_relaunch_is_announced_on_the_port_that_it_has_then() {
     let etcd = Etcd::new();
@@ -364,7 +364,7 @@ fn an_app_is_announced_with_credentials() {
         &["role", "add", "root"],
         &["auth", "enable"],
     ] {
-        // 3.4 makes the role root by itself where it is granted.
+        // etcd 3.4 creates the role root by itself when it is granted.
         let _ = etcd.tried(words);
     }
     etcd.login = Some("root:hunter2");
@@ -386,7 +386,7 @@ fn an_app_is_announced_with_credentials() {
         assert!(!said.contains("swordfish"), "{said}");
         assert_eq!(etcd.entries(), []);
     }
-    // The control: the login is what it takes.
+    // Control: the login is required.
     for (user, words) in [(None, "set ETCDCTL_USER"), (Some("app:wrong"), "check ETCDCTL_USER")] {
         let (mut running, port) = start(user, None);
         running.stderr_until(words);
@@ -428,7 +428,7 @@ fn an_app_is_announced_over_tls_with_a_client_certificate() {
     assert!(etcd.has(port));
     end(running);
     assert_eq!(etcd.entries(), []);
-    // The controls: neither side takes the other unseen.
+    // Controls: neither side accepts the other without its certificate.
     let missing = place.path().join("missing.pem");
     for (files, words) in [
         (vec![("ETCDCTL_CERT", &cert), ("ETCDCTL_KEY", &key)], ""),

@@ -1,4 +1,4 @@
-//! Owns a server that answers as etcd's JSON gateway does, or as it should not. Must not know what is expected of who asks.
+//! Owns a server that answers as etcd's JSON gateway does, or as it should not. Must not know what is expected of the client.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,10 +9,10 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub enum Manner {
     Good,
-    /// Takes requests, and says nothing.
+    /// Accepts requests, and never answers.
     Frozen,
     Slow(Duration),
-    /// These bytes, and then the end.
+    /// These bytes, and then a close.
     Saying(Vec<u8>),
     /// A body without an end.
     Flood,
@@ -48,7 +48,7 @@ impl Gateway {
         *self.manner.lock().unwrap() = manner;
     }
 
-    /// The paths that were asked so far.
+    /// The paths requested so far.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().iter().map(|(path, _)| path.clone()).collect()
     }
@@ -85,7 +85,7 @@ fn serve(stream: TcpStream, manner: &Mutex<Manner>, asked: &Mutex<Vec<(String, S
             Manner::Good => {}
             Manner::Slow(time) => std::thread::sleep(time),
             Manner::Frozen => {
-                // Until the client has had enough.
+                // Until the client gives up.
                 let _ = reader.read(&mut [0]);
                 return None;
             }

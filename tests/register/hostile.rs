@@ -1,4 +1,4 @@
-//! Registries that are away, slow, frozen or lie: the app does not notice, and the log has one line.
+//! Registries that are down, slow, frozen or lie: the app does not notice, and the log has one line.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn started(mode: &dyn Fn(crate::Launch) -> crate::Launch, url: &str) -> (Running
     (running, port)
 }
 
-/// It serves, and ends with its own code soon after it is told to.
+/// The app serves, and exits with its own code soon after it is sent TERM.
 fn not_noticed(mut running: Running, port: u16) -> String {
     assert!(serves(port), "{}", running.report());
     let told = Instant::now();
@@ -32,7 +32,7 @@ fn one_that_is_away_costs_one_line_and_is_back_with_another() {
         let (mut running, port) = started(mode, &format!("etcd://127.0.0.1:{port_of_registry}/p"));
         running.stderr_until(AWAY);
         let one = beside(&running);
-        // Three more tries in the meantime: the next line would have come with one of them.
+        // Three more tries meanwhile: another line would have come with one of them.
         std::net::TcpListener::bind(("127.0.0.1", port_of_registry))
             .map(|listener| {
                 for _ in 0..3 {
@@ -68,7 +68,7 @@ fn a_frozen_one_keeps_nobody_from_ending() {
         gateway.behave(Manner::Frozen);
         let said = not_noticed(running, port);
         assert!(said.contains("has not answered within 1s at exit"), "{said}");
-        // Frozen from the first moment on.
+        // Frozen from the start.
         let (mut running, port) = started(mode, &gateway.url());
         running.stderr_until("no answer within");
         let said = not_noticed(running, port);
@@ -88,7 +88,7 @@ fn a_second_request_to_stop_ends_the_wait_for_it() {
     running.signal(15);
     let told = Instant::now();
     running.finish().expect_code(143);
-    // The control is above: without it a second is waited.
+    // Control above: without it, a second passes.
     assert!(told.elapsed() < Duration::from_millis(700), "{:?}", told.elapsed());
 }
 
@@ -98,7 +98,7 @@ fn a_slow_one_is_waited_for() {
     let (mut running, port) = started(&|launch| launch, &gateway.url());
     running.stderr_until("announced in");
     until("the lease is renewed", || gateway.count("lease/keepalive") == 1);
-    // The end waits for a second: one slow answer, and not two.
+    // The exit waits for one second: one slow answer, not two.
     gateway.behave(Manner::Good);
     let said = not_noticed(running, port);
     assert_eq!((count(&said, AWAY), count(&said, "withdrawn from")), (0, 1), "{said}");

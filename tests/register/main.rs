@@ -1,7 +1,8 @@
-//! `--register` from outside: when an app is announced, when it is not, and that it never notices what becomes of the registry. Must not
-//! know how a registry is asked; `gateway` knows what an etcd answers.
+//! `--register` from outside: when an app is registered, when it is not, and that it never notices what happens to the registry. Must not
+//! know how a registry is contacted; `gateway` knows how an etcd answers.
 //!
-//! What needs a real etcd is in `etcd`, behind the feature `server-tests`: it fails where Debian's etcd-server and etcd-client are missing.
+//! Tests that need a real etcd are in `etcd`, behind the feature `server-tests`: they fail if Debian's etcd-server and etcd-client are
+//! missing.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods)]
@@ -23,11 +24,11 @@ mod page;
 use harness::launch::Stdio;
 use harness::{Launch, Running, look};
 
-/// The shortest that is taken, in seconds.
+/// The shortest TTL that is accepted, in seconds.
 const TTL: u64 = 5;
 
-/// An app that listens on PORT, says so, serves `ok`, or 503 until a line comes to its standard input where that is `late`, on descriptor 3 where that is
-/// `given`. `told` says that it is there and listens when a line has come.
+/// An app that listens on PORT, prints that, and serves `ok`. `late`: it serves 503 until a line arrives on its standard input; `given`: it
+/// listens on descriptor 3; `told`: it prints a line at its start, and listens once a line has arrived.
 const APP: &str = "
 import os, sys, socket, threading, http.server
 well = threading.Event()
@@ -79,7 +80,7 @@ fn count(text: &str, what: &str) -> usize {
     text.matches(what).count()
 }
 
-/// The line that tells that a registry is away, and the one that it is back.
+/// The line that a registry is unreachable, and the one that it is back.
 const AWAY: &str = "cannot be used now";
 const BACK: &str = "is back: announced";
 

@@ -1,5 +1,5 @@
-//! docs/discovery.md as written: its settings, its commands and what it says they print, on a host of the page's name, address and registry
-//! (namespaces of this test's own, since the page has the ports that everybody has).
+//! docs/discovery.md as written: its settings, its commands and their printed output, on a host with the page's name, address and registry
+//! (in namespaces of this test, because the page uses well-known ports).
 
 use crate::harness::launch::Stdio;
 use crate::harness::place::TempDir;
@@ -13,7 +13,7 @@ hostname node-a; ip link set lo up; ip address add 10.0.0.11/32 dev lo
 mount --bind \"$1\" /etc/hosts && echo \"ready (pid $$)\" && read -r _
 ";
 
-/// The page's host, as long as it lives.
+/// The page's host, until dropped.
 struct Host {
     running: Running,
     dir: TempDir,
@@ -29,13 +29,13 @@ impl Host {
         Self { running, dir }
     }
 
-    /// These words on it.
+    /// This command on the host.
     fn launch(&self, words: &[&str]) -> Launch {
         let pid = self.running.pid.to_string();
         Launch::new("nsenter").args(["-t", &pid, "--net", "--uts", "--mount", "--"]).args(words.iter().copied())
     }
 
-    /// A command line of the page's.
+    /// A command line of the page.
     fn shell(&self, script: &str) -> Launch {
         let script = format!("cd \"$1\"\n{script}");
         self.launch(&["bash", "-uo", "pipefail", "-c", &script, "bash"]).arg(self.dir.path())
@@ -87,7 +87,7 @@ fn settings() -> Vec<(String, String)> {
     all
 }
 
-/// The page's blocks of one kind.
+/// The page's code blocks of one kind.
 fn blocks(kind: &str) -> Vec<&'static str> {
     let opening = format!("```{kind}\n");
     PAGE.split(opening.as_str()).skip(1).map(|block| block.split("```").next().unwrap()).collect()
@@ -114,7 +114,7 @@ fn the_page_works_as_written() {
     until("both are in Prometheus' file", || has("\"10.0.0.11:8080\",\"10.0.0.11:8081\""));
     drain(second);
     until("the second has gone from it", || has("\"10.0.0.11:8080\""));
-    // A registry that does not answer is no reason to scrape nobody.
+    // A registry that does not answer is no reason to scrape nothing.
     running::kill(etcd.pid, 9);
     listing.stderr_until("error");
     assert!(has("\"10.0.0.11:8080\""));
@@ -122,7 +122,7 @@ fn the_page_works_as_written() {
     running::kill(listing.pid, 9);
 }
 
-/// Ends it, and the drain of five seconds with it.
+/// Stops it, and waits for its drain of five seconds.
 fn drain(mut running: Running) {
     running.signal(15);
     running.stderr_until("withdrawn from");

@@ -1,4 +1,4 @@
-//! Redis, PostgreSQL, MariaDB and php-fpm as Debian packages them, asked by `reberth healthcheck`. They fail where those are missing:
+//! Redis, PostgreSQL, MariaDB and php-fpm as Debian packages them, probed by `reberth healthcheck`. The tests fail if those are missing:
 //! `cargo test --features server-tests --test servers`, as root. Must not know how a probe is built.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// For a server to come up, on a machine that has much else to do.
+/// For a server to start, on a busy machine.
 const UP: &str = "60s";
 
-/// A directory that another user may work in, gone with its test.
+/// A directory that another user may work in, removed with its test.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -41,7 +41,7 @@ impl Drop for Dir {
     }
 }
 
-/// A server that ends with its test, whatever happens to that.
+/// A server that is stopped with its test, whether the test passes or not.
 struct Running(Child);
 
 impl Running {
@@ -88,7 +88,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Asks with these words; the line.
+/// Probes with these arguments; returns the line.
 #[track_caller]
 fn ask(words: &[&str], healthy: bool, parts: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_reberth")).arg("healthcheck").args(words).output().unwrap();
@@ -98,7 +98,7 @@ fn ask(words: &[&str], healthy: bool, parts: &[&str]) -> String {
     line
 }
 
-/// The newest thing in `folder` whose name begins so: versions come and go.
+/// The newest entry in `folder` whose name starts like this: versions change.
 fn newest(folder: &str, start: &str) -> PathBuf {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let names = entries.map(|entry| entry.unwrap().path());
@@ -106,7 +106,7 @@ fn newest(folder: &str, start: &str) -> PathBuf {
     names.filter(is_it).max().unwrap_or_else(|| panic!("nothing in {folder} begins with {start}"))
 }
 
-/// Reads a log until it has this text: a handshake, with the deadline of a server's coming up.
+/// Reads a log until it contains this text: a handshake, with the deadline of a server's start.
 fn log_says(path: &str, text: &str) {
     let begun = Instant::now();
     while !fs::read_to_string(path).unwrap().contains(text) {
@@ -147,9 +147,9 @@ fn redis_is_asked_in_its_own_protocol() {
         "--rdbcompression",
         "no",
     ]);
-    // It listens before it loads. The last try of a wait says why it was in vain.
+    // It listens before it loads. The last try of a wait reports why it failed.
     ask(&["--wait", "5s", "--timeout", "3s", &target], false, &["still loading its data (LOADING)"]);
-    // The control: to a connect it is the same as one that serves.
+    // Control: for a connect it looks like one that serves.
     ask(&[&format!("tcp:{port}")], true, &[]);
     server.0.kill().unwrap();
     server.0.wait().unwrap();
@@ -173,7 +173,7 @@ fn postgres_is_asked_in_its_own_protocol() {
         ask(&[&target], true, &[]);
         ask(&[&format!("postgres:unix:{}", dir.at(&format!(".s.PGSQL.{port}")))], true, &["it takes clients"]);
     }
-    // With a password wanted, likewise.
+    // With a password required, the same.
     let hba = Path::new(&data).join("pg_hba.conf");
     let rules = fs::read_to_string(&hba).unwrap().replace("trust", "scram-sha-256");
     fs::write(&hba, rules).unwrap();
@@ -182,7 +182,7 @@ fn postgres_is_asked_in_its_own_protocol() {
     let quiet = fs::read_to_string(&log).unwrap();
     assert!(!["FATAL", "ERROR", "WARNING", "could not"].iter().any(|word| quiet.contains(word)), "{quiet}");
     ask(&[&target], true, &[]);
-    // In a smart shutdown it waits for whoever is in, and takes nobody else: 57P03.
+    // In a smart shutdown it waits for existing clients, and accepts no new ones: 57P03.
     fs::write(&hba, "host all all all trust\n").unwrap();
     server.signal(nix::sys::signal::Signal::SIGHUP);
     let mut session = loop {
@@ -190,7 +190,7 @@ fn postgres_is_asked_in_its_own_protocol() {
         session.write_all(b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0").unwrap();
         let mut first = [0; 9];
         session.read_exact(&mut first).unwrap();
-        // The rules are read anew when the postmaster gets to it.
+        // The rules are read again when the postmaster gets to it.
         if first == *b"R\0\0\0\x08\0\0\0\0" {
             break session;
         }
@@ -229,22 +229,22 @@ fn mysql_is_asked_in_its_own_protocol() {
         done(Command::new("mariadb").args(words).output().unwrap())
     };
     let aborted = || sql("show global status like 'Aborted_c%'").split_whitespace().nth(3).unwrap().to_owned();
-    // What counts against `max_connect_errors`: none of ours. The control is a client that only connects.
+    // What counts against `max_connect_errors`: none of the probes. Control: a client that only connects.
     assert_eq!(aborted(), "0");
     let said = |word: &str| fs::read_to_string(&log).unwrap().contains(word);
     assert!(!said("Aborted connection") && !said("Access denied"), "{}", fs::read_to_string(&log).unwrap());
     ask(&[&format!("tcp:{port}")], true, &[]);
     log_says(&log, "Aborted connection");
-    // Without the nameless user that lets anybody in it is refused, and healthy all the same.
+    // Without the anonymous user that admits every client, the probe is refused, and the server is healthy all the same.
     sql("delete from mysql.global_priv where user = ''; flush privileges");
     ask(&[&target], true, &["it greets as "]);
     log_says(&log, "Access denied for user 'reberth'");
-    // Full: every place but root's own is taken.
+    // Full: every connection except root's own is taken.
     sql("set global max_connections = 10");
     let mut clients = Vec::new();
     for _ in 0..11 {
         let mut client = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
-        // Its greeting: the place is taken now.
+        // Its greeting: the connection is taken now.
         client.read_exact(&mut [0; 16]).unwrap();
         clients.push(client);
     }

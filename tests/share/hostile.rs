@@ -1,4 +1,4 @@
-//! Peers that mean no good: another uid, a wrong secret, a squatter, garbage, wrong descriptors, floods, silence, and what was recorded.
+//! Hostile peers: another uid, a wrong secret, a squatter, garbage, wrong descriptors, floods, silence, and replays.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::harness::place::TempDir;
 use crate::harness::{Launch, Running, look, until};
 use crate::{ask, group, instance, serving, stop};
 
-/// A peer that speaks the exchange, in Python: `give` answers askers in a wrong way, `ask` asks an instance.
+/// A peer that speaks the protocol, in Python: `give` answers requests wrongly, `ask` sends requests to an instance.
 const PEER: &str = "import array, hashlib, hmac, os, socket, sys, time
 mode, name, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 secret = sys.argv[4].encode() if len(sys.argv) > 4 else b''
@@ -78,7 +78,7 @@ fn giver(mode: &str, group: &str, port: u16) -> Running {
     running
 }
 
-/// Whatever comes of the exchange, the newcomer says why, and waits as for any holder.
+/// Whatever the exchange leads to, the newcomer logs the reason, and waits as for any holder.
 #[test]
 fn what_a_hostile_giver_gives_is_not_taken() {
     for (mode, why) in [
@@ -103,7 +103,7 @@ fn what_a_hostile_giver_gives_is_not_taken() {
         hostile.finish();
         one.expect("serving");
         assert_eq!(ask(port).as_deref(), Some("one 127.0.0.1"), "{mode}");
-        // No descriptor that came is kept: three of its own, the log's none, what it listens with.
+        // No received descriptor is kept: three standard ones, not the log's, and the listening ones.
         assert!(look::descriptors(one.init).len() < 16, "{mode}: {:?}", look::descriptors(one.init));
         stop(one);
     }
@@ -137,7 +137,7 @@ fn what_was_recorded_is_worth_nothing() {
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "tea\n").unwrap();
     let secret = secret.to_str().unwrap();
-    // Somebody who knew the secret once answers with the proof of that time.
+    // A peer that once knew the secret answers with the proof from that time.
     let mut replay = peer("replay", &group, port, &["tea"]);
     replay.expect("holding");
     let flags = ["--share-secret-file", secret, "--wait", "60s"];
@@ -194,7 +194,7 @@ fn another_user_gets_nothing_and_nobody_is_believed_who_is_one() {
     let mut one = serving(&group, port, "one", &[]);
     one.stderr_until("every root container on this network can take the port");
     let mut launch = instance(&group, port, "other", &["--wait", "60s"]).uid(65534);
-    // The test's own directory is root's.
+    // The test's own directory belongs to root.
     launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
     let mut other = launch.start();
     other.stderr_until("is a different user");
@@ -220,7 +220,7 @@ fn garbage_and_floods_cost_an_instance_nothing() {
         Launch::new("python3").args(["-S", "-c", flood, &group, &port.to_string()]).stdin(Stdio::Pipe).start();
     flood.line();
     assert_eq!(ask(port).as_deref(), Some("one 127.0.0.1"), "the app serves meanwhile");
-    // One who means well comes through, once the silent ones have used up their second.
+    // A well-behaved instance gets through once the silent ones have used up their second.
     let two = serving(&group, port, "two", &["--wait", "60s"]);
     flood.write("\n");
     flood.finish();

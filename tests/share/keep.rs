@@ -24,13 +24,13 @@ fn clients_wait_while_the_app_is_away() {
     let waits = std::thread::spawn(move || ask(port));
     let mut one = serving(&group, port, "one", &[]);
     assert_eq!(waits.join().unwrap().as_deref(), Some("one 127.0.0.1"));
-    // It crashes, and comes again.
+    // It crashes, and is started again.
     one.write("exit\n");
     one.finish().expect_code(3);
     let waits = std::thread::spawn(move || ask(port));
     let two = serving(&group, port, "two", &[]);
     assert_eq!(waits.join().unwrap().as_deref(), Some("two 127.0.0.1"));
-    // The keeper goes, and the app does not care.
+    // The keeper exits, and the app is not affected.
     keeper.signal(15);
     let outcome = keeper.finish().expect_code(0);
     assert!(outcome.stderr.contains("released"), "{}", outcome.report());
@@ -63,7 +63,7 @@ fn an_idle_keeper_sleeps() {
     // It publishes its state before its first wait: counted too early, that wait would be a wake-up.
     until("it sleeps", || look::status(pid, "State").unwrap().starts_with('S'));
     let before = switches();
-    // Clients in the queue wake nobody either.
+    // Clients in the queue cause no wake-up either.
     let _queued = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     assert!(
         !holds_within(Duration::from_millis(1500), || switches() != before),
@@ -75,7 +75,7 @@ fn an_idle_keeper_sleeps() {
     keeper.finish().expect_code(0);
 }
 
-/// Somebody waits at the meeting point, and there is no descriptor left to let them in with: that must not become a loop without a pause.
+/// A peer waits at the meeting point, and there is no descriptor left to accept it with: that must not become a busy loop.
 #[test]
 fn without_descriptors_a_keeper_pauses() {
     let (group, port) = group();
@@ -101,7 +101,7 @@ fn without_descriptors_a_keeper_pauses() {
     );
     waits.write("\n");
     waits.finish();
-    // With descriptors again it lets in whoever comes.
+    // With descriptors again it accepts every peer.
     Launch::new("prlimit").args(["--pid", &pid.to_string(), "--nofile=1024:4096"]).start().finish().expect_code(0);
     let one = serving(&group, port, "one", &["--wait", "30s"]);
     stop(one);

@@ -1,5 +1,5 @@
-//! `--share` and `keep` from outside: instances of one name on one socket, and whoever means no good to them. Must not know how the exchange
-//! is built, but for its words, which a hostile peer speaks too.
+//! `--share` and `keep` from outside: instances of one name on one socket, and hostile peers. Must not know how the exchange is built,
+//! except its messages, which a hostile peer also speaks.
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods)]
@@ -14,7 +14,7 @@ mod together;
 use harness::place::free_port;
 use harness::{Launch, Running};
 
-/// An app that says who it is to every client, binds by itself as most do, and hears commands: `close`, `shutdown`, `bind`.
+/// An app that sends its name to every client, binds for itself as most apps do, and takes commands: `close`, `shutdown`, `bind`.
 const APP: &str = "import os, socket, sys, threading
 name, port, fam = sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else '0.0.0.0'
 def bound():
@@ -43,7 +43,7 @@ for line in sys.stdin:
 import signal; signal.pause()
 ";
 
-/// A name and a port that no other test has.
+/// A name and a port that no other test uses.
 fn group() -> (String, u16) {
     let port = free_port();
     (format!("t{}-{port}", std::process::id() % 100_000), port)

@@ -1,4 +1,4 @@
-//! Instances that share: who serves, who comes and goes, and who is healthy.
+//! Instances that share a port: which serve, which come and go, and which are healthy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ fn two_instances_serve_and_the_last_one_takes_the_port_with_it() {
     for name in ["one 127.0.0.1", "two 127.0.0.1"] {
         until("both answer, and see IPv4 clients", || ask(port).as_deref() == Some(name));
     }
-    // In the order of coming, and then another one: nobody leads.
+    // In the order of their start, then in another: there is no leader.
     stop(one);
     let three = serving(&group, port, "three", &[]);
     stop(two);
@@ -24,7 +24,7 @@ fn two_instances_serve_and_the_last_one_takes_the_port_with_it() {
     assert_eq!(ask(port), None, "the port is gone with the last of them");
 }
 
-/// The control: without the name they are strangers, and the second waits.
+/// Control: without the name they are not related, and the second one waits.
 #[test]
 fn strangers_wait_for_each_other() {
     let (one, port) = group();
@@ -56,7 +56,7 @@ fn nobody_is_refused_however_instances_come_and_go() {
         });
         for round in 1..=rounds {
             live.push(serving(&group, port, &round.to_string(), &[]));
-            // Up to four at a time; the one that goes is the oldest or the youngest, or one that crashes.
+            // Up to four in parallel; the one that exits is the oldest, the youngest, or one that crashes.
             if live.len() > 3 {
                 let mut gone = live.remove(if round % 2 == 0 { 0 } else { 1 });
                 gone.signal(if round % 3 == 0 { 9 } else { 15 });
@@ -78,7 +78,7 @@ fn an_app_that_shuts_the_socket_down_does_not_end_the_port() {
     let mut one = serving(&group, port, "one", &[]);
     let mut two = serving(&group, port, "two", &[]);
     one.write("shutdown\n");
-    // Whoever sees it first.
+    // Whichever instance notices first.
     until("it listens again", || [&mut one, &mut two].into_iter().any(|run| run.stderr().contains("listens again")));
     until("the other one answers", || ask(port).as_deref() == Some("two 127.0.0.1"));
     stop(one);
@@ -86,8 +86,8 @@ fn an_app_that_shuts_the_socket_down_does_not_end_the_port() {
     stop(two);
 }
 
-/// asyncio binds a socket that blocks and changes it a moment later. An accept(2) of the other instance would wait in that moment, with the
-/// clients in its hands that it has accepted already.
+/// asyncio binds a blocking socket and makes it non-blocking a moment later. In that moment an accept(2) of the other instance would block,
+/// together with the clients that it has already accepted.
 #[test]
 fn a_newcomer_makes_nobodys_accept_wait() {
     let (group, port) = group();
@@ -113,7 +113,7 @@ fn a_newcomer_makes_nobodys_accept_wait() {
     stop(two);
 }
 
-/// While others answer, one that is deaf must not be called healthy, by anybody.
+/// While others answer, an instance that does not answer must not be called healthy, by any probe.
 #[test]
 fn only_an_answer_of_the_own_app_counts() {
     let (group, port) = group();
@@ -175,7 +175,7 @@ fn sockets_by_descriptor_are_shared_too() {
     stop(two);
 }
 
-/// Whichever instance is faster gets a datagram; when one goes, none is refused.
+/// Whichever instance is faster gets a datagram; when one exits, none is refused.
 #[test]
 fn udp_by_descriptor_is_shared_too() {
     let (group, port) = group();
@@ -212,7 +212,7 @@ fn udp_by_descriptor_is_shared_too() {
     assert!(client.recv(&mut [0; 16]).is_err(), "the port is gone with the last of them");
 }
 
-/// What no bind of ours can answer stays the app's: a copy of the claim's socket would keep the app itself from it.
+/// What no intercepted bind can answer stays with the app: a copy of the claimed socket would block the app itself.
 #[test]
 fn an_app_that_shares_its_port_binds_udp_by_itself() {
     let (group, port) = group();
@@ -252,7 +252,7 @@ fn who_tells_that_a_port_is_shared() {
     let who = crate::harness::Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["who", &port.to_string()]);
     let outcome = who.start().finish().expect_code(1);
     assert!(outcome.stderr.contains(&format!("shared by the instances of {group} (--share)")), "{}", outcome.report());
-    // Both apps, and both of those who look after them.
+    // Both apps, and both reberths.
     assert!(outcome.stdout.lines().filter(|line| line.contains("listening")).count() >= 4, "{}", outcome.report());
     stop(one);
     stop(two);
