@@ -115,7 +115,7 @@ fn a_bare_port_is_held_and_refuses_until_the_bind() {
 }
 
 #[test]
-fn what_is_not_ours_goes_on_untouched() {
+fn other_binds_are_left_untouched() {
     let (port, other) = (free_port(), free_port());
     let script = format!(
         "u = socket.socket(V4, socket.SOCK_DGRAM); u.bind(('127.0.0.1', {port}))\n\
@@ -158,7 +158,7 @@ fn another_network_and_a_bound_socket_are_left_to_the_kernel() {
 }
 
 #[test]
-fn workers_threads_and_repetitions_are_never_told_that_it_is_in_use() {
+fn workers_threads_and_repeated_binds_never_get_address_in_use() {
     both(|mode| {
         let port = free_port();
         let script = format!(
@@ -179,7 +179,7 @@ fn workers_threads_and_repetitions_are_never_told_that_it_is_in_use() {
 
 /// A hard-coded port follows the fallback, and so does port 0.
 #[test]
-fn the_port_asked_for_leads_to_the_port_taken() {
+fn a_bind_of_the_configured_port_gets_the_port_taken() {
     let port = free_port();
     let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let script = format!("s = S(V4, '0.0.0.0', {port}); say(s.getsockname()[1], os.environ['PORT']); greet(s)");
@@ -255,7 +255,7 @@ fn an_app_under_bind_costs_no_wake_up() {
 
 /// gunicorn queries SO_ACCEPTCONN and does not call listen(2) if the socket listens already, as the given one does.
 #[test]
-fn an_app_that_asks_whether_it_listens_is_up_by_the_answer() {
+fn an_app_that_queries_whether_it_listens_is_ready_by_the_answer() {
     for spec in ["", "0.0.0.0:"] {
         let port = free_port();
         let script = format!(
@@ -276,7 +276,7 @@ fn an_app_that_asks_whether_it_listens_is_up_by_the_answer() {
 }
 
 #[test]
-fn an_app_or_an_init_that_is_killed_in_the_bind_leaves_nobody_hanging() {
+fn an_app_or_an_init_killed_in_the_bind_leaves_no_process_hanging() {
     // The port is busy, so the bind waits.
     let port = free_port();
     let holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -321,7 +321,7 @@ fn an_app_that_cannot_be_read_binds_by_itself() {
 
 /// There is already another listener, as with a seccomp profile that notifies: a warning, and then as with `off`.
 #[test]
-fn where_it_is_not_to_be_had_it_goes_on_as_with_off() {
+fn if_binds_cannot_be_intercepted_it_continues_as_with_off() {
     let port = free_port();
     let script = format!("s = S(V4, '0.0.0.0', {port}); say('up'); greet(s)");
     let inner = bound(&["--port", &port.to_string()], &script);
@@ -345,7 +345,7 @@ fn where_it_is_not_to_be_had_it_goes_on_as_with_off() {
 }
 
 #[test]
-fn few_descriptors_leave_nobody_hanging() {
+fn few_descriptors_leave_no_process_hanging() {
     let port = free_port();
     let script = format!("s = S(V4, '0.0.0.0', {port}); say('up'); greet(s)");
     for limit in 8..20 {

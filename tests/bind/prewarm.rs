@@ -41,7 +41,7 @@ fn it_waits_in_its_bind_and_serves_when_the_port_is_free() {
 }
 
 #[test]
-fn the_probes_say_what_they_say_of_one_that_waits() {
+fn probes_answer_as_for_an_instance_that_waits() {
     let port = free_port();
     let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let mut running = python(&["--prewarm", "--port", &port.to_string()], &format!("S(V4, '0.0.0.0', {port})")).start();
@@ -52,7 +52,7 @@ fn the_probes_say_what_they_say_of_one_that_waits() {
 }
 
 #[test]
-fn a_wait_that_is_over_ends_the_app_and_is_124() {
+fn a_wait_that_times_out_stops_the_app_and_is_124() {
     both(|mode| {
         let port = free_port();
         let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -90,7 +90,7 @@ fn term_reaches_an_app_that_waits() {
 }
 
 #[test]
-fn an_app_that_ends_while_it_waits_ends_as_always() {
+fn an_app_that_exits_while_it_waits_exits_as_usual() {
     let port = free_port();
     let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let script = format!(
@@ -130,7 +130,7 @@ fn a_signal_does_not_lose_the_bind() {
 }
 
 #[test]
-fn a_fallback_after_the_wait_leads_a_hard_coded_port() {
+fn a_hard_coded_port_follows_a_fallback_after_the_wait() {
     let port = free_port();
     let _holder = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let flags = ["--prewarm", "--port", &port.to_string(), "--wait", "300ms", "--fallback", "next"];

@@ -26,7 +26,7 @@ fn hard_coded(port: u16, name: &str, more: &[&str]) -> Container {
 }
 
 #[test]
-fn a_restart_by_prewarm_refuses_hardly_anybody() {
+fn a_restart_by_prewarm_refuses_hardly_any_client() {
     let rounds = 5 * std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_usize);
     let port = free_port();
     let prewarm = ["-e", "REBERTH_PREWARM=1"];

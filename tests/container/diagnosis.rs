@@ -29,7 +29,7 @@ fn typed(line: &str) {
 }
 
 #[test]
-fn a_container_that_has_the_port_is_named_with_the_cure() {
+fn a_container_that_has_the_port_is_named_with_the_fix() {
     let port = free_port();
     let old = on_host(port, &["--restart", "always"]);
     old.wait_health("healthy");
@@ -54,7 +54,7 @@ fn a_container_that_has_the_port_is_named_with_the_cure() {
 }
 
 #[test]
-fn a_published_port_is_told_to_be_held_by_dockers_proxy() {
+fn a_published_port_is_reported_as_held_by_dockers_proxy() {
     let port = free_port();
     let (network, publish) = (Made::new("network"), format!("{port}:8080"));
     let old = Container::run(&["--network", &network.name, "-p", &publish, "-e", "PORT=8080"], "busybox", &[]);
@@ -73,7 +73,7 @@ fn a_published_port_is_told_to_be_held_by_dockers_proxy() {
 
 /// On the host network, from a separate PID namespace.
 #[test]
-fn a_holder_that_a_container_cannot_see_is_told_with_the_cure() {
+fn a_holder_that_a_container_cannot_see_is_reported_with_the_fix() {
     let port = free_port();
     let old = on_host(port, &[]);
     old.wait_health("healthy");
@@ -93,7 +93,7 @@ fn a_holder_that_a_container_cannot_see_is_told_with_the_cure() {
 }
 
 #[test]
-fn a_low_port_in_a_container_is_told_with_the_cure() {
+fn a_low_port_in_a_container_is_reported_with_the_fix() {
     let port = format!("PORT={}", 81);
     let plain = ["--user", "65534:65534", "-e", &port];
     // In a separate network namespace.
@@ -129,7 +129,7 @@ fn a_low_port_in_a_container_is_told_with_the_cure() {
 
 /// `docker run IMAGE --wait 120s`
 #[test]
-fn an_option_behind_the_image_is_told() {
+fn an_option_after_the_image_is_explained() {
     let network = ["--network", "none"];
     let app = Container::run(&network, "busybox", &["--wait", "120s"]);
     assert_eq!(app.exit_code(), 127);

@@ -84,7 +84,7 @@ fn a_second_instance_waits_and_takes_over() {
 }
 
 #[test]
-fn with_handover_hardly_anybody_is_refused() {
+fn with_handover_hardly_any_client_is_refused() {
     let port = free_port();
     let uvicorn = ["python3", "-m", "uvicorn", "--app-dir", "/", "--log-level", "warning", "--fd", "{fd}", "app:app"];
     let old = python(port, "old", &uvicorn);
@@ -102,7 +102,7 @@ fn with_handover_hardly_anybody_is_refused() {
 }
 
 #[test]
-fn a_wait_that_is_over_ends_in_124_with_a_diagnosis() {
+fn a_wait_that_times_out_is_124_with_a_diagnosis() {
     let port = free_port();
     let old = on_host(port, &[]);
     old.wait_health("healthy");
@@ -245,7 +245,7 @@ fn exec_leaves_the_app_as_pid_1() {
 }
 
 #[test]
-fn a_port_below_1024_without_permission_says_what_to_do() {
+fn a_port_below_1024_without_permission_is_reported_with_the_fix() {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     let first: u16 = first.trim().parse().unwrap();
     assert!(

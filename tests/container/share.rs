@@ -19,7 +19,7 @@ fn rounds(least: usize) -> usize {
 }
 
 #[test]
-fn rollouts_refuse_nobody() {
+fn rollouts_refuse_no_client() {
     let port = free_port();
     // A group for this test alone, unique among runs and checkouts.
     let group = format!("g{port}");
@@ -49,7 +49,7 @@ fn rollouts_refuse_nobody() {
 
 /// On the host network every container is in the same place, and the uid or the secret shows which ones belong together.
 #[test]
-fn on_the_hosts_network_the_uid_or_the_secret_tells_who_shares() {
+fn on_the_host_network_the_uid_or_the_secret_decides_which_share() {
     let folder = std::env::temp_dir().join(unique("secrets"));
     std::fs::create_dir(&folder).unwrap();
     let secret = |name: &str| {
@@ -142,7 +142,7 @@ impl Drop for Project {
 
 /// What the page shows for uvicorn is measured here.
 #[test]
-fn the_servers_cure_is_the_one_on_the_page() {
+fn the_fix_in_the_message_is_the_one_on_the_page() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rollout.md")).unwrap();
     let shown = page.split("```python\n").nth(1).and_then(|text| text.split("```").next()).expect("the block");
     assert!(include_str!("finishing.py").ends_with(shown), "{shown}");

@@ -12,7 +12,7 @@ use crate::harness::{Running, until};
 use crate::{holder, rounds, run_app};
 
 #[test]
-fn of_a_hundred_contenders_each_has_the_port_once_and_alone() {
+fn each_of_a_hundred_contenders_has_the_port_once_and_alone() {
     for _ in 0..rounds(1) {
         let port = place::free_port();
         let (place, mut held) = (TempDir::new(), holder(port));

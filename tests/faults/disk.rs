@@ -92,7 +92,7 @@ fn inside(running: &Running, dir: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn what_can_no_longer_be_written_after_the_start_harms_nobody() {
+fn failing_writes_after_the_start_do_no_harm() {
     let count = rounds(2);
     for _ in 0..count {
         for (size, read_only) in [("12k", false), ("64k", false), ("64k", true)] {

@@ -10,7 +10,7 @@ use crate::harness::{look, place, running, until};
 use crate::{PROMPT, alone, assert_waits, holder, median, rounds, stop, waiter};
 
 #[test]
-fn however_the_holder_ends_the_port_is_claimed() {
+fn however_the_holder_exits_the_port_is_claimed() {
     const FROZEN: Duration = Duration::from_millis(50);
     for signals in [
         &[libc::SIGKILL][..],

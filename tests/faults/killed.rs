@@ -63,7 +63,7 @@ fn begins_anew(dir: &TempDir, port: u16, about: &str) {
 }
 
 #[test]
-fn killed_in_any_phase_it_leaves_no_app_and_no_belief() {
+fn killed_in_any_phase_it_leaves_no_app_and_no_trusted_state() {
     let count = rounds(2);
     for phase in PHASES {
         for _ in 0..count {

@@ -15,7 +15,7 @@ use crate::{PROMPT, REBERTH, after, alone, assert_waits, holder, rounds, run_app
 const NETLINK: &str = "16";
 
 #[test]
-fn without_netlink_everything_still_works_by_the_clock() {
+fn without_netlink_everything_still_works_by_polling() {
     let count = rounds(2);
     for error in ["1", "13", "97"] {
         let refuse = format!("refuse={NETLINK}:{error}");

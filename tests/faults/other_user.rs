@@ -54,7 +54,7 @@ fn an_app_of_another_user_is_seen_coming_up() {
 }
 
 #[test]
-fn a_listener_of_somebody_else_is_not_the_app_of_another_user() {
+fn a_listener_of_another_process_does_not_count_as_an_app_of_another_user() {
     // Now root has the port, and the app is not root: the listener is not the app's.
     let count = rounds(2);
     for _ in 0..count {

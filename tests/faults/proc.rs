@@ -48,7 +48,7 @@ fn without_proc_a_port_is_waited_for_and_the_app_is_seen_coming_up() {
 }
 
 #[test]
-fn without_proc_a_socket_handed_over_is_not_said_to_be_closed() {
+fn without_proc_a_socket_handed_over_is_not_reported_as_closed() {
     let port = place::free_port();
     let mut launch = run(&["--port", &port.to_string(), "--handover", "on", "--start-timeout", "15s"]);
     launch.words.truncate(launch.words.iter().position(|word| word == "--").unwrap());
@@ -156,7 +156,7 @@ fn where_proc_hides_others_their_names_are_not_made_up() {
 }
 
 #[test]
-fn where_proc_hides_the_writer_its_state_is_named_and_not_believed() {
+fn if_proc_hides_the_writer_its_state_is_named_and_not_trusted() {
     let Some(public) = Public::new() else { return };
     let count = rounds(2);
     for _ in 0..count {

@@ -46,7 +46,7 @@ fn a_thousand_terms_in_any_phase_are_one_end() {
 }
 
 #[test]
-fn a_storm_of_stops_and_continues_leaves_everybody_running() {
+fn a_storm_of_stops_and_continues_leaves_every_process_running() {
     const STORM: usize = 500;
     let (count, mut lost) = (rounds(2), 0);
     for (name, mode) in MODES {
@@ -78,7 +78,7 @@ fn a_storm_of_stops_and_continues_leaves_everybody_running() {
 }
 
 #[test]
-fn outputs_that_vanish_at_any_moment_harm_nobody() {
+fn outputs_that_vanish_at_any_moment_do_no_harm() {
     let count = rounds(40);
     for (_, mode) in MODES {
         for round in 0..count / 2 {
@@ -103,7 +103,7 @@ fn outputs_that_vanish_at_any_moment_harm_nobody() {
 }
 
 #[test]
-fn a_parent_that_dies_in_any_phase_leaves_nobody() {
+fn a_parent_that_dies_in_any_phase_leaves_no_process() {
     let count = rounds(2);
     for phase in PHASES {
         for _ in 0..count {
@@ -130,7 +130,7 @@ fn a_parent_that_dies_in_any_phase_leaves_nobody() {
 }
 
 #[test]
-fn an_app_that_forks_without_end_is_ended_with_all_it_forked() {
+fn an_app_that_forks_endlessly_is_stopped_with_all_it_forked() {
     let count = rounds(2);
     let mut longest = Duration::ZERO;
     for (name, mode) in MODES {
@@ -160,7 +160,7 @@ fn an_app_that_forks_without_end_is_ended_with_all_it_forked() {
 
 /// Control: without reberth the chain never ends.
 #[test]
-fn without_an_init_the_forks_go_on() {
+fn without_an_init_the_forks_continue() {
     let (reader, writer) = std::io::pipe().unwrap();
     let began = Instant::now();
     alone("fork forks=1 end exit=7").descriptor(3, writer).start().finish().expect_code(7);

@@ -66,7 +66,7 @@ fn full_backlog(domain: Domain, address: &socket2::SockAddr) -> (Socket, Vec<Soc
 }
 
 #[test]
-fn a_full_backlog_leaves_half_of_the_clock_to_the_second_address() {
+fn a_full_backlog_leaves_half_of_the_timeout_to_the_second_address() {
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let (listener, _fillers) = full_backlog(Domain::IPV4, &any.into());
     let port = listener.local_addr().unwrap().as_socket().unwrap().port();
@@ -83,7 +83,7 @@ fn a_full_backlog_leaves_half_of_the_clock_to_the_second_address() {
 }
 
 #[test]
-fn a_unix_socket_is_asked_for_a_connection_or_a_path() {
+fn a_unix_socket_is_probed_by_connection_or_by_path() {
     let dir = TempDir::new();
     let path = dir.path().join("app.sock");
     let socket = path.to_str().unwrap();
@@ -117,7 +117,7 @@ fn a_unix_socket_with_a_full_backlog_is_unhealthy_within_the_timeout() {
 }
 
 #[test]
-fn names_are_looked_up_within_the_clock() {
+fn names_are_resolved_within_the_timeout() {
     // Reserved never to exist (RFC 6761); a resolver that does not answer runs into the timeout.
     check(&["--timeout", "400ms", "http://name.invalid/"])
         .expect(false, &["name.invalid"])

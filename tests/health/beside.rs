@@ -46,7 +46,7 @@ fn each_probe_follows_a_run_from_the_start_to_a_clean_end() {
 }
 
 #[test]
-fn the_target_of_run_is_asked_on_the_port_it_took() {
+fn the_target_of_run_is_queried_on_the_port_it_took() {
     let dir = TempDir::new();
     let run = run(&dir, &["--health", "grpc:a.B", "--liveness", "grpc"]);
     until("the app is launched", || ask(&dir, &["tcp"]).healthy);
@@ -85,7 +85,7 @@ fn with_exec_the_app_is_the_writer() {
 /// The server has closed the connection when replies to its pings are due: writing them must not kill the child before it can report the
 /// reason.
 #[test]
-fn the_last_reason_of_a_target_that_closes_is_told() {
+fn the_last_reason_of_a_target_that_closes_is_reported() {
     let bytes: Vec<u8> = [&b"\0\0\0\x04\0\0\0\0\0"[..], &b"\0\0\x08\x06\0\0\0\0\x0012345678".repeat(1000)].concat();
     let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
         let mut request = Vec::new();

@@ -101,7 +101,7 @@ fn grpc_works_over_a_unix_socket() {
 }
 
 #[test]
-fn a_client_certificate_is_shown_to_a_server_that_asks() {
+fn a_client_certificate_is_sent_to_a_server_that_requests_it() {
     let dir = TempDir::new();
     let (own, trusted) = (self_signed(names()), authority());
     let client = |by| {
@@ -137,7 +137,7 @@ fn a_client_certificate_is_shown_to_a_server_that_asks() {
 }
 
 #[test]
-fn files_that_are_no_client_certificate_are_told_with_their_flag() {
+fn files_that_are_no_client_certificate_are_reported_with_their_flag() {
     let dir = TempDir::new();
     let own = self_signed(names());
     let url = format!("https://localhost:{}/", serving(&own, &["http/1.1"], &BOTH, None));

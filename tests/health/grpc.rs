@@ -142,7 +142,7 @@ fn the_request_is_a_grpc_health_check() {
 }
 
 #[test]
-fn a_target_without_an_address_asks_the_primary_port() {
+fn a_target_without_an_address_queries_the_primary_port() {
     let (port, requests) = answering(grpcio(b"\x08\x01", "0"));
     let shown = format!("healthy grpc://127.0.0.1:{port}");
     let port = port.to_string();
@@ -156,7 +156,7 @@ fn a_target_without_an_address_asks_the_primary_port() {
 }
 
 #[test]
-fn localhost_is_asked_on_both_addresses() {
+fn localhost_is_queried_on_both_addresses() {
     let (listener, _twin) = only_v6();
     let port = serve(listener, |mut stream| {
         read_request(&mut stream);
@@ -169,7 +169,7 @@ fn localhost_is_asked_on_both_addresses() {
 
 /// A server logs a connection that breaks, but not one that is closed properly.
 #[test]
-fn the_server_hears_goodbye_and_no_broken_connection() {
+fn the_server_sees_a_proper_close_and_no_broken_connection() {
     for (serving, healthy) in [(b"\x08\x01", true), (b"\x08\x02", false)] {
         let (tell, told) = std::sync::mpsc::channel();
         let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
@@ -223,7 +223,7 @@ fn then_silence(bytes: Vec<u8>) -> impl Fn(TcpStream) + Send + Sync + 'static {
 }
 
 #[test]
-fn a_slow_server_is_unhealthy_when_the_timeout_is_over() {
+fn a_slow_server_is_unhealthy_after_the_timeout() {
     asked(then_silence(Vec::new())).expect(false, &["timed out after 400ms", "to speak HTTP/2"]);
     asked(then_silence(GRPCIO_HELLO.to_vec())).expect(false, &["timed out after 400ms", "waiting for the answer"]);
     let whole = grpcio(b"\x08\x01", "0");
@@ -280,7 +280,7 @@ fn an_endless_answer_is_cut_at_its_bound() {
 
 /// Its output is longer than what the client reads in one call, so replies are due after it has closed.
 #[test]
-fn a_server_that_goes_with_its_answer_is_heard() {
+fn an_answer_counts_even_if_the_server_closes_with_it() {
     let pings = frame(PING, 0, &[0; 8]).repeat(1000);
     let goaway = frame(GOAWAY, 0, b"\0\0\0\0\0\0\0\x0bshut_down");
     for (last, healthy, words) in [

@@ -35,7 +35,7 @@ fn drip(stream: &mut TcpStream, text: &str, time: Duration) {
 }
 
 #[test]
-fn a_slow_server_is_unhealthy_when_the_timeout_is_over() {
+fn a_slow_server_is_unhealthy_after_the_timeout() {
     asked(&[], |mut stream| while pace(&mut stream, TIMEOUT * 10) {})
         .expect(false, &["timed out after 400ms", "waiting"]);
     asked(&[], |mut stream| {
@@ -141,7 +141,7 @@ fn what_is_not_http_is_unhealthy_with_its_reason() {
 }
 
 #[test]
-fn the_text_of_a_stranger_stays_out_of_the_line() {
+fn untrusted_text_stays_out_of_the_line() {
     let said = asked(&[], |mut stream| {
         read_head(&mut stream);
         let location = format!("http://elsewhere/\x1b[31m{}", "x".repeat(20_000));

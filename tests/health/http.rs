@@ -29,7 +29,7 @@ fn statuses_from_200_to_399_are_healthy() {
 }
 
 #[test]
-fn a_list_of_statuses_says_which_are_healthy() {
+fn a_list_of_statuses_decides_which_are_healthy() {
     let server = Server::saying(answer(404, "", ""));
     for (list, healthy) in [("404", true), ("200,400-499", true), ("200-399", false), ("403,405", false)] {
         check(&["--status", list, &server.url("/")]).expect(healthy, &["status 404", list]);
@@ -93,7 +93,7 @@ fn no_proxy_is_ever_honoured() {
 }
 
 #[test]
-fn bodies_are_looked_at_only_when_asked_for() {
+fn bodies_are_inspected_only_if_configured() {
     let text = "status: fine, secret=hunter2";
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nstatus: \r\n4;x=y\r\nfine\r\n0\r\n\r\n";
     let long = format!("{}{text}", "x".repeat(64 * 1024));
@@ -120,7 +120,7 @@ fn bodies_are_looked_at_only_when_asked_for() {
 }
 
 #[test]
-fn nothing_of_the_body_is_said() {
+fn nothing_of_the_body_is_printed() {
     for status in [200, 500] {
         let server = Server::saying(answer(status, "X-Secret: hunter2\r\n", "hunter2"));
         let said = check(&[&server.url("/")]);

@@ -45,7 +45,7 @@ fn it_installs_into_a_folder_to_a_file_and_over_itself() {
 }
 
 #[test]
-fn a_place_that_does_not_work_is_told_with_its_reason() {
+fn a_place_that_does_not_work_is_reported_with_its_reason() {
     let dir = TempDir::new();
     let file = dir.file("file", "x", 0o644);
     fs::create_dir(dir.path().join("sub")).unwrap();

@@ -111,7 +111,7 @@ fn bodies_are_read_to_their_end_over_a_unix_socket_too() {
 
 /// The last answer, whatever its form. How much of it arrives with its head is chance, hence the rounds.
 #[test]
-fn the_last_answer_is_read_to_its_end_whatever_is_asked_of_it() {
+fn the_last_answer_is_read_to_its_end_whatever_its_form() {
     for (words, head, body, healthy) in [
         (&[][..], "HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n", 8000, true),
         (&[], "HTTP/1.1 503 Sorry\r\nContent-Length: 8000\r\n\r\n", 8000, false),
@@ -138,7 +138,7 @@ fn the_last_answer_is_read_to_its_end_whatever_is_asked_of_it() {
 /// One client at a time, like many development servers: it sees the request for the redirect's target only after the redirect's client has
 /// left.
 #[test]
-fn a_server_of_one_client_at_a_time_is_asked_after_its_redirect() {
+fn a_server_of_one_client_at_a_time_is_queried_after_its_redirect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -205,7 +205,7 @@ fn the_line_is_printed_before_the_body_is_read() {
 }
 
 #[test]
-fn a_connection_that_asks_for_nothing_is_no_reset() {
+fn a_connection_without_a_request_is_closed_without_reset() {
     let (tell, ends) = channel();
     let port = serve(TcpListener::bind("127.0.0.1:0").unwrap(), move |mut stream| {
         let _ = tell.send(end_of(&mut stream));

@@ -206,7 +206,7 @@ fn mysql_is_not_left_in_the_middle_of_a_login() {
 }
 
 #[test]
-fn postgres_is_taken_leave_of_only_once_in() {
+fn postgres_gets_a_termination_message_only_after_login() {
     let play = |answer: Vec<u8>| {
         let (port, rest) = heard(move |stream| {
             let mut length = [0; 4];
@@ -302,7 +302,7 @@ fn http_works_over_an_abstract_socket() {
 }
 
 #[test]
-fn short_forms_ask_this_host() {
+fn short_forms_query_this_host() {
     let server = Server::saying(answer(200, "", ""));
     check(&[&format!(":{}/x", server.port)]).expect(true, &["http://127.0.0.1:", "/x, status 200"]);
     check(&[&format!("tcp:{}", server.port)]).expect(true, &["accepts connections"]);
@@ -374,7 +374,7 @@ while os.getppid() == parent:
 
 /// A mount whose server does not answer blocks every process that accesses it, endlessly.
 #[test]
-fn a_file_on_a_dead_mount_is_unhealthy_within_the_clock() {
+fn a_file_on_a_dead_mount_is_unhealthy_within_the_timeout() {
     let dir = TempDir::new();
     let place = dir.path().to_str().unwrap().to_owned();
     for (target, words) in [

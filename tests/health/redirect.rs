@@ -47,7 +47,7 @@ fn another_port_of_the_hostname_is_followed() {
 }
 
 #[test]
-fn elsewhere_is_a_success_with_a_note_and_nobody_goes_there() {
+fn another_host_is_a_success_with_a_note_and_is_not_contacted() {
     let other = Server::saying(answer(500, "", ""));
     // kubelet compares hostnames before it looks at anything else of a reference.
     let odd = ["myapp://callback", "mailto:a@b", "ftp://example/", "http://example:99999/", "http://", "http:/x"];
@@ -74,7 +74,7 @@ fn a_status_that_is_named_is_not_followed() {
 }
 
 #[test]
-fn an_answer_is_followed_only_where_it_leads_somewhere() {
+fn an_answer_is_followed_only_if_it_has_a_valid_target() {
     for status in [300, 301, 302, 304, 305] {
         let server = Server::saying(answer(status, "", ""));
         check(&[&server.url("/")]).expect(true, &[&format!("status {status}")]);

@@ -53,7 +53,7 @@ fn app() -> Server {
 }
 
 #[test]
-fn the_port_that_run_took_is_asked() {
+fn the_port_that_run_took_is_queried() {
     let (dir, app) = (TempDir::new(), app());
     publish(&dir, &state(Phase::Ready, app.port));
     check(&dir, &[]).expect(true, &[&app.url("/"), "status 200"]);
@@ -69,7 +69,7 @@ fn the_port_that_run_took_is_asked() {
 /// Next.js and others bind a single address: a wildcard is queried at the address where the app was seen, and the verdict names that
 /// address.
 #[test]
-fn a_wildcard_is_asked_where_the_app_was_seen_listening() {
+fn a_wildcard_is_queried_where_the_app_was_seen_listening() {
     let dir = TempDir::new();
     // A port that other tests do not use; the kernel gives theirs on 127.0.0.1 as well, where no process may listen here.
     let listener = TcpListener::bind(("127.0.0.2", free_port())).unwrap();
@@ -111,7 +111,7 @@ fn a_wildcard_is_asked_where_the_app_was_seen_listening() {
 }
 
 #[test]
-fn the_targets_that_run_was_told_are_asked() {
+fn the_targets_configured_for_run_are_queried() {
     let (dir, app) = (TempDir::new(), app());
     let told = |health: Option<&str>, liveness: Option<&str>| State {
         health: health.map(str::to_owned),
@@ -178,7 +178,7 @@ fn with_neither_port_nor_target_healthy_means_that_the_app_runs() {
 }
 
 #[test]
-fn a_writer_that_died_is_a_failure_whatever_the_settings_say() {
+fn a_writer_that_died_is_a_failure_whatever_the_settings() {
     let (dir, app) = (TempDir::new(), app());
     // The writer is this program, so its file can be forged: the same place and form, another start time.
     let path = publish(&dir, &state(Phase::Ready, app.port));
@@ -192,7 +192,7 @@ fn a_writer_that_died_is_a_failure_whatever_the_settings_say() {
 }
 
 #[test]
-fn what_is_not_believed_is_named_and_settings_decide() {
+fn what_is_not_trusted_is_named_and_settings_decide() {
     let app = app();
     type Spoil = fn(&Path);
     let cases: &[(&str, Spoil)] = &[
@@ -248,7 +248,7 @@ fn other_namespaces_are_other_containers() {
 }
 
 #[test]
-fn a_state_file_of_another_owner_is_not_believed() {
+fn a_state_file_of_another_owner_is_not_trusted() {
     let (dir, app) = (TempDir::new(), app());
     let path = publish(&dir, &state(Phase::Ready, app.port));
     if !nix::unistd::geteuid().is_root() {
@@ -271,7 +271,7 @@ fn a_file_of_another_owner_in_a_user_namespace(dir: &TempDir) {
 }
 
 #[test]
-fn settings_that_turn_out_to_be_needed_are_told() {
+fn settings_that_turn_out_to_be_needed_are_reported() {
     let dir = TempDir::new();
     let said = said(launch(dir.path()).env("PORT", "nonsense")).expect(false, &["settings", "nonsense"]);
     assert!(said.stderr.contains("nonsense") && said.stderr.lines().count() == 1, "{said:?}");
@@ -279,7 +279,7 @@ fn settings_that_turn_out_to_be_needed_are_told() {
 
 /// If a fallback may have moved `run`, another process may answer on the configured port.
 #[test]
-fn without_a_state_a_port_that_may_have_moved_is_not_asked() {
+fn without_a_state_a_port_that_may_have_moved_is_not_queried() {
     let server = Server::saying(answer(200, "", ""));
     for (name, value, healthy) in
         [("REBERTH_FALLBACK", "next", false), ("REBERTH_PROFILE", "dev", false), ("REBERTH_FALLBACK", "none", true)]

@@ -121,7 +121,7 @@ fn an_authority_named_by_ca_is_trusted_for_what_it_signed() {
 }
 
 #[test]
-fn a_store_that_is_missing_or_broken_is_told() {
+fn a_store_that_is_missing_or_broken_is_reported() {
     let dir = TempDir::new();
     let mine = self_signed(names());
     let url = format!("https://localhost:{}/", https(&mine));
@@ -145,7 +145,7 @@ fn a_store_that_is_missing_or_broken_is_told() {
 }
 
 #[test]
-fn tls_and_plain_text_are_told_apart_on_either_side() {
+fn tls_and_plain_text_are_distinguished_on_either_side() {
     let plain = Server::saying(answer(200, "", ""));
     check(&["--insecure", &format!("https://127.0.0.1:{}/", plain.port)]).expect(false, &["TLS"]);
     let port = https(&self_signed(names()));
@@ -173,7 +173,7 @@ fn a_redirect_to_https_of_the_same_name_is_followed() {
 
 /// A handshake that the server aborts: each reason with its fix, and none in the wording of a library.
 #[test]
-fn what_a_server_refuses_is_said_with_its_cure() {
+fn what_a_server_refuses_is_reported_with_its_fix() {
     let own = self_signed(names());
     let key = || PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -320,7 +320,7 @@ fn schemes(record: &[u8]) -> Vec<u16> {
 
 /// `ring` cannot verify a P-521 key, and with `--insecure` it need not: a scheme that is not offered is not used.
 #[test]
-fn insecure_takes_a_key_of_any_kind() {
+fn insecure_accepts_a_key_of_any_kind() {
     const P521: u16 = 0x0603;
     const SHA1: u16 = 0x0201;
     let (tell, told) = std::sync::mpsc::channel();

@@ -29,7 +29,7 @@ fn json(launch: Launch) -> serde_json::Value {
 
 /// Each of these as a check and as a run: the exit code is the same, and only the run has launched anything.
 #[test]
-fn it_ends_as_a_run_would() {
+fn the_exit_code_is_that_of_a_run() {
     let busy = place::free_port().to_string();
     let _holder = std::net::TcpListener::bind(("0.0.0.0", busy.parse().unwrap())).unwrap();
     let free = place::free_port().to_string();
@@ -104,7 +104,7 @@ fn it_ends_as_a_run_would() {
 }
 
 #[test]
-fn machines_are_told_the_same() {
+fn the_json_reports_the_same() {
     let port = place::free_port();
     let holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     let launch =
@@ -129,7 +129,7 @@ fn machines_are_told_the_same() {
 }
 
 #[test]
-fn a_port_that_may_not_be_bound_is_no_free_one() {
+fn a_port_that_may_not_be_bound_is_not_free() {
     let launch = || {
         let mut launch = crate::run(&["--port", "80"], ["true"]);
         launch.environment.retain(|(name, _)| name != "REBERTH_STATE_DIR");
@@ -142,7 +142,7 @@ fn a_port_that_may_not_be_bound_is_no_free_one() {
 
 /// What the service link of a Kubernetes Service does to a start is reported in advance.
 #[test]
-fn warnings_are_told() {
+fn warnings_are_reported() {
     let outcome =
         check(run_app(&[], "exit=0").env("PORT", "tcp://10.0.0.1:80").env("REBERTH_WIAT", "1s")).expect_code(0);
     for said in ["no port is claimed", "did you mean REBERTH_WAIT?"] {
@@ -152,7 +152,7 @@ fn warnings_are_told() {
 
 /// A handover implied by another setting is not a default.
 #[test]
-fn what_is_implied_names_what_implies_it() {
+fn an_implied_setting_names_the_one_that_implies_it() {
     for (flags, variable, wanted) in [
         (&["--prewarm"][..], None, ("bind", "flag", "--prewarm")),
         (&[], Some(("REBERTH_SHARE", "api")), ("bind", "variable", "REBERTH_SHARE")),

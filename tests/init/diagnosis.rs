@@ -46,7 +46,7 @@ fn alone(mut launch: Launch, first: &str) -> Launch {
 }
 
 #[test]
-fn a_busy_port_is_told_with_its_holder_and_the_cure() {
+fn a_busy_port_is_reported_with_its_holder_and_the_fix() {
     let port = place::free_port();
     let port = port.to_string();
     let old = holder(port.parse().unwrap());
@@ -78,7 +78,7 @@ fn a_busy_port_is_told_with_its_holder_and_the_cure() {
 
 /// In a container: PID 1 gets advice with variables, because an image's ENTRYPOINT takes no flag; and the holder is invisible from there.
 #[test]
-fn a_holder_that_cannot_be_seen_is_told_with_the_cure() {
+fn a_hidden_holder_is_reported_with_the_fix() {
     let port = place::free_port().to_string();
     let old = holder(port.parse().unwrap());
     let launch = run_app(&["--port", &port], "exit=0").env("REBERTH_WAIT", "300ms");
@@ -105,7 +105,7 @@ fn a_holder_that_cannot_be_seen_is_told_with_the_cure() {
 }
 
 #[test]
-fn a_machine_is_told_why_a_holder_is_hidden() {
+fn the_json_reports_why_a_holder_is_hidden() {
     let port = place::free_port().to_string();
     let _old = holder(port.parse().unwrap());
     let who = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["who", "--json", &port]);
@@ -140,7 +140,7 @@ fn a_time_wait_outlives_a_short_wait_and_not_the_advised_one() {
 /// The kernel gave the port to another process's outgoing connection. The sysctl replaces the whole list, so the advice includes what is in
 /// it already.
 #[test]
-fn an_outgoing_connection_that_has_the_port_is_told() {
+fn an_outgoing_connection_that_has_the_port_is_reported() {
     let port = place::free_port().to_string();
     let client = format!(
         "import socket, sys; s = socket.create_server((\"127.0.0.1\", 80)); c = socket.socket(); c.bind((\"127.0.0.1\", {port})); \
@@ -170,7 +170,7 @@ fn an_outgoing_connection_that_has_the_port_is_told() {
 
 /// `docker run IMAGE --wait 120s` turns these words into COMMAND.
 #[test]
-fn an_option_after_the_dashes_is_told() {
+fn an_option_after_the_dashes_is_explained() {
     let launch = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["run", "--", "--wait", "120s"]);
     let outcome = launch.start().finish().expect_code(127);
     golden("option-as-command", &outcome.stderr, &[]);
@@ -181,7 +181,7 @@ fn an_option_after_the_dashes_is_told() {
 }
 
 #[test]
-fn a_command_line_in_one_argument_is_told() {
+fn a_command_line_in_one_argument_is_explained() {
     let outcome = run(&[], ["printf it-works"]).start().finish().expect_code(127);
     golden("one-argument", &outcome.stderr, &[]);
     let list: Vec<String> =
@@ -193,7 +193,7 @@ fn a_command_line_in_one_argument_is_told() {
 }
 
 #[test]
-fn an_app_that_listens_nowhere_is_told() {
+fn an_app_that_never_listens_is_reported() {
     let port = place::free_port().to_string();
     let mut running = run_app(&["--port", &port], "ready line exit=3").stdin(Stdio::Pipe).start();
     running.ready();
@@ -216,7 +216,7 @@ fn an_app_that_listens_nowhere_is_told() {
 
 /// A typo in an `ENTRYPOINT` is reported immediately, not after the wait.
 #[test]
-fn a_command_that_is_not_there_is_told_before_the_wait() {
+fn a_missing_command_is_reported_before_the_wait() {
     let port = place::free_port().to_string();
     let _old = holder(port.parse().unwrap());
     let outcome = run(&["--port", &port, "--wait", "forever"], ["no-such-app"]).start().finish().expect_code(127);
@@ -233,7 +233,7 @@ fn a_command_that_is_not_there_is_told_before_the_wait() {
 
 /// Without the permission to bind port 80, the advice is what works in that place; here that is outside any container.
 #[test]
-fn a_low_port_outside_a_container_is_told_with_the_cure() {
+fn a_low_port_outside_a_container_is_reported_with_the_fix() {
     assert!(nix::unistd::geteuid().is_root(), "this one gives a file a capability: it needs root");
     let as_user = "setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"; echo code $?; ";
     let place = place::TempDir::new();
@@ -271,7 +271,7 @@ impl Add for String {
 }
 
 #[test]
-fn files_that_cannot_be_written_are_all_told() {
+fn files_that_cannot_be_written_are_all_reported() {
     let flags = ["--port", "0", "--port-file", "/no/such/port", "--log-file", "/no/such/log"];
     let outcome = run_app(&flags, "exit=0").start().finish().expect_code(125);
     golden("files", &outcome.stderr, &[]);
@@ -291,7 +291,7 @@ fn files_that_cannot_be_written_are_all_told() {
 }
 
 #[test]
-fn a_port_that_kubernetes_has_set_is_told() {
+fn a_port_set_by_a_kubernetes_service_is_explained() {
     let outcome = run_app(&[], "exit=0").env("PORT", "tcp://10.0.0.1:80").start().finish().expect_code(0);
     golden("service-link", &outcome.stderr, &[]);
     let flag = between(&outcome.stderr, "(set ", " or");
@@ -301,7 +301,7 @@ fn a_port_that_kubernetes_has_set_is_told() {
 
 /// Everything that is wrong, in one run, each with a suggestion.
 #[test]
-fn bad_values_are_told_together() {
+fn bad_values_are_reported_together() {
     let flags = ["--wait", "60", "--grace", "900", "--drain", "5000", "--fallback", "maybe", "--porf", "80"];
     golden(
         "bad-values",
@@ -313,7 +313,7 @@ fn bad_values_are_told_together() {
 
 /// A user who has just typed a command needs no timestamps.
 #[test]
-fn usage_errors_at_a_terminal_are_told() {
+fn usage_errors_at_a_terminal_are_reported() {
     let (master, slave) = terminal::pair();
     let mut launch = run_app(&["--wait", "60"], "exit=0").stderr(Stdio::Given(slave));
     launch.stdout = Stdio::Null;
@@ -335,7 +335,7 @@ fn a_stop_is_143_unless_it_is_mapped() {
 }
 
 #[test]
-fn what_a_healthcheck_is_spared() {
+fn a_quiet_healthcheck_prints_nothing() {
     let flags = ["healthcheck", "-q", "file:/"];
     let outcome = Launch::new(env!("CARGO_BIN_EXE_reberth")).args(flags).start().finish().expect_code(0);
     assert!(outcome.stdout.is_empty(), "{}", outcome.report());
@@ -343,7 +343,7 @@ fn what_a_healthcheck_is_spared() {
 
 /// The app's own mistakes are reported as well.
 #[test]
-fn an_app_that_listens_where_nobody_asks_is_told() {
+fn an_app_that_listens_at_the_wrong_place_is_reported() {
     let (port, other) = (place::free_port(), place::free_port());
     let (asked, side) = (port.to_string(), other.to_string());
     for (name, listens, until) in [

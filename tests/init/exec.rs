@@ -4,7 +4,7 @@ use crate::harness::{launch, look, place};
 use crate::{both, run, run_app};
 
 #[test]
-fn the_app_takes_reberths_place() {
+fn the_app_replaces_reberth() {
     both(|mode| {
         let place = place::TempDir::new();
         let port = place::free_port();

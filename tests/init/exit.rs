@@ -33,7 +33,7 @@ fn death_by_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_126_each_with_its_own_words() {
+fn what_cannot_be_executed_is_126_each_with_its_own_message() {
     both(|mode| {
         let mut said = Vec::new();
         for (name, content, mode_bits, words) in [
@@ -58,7 +58,7 @@ fn what_cannot_be_executed_is_126_each_with_its_own_words() {
 }
 
 #[test]
-fn a_command_that_is_not_there_is_127() {
+fn a_missing_command_is_127() {
     both(|mode| {
         for command in ["no-such-command-anywhere", "/no/such/file", "./no-such-file"] {
             mode(run(&[], [command])).start().finish().expect_code(127).expect_stderr(command);
@@ -72,7 +72,7 @@ fn a_command_that_is_not_there_is_127() {
 }
 
 #[test]
-fn the_command_is_looked_for_in_path() {
+fn the_command_is_searched_in_path() {
     for (path, code) in [("/bin:/usr/bin", 0), ("/no/such/folder", 127)] {
         let mut launch = run(&[], ["true"]);
         launch.environment.retain(|(name, _)| name != "PATH");
@@ -156,7 +156,7 @@ fn no_command_is_a_usage_error() {
 }
 
 #[test]
-fn nothing_is_left_when_run_has_ended() {
+fn nothing_is_left_when_run_has_exited() {
     let mut running = run_app(&[], "fork pause end daemon pause end ready exit=0").start();
     running.ready();
     let tag = running.tag.clone();
@@ -166,7 +166,7 @@ fn nothing_is_left_when_run_has_ended() {
 
 /// A directory of PATH on a network file system that is away: neither "not found" nor a missing loader.
 #[test]
-fn a_program_that_cannot_be_reached_is_told_as_that() {
+fn an_unreachable_program_is_reported_as_such() {
     for errno in [libc::ESTALE, libc::ENODEV, libc::ETIMEDOUT] {
         let reason = std::io::Error::from_raw_os_error(errno).to_string();
         for (word, part) in [("true", "cannot be executed"), ("not-there-at-all", "could not be searched")] {

@@ -22,7 +22,7 @@ fn start(mode: &dyn Fn(Launch) -> Launch, flags: &[&str], steps: &str) -> (Runni
 }
 
 #[test]
-fn too_many_failures_in_a_row_end_the_app_with_1() {
+fn too_many_failures_in_a_row_stop_the_app_with_1() {
     both(|mode| {
         for (flags, code) in [(&[][..], 1), (&["--exit-map", "1=9,143=0"], 9), (&["--drain", "1h"], 1)] {
             let (running, _, file) = start(mode, flags, "ready pause");
@@ -41,7 +41,7 @@ fn too_many_failures_in_a_row_end_the_app_with_1() {
 }
 
 #[test]
-fn one_that_ignores_term_is_killed_after_the_grace() {
+fn an_unhealthy_app_that_ignores_term_is_killed_after_the_grace() {
     let (running, _, file) =
         start(&|launch| launch, &["--grace", "200ms", "--unhealthy-failures", "1"], "ignore=15 ready pause");
     std::fs::remove_file(&file).unwrap();
@@ -51,7 +51,7 @@ fn one_that_ignores_term_is_killed_after_the_grace() {
 
 /// Control: without the flag nothing is probed, and the app lives.
 #[test]
-fn without_exit_on_unhealthy_nobody_asks_the_app() {
+fn without_exit_on_unhealthy_the_app_is_not_probed() {
     let (mut running, _, file) = start(&|launch| launch, &["--exit-on-unhealthy", "off"], "ready pause");
     std::fs::remove_file(&file).unwrap();
     let pid = running.init;
@@ -66,7 +66,7 @@ fn without_exit_on_unhealthy_nobody_asks_the_app() {
 }
 
 #[test]
-fn a_stopped_app_is_not_asked() {
+fn a_stopped_app_is_not_probed() {
     let (mut running, app, file) = start(&|launch| launch, &[], "ready pause");
     crate::harness::running::kill(app, libc::SIGSTOP);
     until("it is stopped", || look::status(app, "State").is_some_and(|state| state.starts_with('T')));
@@ -82,7 +82,7 @@ fn a_stopped_app_is_not_asked() {
 
 /// Never before it is ready, and never during the drain.
 #[test]
-fn an_app_that_is_not_ready_or_drains_is_not_asked() {
+fn an_app_that_is_not_ready_or_drains_is_not_probed() {
     let port = crate::harness::place::free_port();
     let flags = ["--port", &port.to_string(), "--unhealthy-failures", "1"];
     let (mut running, _, file) = start(

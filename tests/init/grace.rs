@@ -111,7 +111,7 @@ fn phase(running: &Running) -> String {
 }
 
 #[test]
-fn drain_holds_the_signal_back_and_says_so() {
+fn drain_holds_the_signal_back_and_logs_it() {
     both(|mode| {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT] {
             let flags = ["--drain", "30s", "--grace", "15s"];
@@ -154,7 +154,7 @@ fn the_grace_starts_when_the_drain_is_over() {
 }
 
 #[test]
-fn an_app_that_ends_while_draining_ends_the_drain() {
+fn an_app_that_exits_while_draining_ends_the_drain() {
     let mut running = run_app(&["--drain", "30s"], "ready line exit=3").stdin(Stdio::Pipe).start();
     running.ready();
     running.signal(15);

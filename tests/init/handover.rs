@@ -41,7 +41,7 @@ fn the_app_gets_the_listening_socket() {
 }
 
 #[test]
-fn several_ports_come_in_the_order_asked() {
+fn several_ports_come_in_the_configured_order() {
     both(|mode| {
         let (first, second) = (place::free_port(), place::free_port());
         let specs = format!("web={second},{first}");
@@ -56,7 +56,7 @@ fn several_ports_come_in_the_order_asked() {
 }
 
 #[test]
-fn a_socket_is_handed_over_only_when_asked() {
+fn a_socket_is_handed_over_only_if_configured() {
     let port = place::free_port();
     let outcome = run_app(&["--port", &port.to_string()], "var=LISTEN_FDS fds exit=0").start().finish().expect_code(0);
     assert!(outcome.stdout.contains("LISTEN_FDS unset"), "{}", outcome.report());
@@ -110,7 +110,7 @@ fn inherited_sockets_are_passed_on_without_handover() {
 }
 
 #[test]
-fn sockets_meant_for_somebody_else_are_left_alone() {
+fn sockets_meant_for_another_process_are_left_alone() {
     both(|mode| {
         let foreign = |launch: Launch| {
             let zero = crate::harness::launch::open("/dev/zero", libc::O_RDONLY);

@@ -51,7 +51,7 @@ fn numbers(stdout: &str) -> Vec<&str> {
 }
 
 #[test]
-fn no_descriptor_of_reberths_reaches_the_app() {
+fn no_descriptor_of_reberth_reaches_the_app() {
     both(|mode| {
         let log = place::TempDir::new();
         let log_file = log.path().join("log").to_string_lossy().into_owned();

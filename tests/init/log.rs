@@ -59,7 +59,7 @@ fn assert_hears(mut running: Running) {
 }
 
 #[test]
-fn a_full_pipe_holds_nothing_up() {
+fn a_full_pipe_blocks_nothing() {
     both(|mode| {
         for way in WAYS {
             let (_reader, writer) = std::io::pipe().unwrap();
@@ -71,7 +71,7 @@ fn a_full_pipe_holds_nothing_up() {
 
 /// The app writes to the same pipe, and its reader has stalled: a check that there is room is no guarantee.
 #[test]
-fn a_pipe_that_fills_between_the_look_and_the_write_holds_nothing_up() {
+fn a_pipe_that_fills_between_check_and_write_blocks_nothing() {
     both(|mode| {
         for way in WAYS {
             let (mut reader, writer) = std::io::pipe().unwrap();
@@ -110,7 +110,7 @@ fn a_pipe_that_fills_between_the_look_and_the_write_holds_nothing_up() {
 }
 
 #[test]
-fn what_was_lost_is_counted_once_there_is_room_again() {
+fn lost_lines_are_counted_once_there_is_room_again() {
     for way in WAYS {
         let (mut reader, writer) = std::io::pipe().unwrap();
         fill(&writer);
@@ -131,7 +131,7 @@ fn what_was_lost_is_counted_once_there_is_room_again() {
 
 /// As podman and systemd supply it.
 #[test]
-fn a_full_socket_holds_nothing_up() {
+fn a_full_socket_blocks_nothing() {
     both(|mode| {
         for calls in [&[][..], &NOT_TOLD] {
             let (one, _other) = UnixStream::pair().unwrap();
@@ -149,7 +149,7 @@ fn a_full_socket_holds_nothing_up() {
 
 /// `docker run -t` without a client attached. The second terminal cannot be opened by its name.
 #[test]
-fn a_terminal_that_nobody_reads_holds_nothing_up() {
+fn a_terminal_that_is_not_read_blocks_nothing() {
     type Change = fn(&OwnedFd, Launch) -> Launch;
     let ways: [Change; 2] = [|_, launch| launch, |terminal, launch| sealed(terminal, launch)];
     for way in ways {

@@ -112,7 +112,7 @@ fn templates_and_variables_carry_the_port() {
 }
 
 #[test]
-fn templates_that_mean_nothing_are_bad_values() {
+fn templates_without_a_meaning_are_bad_values() {
     for (flags, steps) in [
         (&[][..], "say={port}"),
         (&["--port", "web=0"], "say={port.other}"),
@@ -168,7 +168,7 @@ fn without_a_port_the_environment_is_left_alone() {
 }
 
 #[test]
-fn the_app_that_has_come_up_is_said_with_its_port() {
+fn a_ready_app_is_logged_with_its_port() {
     both(|mode| {
         let port = place::free_port();
         let steps = format!("listen=0.0.0.0:{port} ready pause");
@@ -191,7 +191,7 @@ fn state(running: &Running) -> String {
 }
 
 #[test]
-fn an_app_on_loopback_only_is_told_so() {
+fn an_app_on_loopback_only_is_reported() {
     let port = place::free_port();
     let steps = format!("listen=127.0.0.1:{port} ready pause");
     let mut running = run_app(&["--port", &port.to_string()], &steps).start();
@@ -201,7 +201,7 @@ fn an_app_on_loopback_only_is_told_so() {
 }
 
 #[test]
-fn an_app_on_another_address_than_it_was_told_is_told_so() {
+fn an_app_on_another_address_than_configured_is_reported() {
     for (told, listens, said) in [
         ("0.0.0.0", "127.0.0.1", "on loopback only"),
         ("127.0.0.1", "127.0.0.2", "not on port 127.0.0.1:"),
@@ -218,7 +218,7 @@ fn an_app_on_another_address_than_it_was_told_is_told_so() {
 
 /// Next.js and others bind only the address of HOSTNAME: they answer from outside, but not on loopback.
 #[test]
-fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
+fn an_app_on_one_address_of_a_wildcard_is_reported_and_stays_reachable() {
     for (told, address, said) in [
         ("", "10.9.8.7", "only, not on all addresses"),
         ("0.0.0.0:", "10.9.8.7", "only, not on all addresses"),
@@ -252,7 +252,7 @@ fn an_app_on_one_address_of_a_wildcard_is_told_so_and_stays_reachable() {
 
 /// A debugger's or metrics port opens before the app's own: it is logged, and not called a mistake while the app may still be starting.
 #[test]
-fn a_side_port_that_comes_first_is_no_fault() {
+fn a_side_port_that_opens_first_is_no_mistake() {
     let (port, side) = (place::free_port(), place::free_port());
     let steps = format!("listen=127.0.0.1:{side} ready line listen=0.0.0.0:{port} pause");
     let mut running = run_app(&["--port", &port.to_string()], &steps).stdin(Stdio::Pipe).start();
@@ -266,7 +266,7 @@ fn a_side_port_that_comes_first_is_no_fault() {
 }
 
 #[test]
-fn an_app_that_stays_on_another_port_is_a_fault_when_its_time_is_nearly_over() {
+fn an_app_that_stays_on_another_port_is_a_mistake_near_its_start_timeout() {
     let (port, side) = (place::free_port(), place::free_port());
     let flags = ["--port", &port.to_string(), "--start-timeout", "6s"];
     let steps = format!("listen=0.0.0.0:{side} ready line listen=0.0.0.0:{port} pause");
@@ -280,7 +280,7 @@ fn an_app_that_stays_on_another_port_is_a_fault_when_its_time_is_nearly_over() {
 }
 
 #[test]
-fn an_app_on_its_second_port_only_is_told_so() {
+fn an_app_on_its_second_port_only_is_reported() {
     let (first, second) = (place::free_port(), place::free_port());
     let mut running =
         run_app(&["--port", &format!("{first},{second}")], &format!("listen=0.0.0.0:{second} pause")).start();
@@ -307,7 +307,7 @@ fn a_udp_app_is_ready_when_it_has_bound() {
 }
 
 #[test]
-fn an_app_on_another_port_is_told_so() {
+fn an_app_on_another_port_is_reported() {
     let (port, other) = (place::free_port(), place::free_port());
     let steps = format!("listen=0.0.0.0:{other} ready pause");
     let mut running = run_app(&["--port", &port.to_string()], &steps).start();
@@ -346,7 +346,7 @@ fn an_app_that_is_not_ready_in_time_is_124() {
 }
 
 #[test]
-fn start_timeout_spares_what_listens_and_what_ends() {
+fn start_timeout_spares_apps_that_listen_or_exit() {
     let port = place::free_port();
     let flags = ["--port", &port.to_string(), "--start-timeout", "700ms"];
     let mut running = run_app(&flags, &format!("listen=0.0.0.0:{port} block ready until=15 exit=0")).start();

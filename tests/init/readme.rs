@@ -24,7 +24,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_excerpt_is_what_the_second_of_two_instances_says() {
+fn the_excerpt_is_the_output_of_the_second_of_two_instances() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let (_, excerpt) = readme.split_once("```console\n").unwrap();
     let (excerpt, _) = excerpt.split_once("```").unwrap();

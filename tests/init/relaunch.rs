@@ -43,7 +43,7 @@ fn an_app_that_lost_its_port_is_launched_again() {
 }
 
 #[test]
-fn it_is_launched_again_only_so_often_and_then_its_own_code_counts() {
+fn relaunches_are_limited_and_then_the_apps_code_counts() {
     let port = place::free_port();
     let mut running = start(port, "2");
     for launch in 0..3 {
@@ -76,7 +76,7 @@ fn with_no_relaunch_left_the_code_is_the_apps() {
 }
 
 #[test]
-fn a_thief_that_is_gone_again_is_remembered() {
+fn a_thief_that_has_exited_is_remembered() {
     let port = place::free_port();
     // In a separate network namespace: a failed bind is identified by its user alone, and other tests run as the same user.
     let steps = format!("ready line try=0.0.0.0:{port} line exit=98");
@@ -124,7 +124,7 @@ fn an_app_that_only_checked_its_port_is_not_launched_again() {
 }
 
 #[test]
-fn an_app_that_dies_for_another_reason_is_not_launched_again() {
+fn an_app_that_exits_for_another_reason_is_not_launched_again() {
     let port = place::free_port();
     let outcome = run_app(&["--port", &port.to_string()], "say=once exit=98").start().finish().expect_code(98);
     assert_eq!(outcome.stdout, "once\n", "{}", outcome.report());
@@ -198,7 +198,7 @@ fn with_handover_an_app_is_not_launched_again() {
 }
 
 #[test]
-fn a_stop_while_the_rest_of_the_tree_ends_is_no_relaunch() {
+fn a_stop_while_the_rest_of_the_tree_exits_prevents_the_relaunch() {
     // The app has lost its port and left a child that exits slowly; the container is stopped just then.
     for (signal, map, code) in [
         (libc::SIGTERM, "none", Some(143)),
@@ -230,7 +230,7 @@ fn a_stop_while_the_rest_of_the_tree_ends_is_no_relaunch() {
 }
 
 #[test]
-fn every_launch_finds_the_same() {
+fn every_launch_has_the_same_surroundings() {
     both(|mode| {
         let port = place::free_port();
         let place = place::TempDir::new();

@@ -65,7 +65,7 @@ fn child_is_not_forwarded() {
 }
 
 #[test]
-fn stop_signals_are_passed_on_and_stop_reberth_until_cont() {
+fn stop_signals_are_forwarded_and_stop_reberth_until_cont() {
     let mut running = run_app(&[], LISTENER).start();
     running.ready();
     for signal in STOP_SIGNALS {
@@ -81,7 +81,7 @@ fn stop_signals_are_passed_on_and_stop_reberth_until_cont() {
 }
 
 #[test]
-fn an_app_without_a_say_stops_and_goes_on_with_reberth() {
+fn an_app_without_handlers_stops_and_continues_with_reberth() {
     let mut running = run_app(&[], "ready pause").start();
     let app = running.ready();
     let init = running.init;
@@ -96,7 +96,7 @@ fn an_app_without_a_say_stops_and_goes_on_with_reberth() {
 }
 
 #[test]
-fn pid_1_passes_stop_signals_on_and_never_stops() {
+fn pid_1_forwards_stop_signals_and_never_stops() {
     let mut running = run_app(&[], LISTENER).first_in_namespace().start();
     running.ready();
     for signal in STOP_SIGNALS {
@@ -149,7 +149,7 @@ fn scope_child_reaches_the_app_alone() {
 }
 
 #[test]
-fn scope_group_reaches_the_whole_group_and_nobody_else() {
+fn scope_group_reaches_the_whole_group_and_no_other_process() {
     both(|mode| {
         let steps = "block fork ready until=12:child exit=0 end group ready until=15:apart exit=0 end ready until=12:app exit=3";
         let mut running = mode(run_app(&["--signal-scope", "group"], steps)).start();
@@ -175,7 +175,7 @@ fn scope_group_reaches_the_whole_group_and_nobody_else() {
 }
 
 #[test]
-fn term_and_int_end_the_wait_for_the_port_at_once() {
+fn term_and_int_end_the_wait_for_the_port_immediately() {
     both(|mode| {
         // The parent-death signal ends the wait too, whichever signal it is.
         for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130), (libc::SIGUSR1, 138)] {
@@ -220,7 +220,7 @@ fn the_signal_of_a_dead_parent_is_mapped_too() {
 }
 
 #[test]
-fn a_hangup_ends_the_wait_unless_nohup_has_it_ignored() {
+fn a_hangup_ends_the_wait_unless_it_is_ignored_by_nohup() {
     both(|mode| {
         for (ignored, code, said) in [(&[][..], 129, ""), (&[libc::SIGHUP], 0, "started\n")] {
             let port = place::free_port();
@@ -298,7 +298,7 @@ fn one_run_inside_another_passes_everything_through() {
 }
 
 #[test]
-fn term_at_any_moment_of_the_start_ends_it_and_leaves_nobody() {
+fn term_at_any_moment_of_the_start_ends_it_and_leaves_no_process() {
     for round in 0..40 {
         let mut running = run_app(&["--port", "0", "--grace", "2s"], "pause").start();
         let (init, tag) = (running.init, running.tag.clone());
@@ -318,7 +318,7 @@ fn term_at_any_moment_of_the_start_ends_it_and_leaves_nobody() {
 
 /// As `docker stop` finds a container whose app was stopped by hand.
 #[test]
-fn a_stopped_app_hears_that_it_is_to_stop() {
+fn a_stopped_app_receives_its_stop_signal() {
     both(|mode| {
         let mut running = mode(run_app(&["--grace", "15s"], "block ready until=15 exit=3")).start();
         let app = running.ready();

@@ -9,7 +9,7 @@ use crate::harness::{look, place};
 use crate::{app, both, denied, run, run_app};
 
 #[test]
-fn standard_error_that_has_gone_harms_nobody() {
+fn a_closed_standard_error_does_no_harm() {
     both(|mode| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -25,7 +25,7 @@ fn standard_error_that_has_gone_harms_nobody() {
 }
 
 #[test]
-fn standard_error_that_goes_while_it_runs_harms_nobody() {
+fn a_standard_error_that_closes_during_the_run_does_no_harm() {
     both(|mode| {
         let mut running = mode(run_app(&["--log", "trace", "--grace", "300ms"], "ignore=15 ready pause")).start();
         running.ready();
@@ -36,7 +36,7 @@ fn standard_error_that_goes_while_it_runs_harms_nobody() {
 }
 
 #[test]
-fn a_full_standard_error_harms_nobody() {
+fn a_full_standard_error_does_no_harm() {
     both(|mode| {
         let full = launch::open("/dev/full", libc::O_WRONLY);
         let launch = run_app(&["--port", "0", "--log", "trace"], "say=hello exit=3").stderr(Stdio::Given(full));
@@ -46,7 +46,7 @@ fn a_full_standard_error_harms_nobody() {
 }
 
 #[test]
-fn nothing_of_the_log_is_on_standard_output() {
+fn no_log_line_is_on_standard_output() {
     let outcome = run_app(&["--port", "0", "--log", "trace"], "say=only exit=0").start().finish().expect_code(0);
     assert_eq!(outcome.stdout, "only\n", "{}", outcome.report());
     let outcome = run_app(&["--port", "0", "--log", "off"], "say=only exit=0").start().finish().expect_code(0);
@@ -81,7 +81,7 @@ fn a_closed_standard_descriptor_stays_closed_for_the_app() {
 }
 
 #[test]
-fn no_room_for_another_process_is_a_clear_125() {
+fn no_room_for_another_process_is_125_with_its_reason() {
     // The limit does not apply to root, so a test run as root runs this as another user, in a directory that any user may read.
     // SAFETY: geteuid has no preconditions.
     let root = unsafe { libc::geteuid() } == 0;
@@ -190,7 +190,7 @@ fn a_working_directory_that_is_gone_is_no_reason_to_fail() {
 
 /// A terminal blocks its writer until there is room, whatever poll(2) reports.
 #[test]
-fn a_terminal_that_nobody_reads_does_not_stop_the_end() {
+fn a_terminal_that_is_not_read_does_not_prevent_the_exit() {
     both(|mode| {
         let (master, slave) = crate::harness::terminal::pair();
         let launch = run_app(&["--log", "debug"], "block ready until=15 exit=3").stderr(Stdio::Given(slave));
@@ -218,7 +218,7 @@ fn a_pipe_as_the_command_is_not_waited_for() {
 
 /// The child that probes the health target belongs to reberth; the app has not left it behind.
 #[test]
-fn a_question_on_its_way_is_no_leftover() {
+fn a_running_probe_is_no_leftover() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("http://{}/", silent.local_addr().unwrap());
     let launch = run_app(&["--health", &target], "ready line exit=3").stdin(Stdio::Pipe);
@@ -247,7 +247,7 @@ fn ticks(pid: i32) -> u64 {
 }
 
 #[test]
-fn a_limit_lowered_to_nothing_leaves_an_init_that_hears_and_does_not_spin() {
+fn a_limit_lowered_to_nothing_leaves_an_init_that_handles_signals_and_does_not_spin() {
     both(|mode| {
         // With many inherited descriptors, its own have large numbers, too large for the fd_set of the C library.
         for inherited in ["", "dup=1100 "] {
@@ -282,7 +282,7 @@ fn a_limit_lowered_to_nothing_leaves_an_init_that_hears_and_does_not_spin() {
 }
 
 #[test]
-fn a_limit_lowered_during_the_wait_for_the_port_leaves_it_to_hear() {
+fn a_limit_lowered_during_the_wait_for_the_port_still_lets_signals_through() {
     both(|mode| {
         for inherited in ["", "dup=1100 "] {
             let port = place::free_port();
@@ -310,7 +310,7 @@ fn a_limit_lowered_during_the_wait_for_the_port_leaves_it_to_hear() {
 
 /// Each reason has its own fix.
 #[test]
-fn signals_that_cannot_be_read_are_told_with_their_cure() {
+fn signals_that_cannot_be_read_are_reported_with_the_fix() {
     for (errno, says, not) in [
         (libc::EPERM, "seccomp", "ulimit"),
         (libc::EACCES, "seccomp", "ulimit"),

@@ -44,7 +44,7 @@ fn the_app_is_in_the_foreground_and_gets_ctrl_c_once() {
 }
 
 #[test]
-fn the_terminal_goes_back_to_who_had_it() {
+fn the_terminal_returns_to_its_previous_owner() {
     // Not as PID 1: when that exits, no process is left in its namespace to have the terminal.
     for (command, code) in [
         (app::words("ready exit=3"), "3"),
@@ -272,7 +272,7 @@ fn waits_on_a_terminal(change: impl FnOnce(Launch) -> Launch) -> String {
 }
 
 #[test]
-fn waiting_is_drawn_on_a_terminal_and_gone_at_the_end() {
+fn the_wait_is_drawn_on_a_terminal_and_erased_at_the_end() {
     let said = waits_on_a_terminal(|launch| launch);
     // Each drawing begins at the margin and erases the rest; three fit into the time.
     for left in ["3s", "2s", "1s"] {
@@ -288,7 +288,7 @@ fn waiting_is_drawn_on_a_terminal_and_gone_at_the_end() {
 }
 
 #[test]
-fn waiting_is_not_drawn_where_nobody_looks() {
+fn the_wait_is_not_drawn_without_a_reader() {
     for (name, value) in
         [("REBERTH_LOG_FORMAT", "json"), ("REBERTH_LOG", "error"), ("REBERTH_LOG", "off"), ("TERM", "dumb")]
     {

@@ -21,7 +21,7 @@ fn ten_thousand_orphans_leave_no_zombie_with_pid_1() {
 }
 
 #[test]
-fn orphans_come_to_reberth_off_pid_1_too() {
+fn orphans_are_inherited_off_pid_1_too() {
     let mut running = run_app(&[], "orphans=2x500 fork daemon ready=orphan: pause end end ready pause").start();
     running.expect("orphaned");
     let orphan = running.ready_as("orphan:");
@@ -46,7 +46,7 @@ fn without_an_init_the_same_orphans_stay_zombies() {
 }
 
 #[test]
-fn orphans_that_die_all_the_time_do_not_hide_the_apps_own_end() {
+fn a_stream_of_orphans_does_not_hide_the_exit_of_the_app() {
     both(|mode| {
         mode(run_app(&[], "orphans=20x20 die=9")).start().finish().expect_code(137);
     });
@@ -99,7 +99,7 @@ fn leftovers_that_ignore_term_are_killed_after_the_grace() {
 }
 
 #[test]
-fn a_stopped_leftover_ends_too() {
+fn a_stopped_leftover_exits_too() {
     both(|mode| {
         // Stopped before the app exits: TERM stays pending until the process is continued, KILL does not.
         let mut running =
@@ -146,7 +146,7 @@ fn leftovers_that_fork_on_term_do_not_escape() {
 }
 
 #[test]
-fn only_the_apps_tree_is_ended() {
+fn only_the_tree_of_the_app_is_stopped() {
     // A neighbour in the same session, started by the same parent: not a descendant of reberth.
     let words = run_app(&["--grace", "300ms"], "ready exit=7");
     let script = "sleep 1000 & echo neighbour $!; \"$@\"; echo code $?; kill -0 $! && echo alive; kill -9 $!";
@@ -162,7 +162,7 @@ fn only_the_apps_tree_is_ended() {
 
 /// `exec reberth run -- app > >(logger)`: the logger is a child of reberth that existed before it.
 #[test]
-fn what_was_there_before_the_app_is_left_alone() {
+fn children_older_than_the_app_are_left_alone() {
     let inner = run_app(&["--grace", "15s"], "fork ready=left: pause end say=last-words exit=7");
     let log = inner.dir.path().join("log");
     let script = "exec \"$@\" > >(while read x; do echo logged $x; done >\"$0\"; echo all-logged >>\"$0\")";
@@ -187,7 +187,7 @@ fn every_reaped_orphan_can_be_seen_in_the_log() {
 
 /// A background process is stopped together with the app that started it; without a log line that would be a riddle.
 #[test]
-fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
+fn an_app_that_puts_itself_into_the_background_is_explained() {
     both(|mode| {
         let port = place::free_port();
         let flags = ["--port", &port.to_string()];
@@ -219,7 +219,7 @@ fn an_app_that_puts_itself_into_the_background_is_told_why_it_ends() {
 
 /// `unshare --pid` without a new /proc: the pids there belong to another namespace.
 #[test]
-fn the_proc_of_another_namespace_is_not_believed() {
+fn the_proc_of_another_namespace_is_not_trusted() {
     // SAFETY: geteuid has no preconditions.
     let user: &[&str] = if unsafe { libc::geteuid() } == 0 { &[] } else { &["--user", "--map-root-user"] };
     let namespace = [&["unshare"], user, &["--pid", "--fork", "--kill-child"]].concat();

@@ -62,7 +62,7 @@ fn watch_prints_a_json_object_on_each_line() {
 
 /// `reberth who --watch 80 | head -1`: it exits with its reader, with the code for what it saw last.
 #[test]
-fn watch_ends_with_its_reader() {
+fn watch_exits_with_its_reader() {
     let port = place::free_port();
     let _holder = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let script = format!("{{ {} who --watch {port}; echo code $? >&2; }} | head -n 1", env!("CARGO_BIN_EXE_reberth"));
@@ -77,7 +77,7 @@ fn watch_ends_with_its_reader() {
 }
 
 #[test]
-fn shared_ports_are_told_by_their_name() {
+fn shared_ports_are_listed_by_their_name() {
     let port = place::free_port();
     let flags = ["--port", &format!("127.0.0.1:{port}"), "--share", "nights"];
     let mut running = run(&flags, app::words(&format!("listen=127.0.0.1:{port} ready pause"))).start();

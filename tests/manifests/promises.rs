@@ -64,7 +64,7 @@ fn every_file_below_tests_is_on_the_map() {
 }
 
 #[test]
-fn a_test_that_is_not_there_would_be_found() {
+fn a_missing_test_would_be_found() {
     let page =
         "| promise | where |\n| --- | --- |\n| one `--port` | `a/b.rs`: `is_there`, `is_gone` |\n| two | `c/d.rs` |\n";
     let rows = rows(page);

@@ -17,7 +17,7 @@ fn unheard(app: &mut App, command: &str) -> String {
 }
 
 #[test]
-fn binds_of_every_length_that_the_kernel_takes_are_heard() {
+fn binds_of_every_length_that_the_kernel_accepts_are_intercepted() {
     let mut app = App::start();
     app.talk.must("socket tcp4 5 -");
     app.talk.must("socket tcp6 6 -");
@@ -41,7 +41,7 @@ fn binds_of_every_length_that_the_kernel_takes_are_heard() {
 }
 
 #[test]
-fn other_sockets_and_addresses_are_told_apart() {
+fn other_sockets_and_addresses_are_distinguished() {
     let mut app = App::start();
     let name = format!("@{}-long-enough-to-be-heard", unique());
     app.talk.must("socket unix 5 -");
@@ -68,7 +68,7 @@ fn other_sockets_and_addresses_are_told_apart() {
 
 /// IPV6_V6ONLY is read from the socket, and intercepted if it cannot be read.
 #[test]
-fn the_option_is_heard_where_it_cannot_be_read() {
+fn the_option_is_intercepted_if_it_cannot_be_read() {
     let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
     for forbidden in [false, true] {
         let mut supervisor = App::unheard();

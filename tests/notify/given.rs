@@ -56,7 +56,7 @@ fn number_flags_and_family_are_the_apps_own() {
 }
 
 #[test]
-fn the_app_accepts_who_had_queued_before_its_bind() {
+fn the_app_accepts_clients_queued_before_its_bind() {
     let (held, inode) = ours("127.0.0.1:0");
     let address = held.local_addr().unwrap();
     let mut client = TcpStream::connect(address).unwrap();
@@ -110,7 +110,7 @@ fn a_socket_may_be_put_again_and_is_still_one() {
 }
 
 #[test]
-fn what_is_let_through_is_the_apps_own_affair() {
+fn a_call_let_through_acts_as_without_interception() {
     let (held, _) = ours("127.0.0.1:0");
     let address = held.local_addr().unwrap();
     let mut app = App::start();
@@ -126,7 +126,7 @@ fn what_is_let_through_is_the_apps_own_affair() {
 }
 
 #[test]
-fn threads_bind_at_once_and_each_gets_its_own() {
+fn threads_bind_in_parallel_and_each_gets_its_own() {
     const COUNT: u16 = 8;
     let mut app = App::start();
     let (held, first) = row_of_ports(COUNT);
@@ -162,7 +162,7 @@ fn row_of_ports(count: u16) -> (Vec<(TcpListener, u64)>, u16) {
 }
 
 #[test]
-fn children_and_their_programs_are_heard_too() {
+fn children_and_their_programs_are_intercepted_too() {
     let (held, inode) = ours("127.0.0.1:0");
     let address = held.local_addr().unwrap();
     let mut app = App::start();

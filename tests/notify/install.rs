@@ -70,7 +70,7 @@ fn an_exec_that_fails_leaves_nothing() {
 }
 
 #[test]
-fn privileges_are_only_given_up_where_the_kernel_asks() {
+fn privileges_are_given_up_only_if_the_kernel_requires_it() {
     // (the initial state of the supervisor, whether it reports having set it, the state of the app)
     for (first, ours, theirs) in
         [(None, "false", "0"), (Some("uid 65534"), "true", "1"), (Some("privileges"), "false", "1")]
@@ -88,7 +88,7 @@ fn privileges_are_only_given_up_where_the_kernel_asks() {
 }
 
 #[test]
-fn a_listener_above_us_is_told() {
+fn a_listener_of_an_outer_supervisor_is_reported() {
     let mut supervisor = App::start();
     // The supervisor is intercepted itself, and so would be what it starts without a filter: its binds are let through below.
     let said = supervisor.talk.ask("launch unmet binds");
@@ -102,7 +102,7 @@ fn a_listener_above_us_is_told() {
 }
 
 #[test]
-fn profiles_and_old_kernels_are_told() {
+fn profiles_and_old_kernels_are_reported() {
     for (forbidden, expected) in [
         // A profile, and one that kills: the child dies, not the supervisor.
         (format!("seccomp {}", libc::EPERM), format!("{}", libc::EPERM)),
@@ -125,7 +125,7 @@ fn profiles_and_old_kernels_are_told() {
 }
 
 #[test]
-fn a_kernel_that_does_not_know_the_flag_is_asked_without() {
+fn a_kernel_that_does_not_know_the_flag_is_asked_again_without_it() {
     let mut supervisor = App::unheard();
     supervisor.talk.must(&format!("forbid speculation {}", libc::EINVAL));
     let (_, mut app) = launched(&mut supervisor, "binds");
@@ -136,7 +136,7 @@ fn a_kernel_that_does_not_know_the_flag_is_asked_without() {
 }
 
 #[test]
-fn a_supervisor_without_a_spare_descriptor_is_told() {
+fn a_supervisor_without_a_spare_descriptor_gets_an_error() {
     let mut supervisor = App::unheard();
     let before = supervisor.talk.ask("fds");
     let lowest = (0..).find(|fd| !before.split(' ').any(|one| one.starts_with(&format!("{fd}:")))).unwrap();
@@ -149,7 +149,7 @@ fn a_supervisor_without_a_spare_descriptor_is_told() {
 }
 
 #[test]
-fn memory_is_read_by_either_way_and_a_refusal_is_told() {
+fn memory_is_read_in_either_way_and_a_refusal_is_reported() {
     let readable = "bind Ok(Some(127.0.0.1:0)) Ok(Tcp4)";
     let denied = format!("bind Err({0}) Err({0})", libc::EACCES);
     for (supervisor_is, app_is, expected) in [

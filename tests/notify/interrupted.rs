@@ -95,7 +95,7 @@ fn a_storm_of_signals_leaves_one_socket_each_time() {
 }
 
 #[test]
-fn an_app_that_is_killed_while_it_waits_holds_nobody_up() {
+fn an_app_killed_while_it_waits_blocks_no_other_process() {
     let (held, address, _) = ours();
     let mut app = App::start();
     app.talk.must("socket tcp4 5 -");
@@ -112,7 +112,7 @@ fn an_app_that_is_killed_while_it_waits_holds_nobody_up() {
 }
 
 #[test]
-fn it_is_over_when_the_last_one_is_gone() {
+fn the_listener_ends_with_the_last_process() {
     let mut app = App::start();
     assert_eq!(app.listener().pending(), Pending::None);
     let (_held, address, _) = ours();

@@ -29,8 +29,8 @@ fn all_ports_are_claimed_or_none() {
 }
 
 #[test]
-fn the_order_asked_and_the_order_claimed() {
-    inside("claims::the_order_asked_and_the_order_claimed", || {
+fn ports_keep_the_configured_order_and_are_claimed_in_a_fixed_one() {
+    inside("claims::ports_keep_the_configured_order_and_are_claimed_in_a_fixed_one", || {
         let low = listening("0.0.0.0", PORT, WITHOUT_RA);
         let high = listening("0.0.0.0", PORT + 1, WITHOUT_RA);
         let specs = [spec("", PORT + 2), spec("", PORT + 1), spec("", PORT), spec("", 0)];
@@ -80,8 +80,8 @@ fn what_can_never_be_bound_fails_before_anything_is_waited_for() {
 }
 
 #[test]
-fn no_permission_is_told_with_its_reasons() {
-    inside("claims::no_permission_is_told_with_its_reasons", || {
+fn a_missing_permission_is_reported_with_its_reasons() {
+    inside("claims::a_missing_permission_is_reported_with_its_reasons", || {
         let drop_capabilities = || {
             let header = [0x2008_0522_u32, 0];
             let none = [0u32; 6];
@@ -99,8 +99,8 @@ fn no_permission_is_told_with_its_reasons() {
 }
 
 #[test]
-fn no_descriptors_is_told_with_the_limit() {
-    inside("claims::no_descriptors_is_told_with_the_limit", || {
+fn a_lack_of_descriptors_is_reported_with_the_limit() {
+    inside("claims::a_lack_of_descriptors_is_reported_with_the_limit", || {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let (mut ear, _caller) = crate::net::ear();
@@ -115,8 +115,8 @@ fn no_descriptors_is_told_with_the_limit() {
 }
 
 #[test]
-fn without_listening_nobody_can_connect() {
-    inside("claims::without_listening_nobody_can_connect", || {
+fn without_listening_no_client_can_connect() {
+    inside("claims::without_listening_no_client_can_connect", || {
         let policy = Policy { hold: Hold::Probe, ..at_once() };
         let claims = claim(&[spec("", PORT)], &policy).unwrap();
         assert!(std::net::TcpStream::connect(("127.0.0.1", PORT)).is_err());
@@ -200,8 +200,8 @@ fn fallen(specs: &[Spec], fallback: Fallback) -> Result<Vec<u16>, Stop> {
 }
 
 #[test]
-fn fallback_next_takes_the_next_port_that_nobody_has_or_names() {
-    inside("claims::fallback_next_takes_the_next_port_that_nobody_has_or_names", || {
+fn fallback_next_takes_the_next_port_that_is_free_and_not_named() {
+    inside("claims::fallback_next_takes_the_next_port_that_is_free_and_not_named", || {
         std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", format!("{}", PORT + 3)).unwrap();
         let _holders = [listening("0.0.0.0", PORT, WITHOUT_RA), listening("127.0.0.1", PORT + 1, WITHOUT_RA)];
         let specs = [spec("", PORT), spec("", PORT + 2)];

@@ -96,8 +96,8 @@ fn refuse_netlink() {
 
 /// Control for the tests above: without netlink only polling is left, and polling is slow.
 #[test]
-fn without_netlink_only_the_clock_is_left() {
-    inside("events::without_netlink_only_the_clock_is_left", || {
+fn without_netlink_only_polling_is_left() {
+    inside("events::without_netlink_only_polling_is_left", || {
         let budget = Duration::from_millis(800);
         let holder = listening("0.0.0.0", PORT, WITHOUT_RA);
         let slow = Policy { backoff: Backoff { min: LONG * 1000, max: LONG * 1000 }, ..by_event(budget) };
@@ -142,8 +142,8 @@ fn without_netlink_the_backoff_finds_it() {
 }
 
 #[test]
-fn failed_probes_wake_nobody() {
-    inside("events::failed_probes_wake_nobody", || {
+fn failed_probes_cause_no_wake_up() {
+    inside("events::failed_probes_cause_no_wake_up", || {
         let holder = listening("0.0.0.0", PORT, WITHOUT_RA);
         let claimant = Claimant::start(&[spec("", PORT)], by_event(LONG));
         claimant.caller.waits_for();
@@ -157,8 +157,8 @@ fn failed_probes_wake_nobody() {
 }
 
 #[test]
-fn connections_of_a_busy_server_wake_nobody() {
-    inside("events::connections_of_a_busy_server_wake_nobody", || {
+fn connections_of_a_busy_server_cause_no_wake_up() {
+    inside("events::connections_of_a_busy_server_cause_no_wake_up", || {
         let holder = listening("0.0.0.0", PORT, WITHOUT_RA);
         let claimant = Claimant::start(&[spec("", PORT)], by_event(LONG));
         claimant.caller.waits_for();
@@ -215,8 +215,8 @@ fn an_overrun_queue_is_an_event() {
 }
 
 #[test]
-fn ones_own_socket_is_told_apart() {
-    inside("events::ones_own_socket_is_told_apart", || {
+fn reberths_own_socket_is_distinguished() {
+    inside("events::reberths_own_socket_is_distinguished", || {
         let claims = claim(&[spec("", PORT)], &by_event(Duration::ZERO)).unwrap();
         let events = Destroyed::open(&[(PORT, Protocol::Tcp), (PORT + 1, Protocol::Tcp)]).unwrap();
         let cookie = claims[0].cookie;

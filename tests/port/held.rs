@@ -169,8 +169,8 @@ fn an_app_has_a_socket_for_each_family() {
 }
 
 #[test]
-fn what_the_app_has_already_is_given_again_where_it_covers_what_it_asks_for() {
-    inside("held::what_the_app_has_already_is_given_again_where_it_covers_what_it_asks_for", || {
+fn a_socket_that_the_app_has_is_given_again_if_it_covers_the_request() {
+    inside("held::a_socket_that_the_app_has_is_given_again_if_it_covers_the_request", || {
         for (port, first, second) in
             [(PORT, "0.0.0.0", "127.0.0.1"), (PORT + 1, "::", "0.0.0.0"), (PORT + 2, "::", "::1")]
         {
@@ -208,8 +208,8 @@ fn client(port: u16) -> TcpStream {
 }
 
 #[test]
-fn who_waits_is_reset_only_where_room_has_to_be_made() {
-    inside("held::who_waits_is_reset_only_where_room_has_to_be_made", || {
+fn queued_clients_are_reset_only_if_room_must_be_made() {
+    inside("held::queued_clients_are_reset_only_if_room_must_be_made", || {
         let (mut held, mut app) = (held(&[spec("0.0.0.0", PORT)]), App::default());
         let mut waiting = [client(PORT), client(PORT)];
         // No client is reset for an address that cannot be bound.
@@ -351,8 +351,8 @@ fn what_is_released_is_the_apps_alone() {
 
 /// Connections outlive their listener as TIME_WAIT, which must not keep the next instance from the port.
 #[test]
-fn what_a_connection_leaves_blocks_nobody() {
-    inside("held::what_a_connection_leaves_blocks_nobody", || {
+fn what_a_connection_leaves_behind_blocks_no_bind() {
+    inside("held::what_a_connection_leaves_behind_blocks_no_bind", || {
         for (specs, port) in [("", PORT), ("0.0.0.0", PORT + 1)] {
             let (mut held, mut app) = (held(&[spec(specs, port)]), App::default());
             let inode = app.bind(&mut held, port, "0.0.0.0");

@@ -92,8 +92,8 @@ fn without_ipv6_the_wildcard_that_is_held_is_the_other_one() {
 }
 
 #[test]
-fn udp_is_bound_whatever_is_asked() {
-    inside("hold::udp_is_bound_whatever_is_asked", || {
+fn udp_is_bound_whatever_the_hold() {
+    inside("hold::udp_is_bound_whatever_the_hold", || {
         let claims = claim(&[udp_spec(PORT), udp_spec(0)], &at_bind()).unwrap();
         assert!(claims.iter().all(|claim| claim.port != 0 && !SockRef::from(&claim.socket).reuse_address().unwrap()));
     });
@@ -166,8 +166,8 @@ fn of_two_that_hold_a_port_in_one_moment_one_has_it() {
 
 /// To be sure that it is alone, it listens for a moment. A client that was accepted then would be reset.
 #[test]
-fn nobody_is_let_in_while_it_is_decided_who_holds_the_port() {
-    inside("hold::nobody_is_let_in_while_it_is_decided_who_holds_the_port", || {
+fn no_client_is_accepted_until_the_holder_is_decided() {
+    inside("hold::no_client_is_accepted_until_the_holder_is_decided", || {
         leave_time_wait(PORT, WITH_RA);
         const CLIENTS: usize = 2000;
         let asked = Arc::new(AtomicUsize::new(0));

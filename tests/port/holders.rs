@@ -66,8 +66,8 @@ fn the_accept_queue_is_counted() {
 }
 
 #[test]
-fn a_socket_without_a_visible_program_is_said_to_be_hidden() {
-    inside("holders::a_socket_without_a_visible_program_is_said_to_be_hidden", || {
+fn a_socket_without_a_visible_program_is_reported_as_hidden() {
+    inside("holders::a_socket_without_a_visible_program_is_reported_as_hidden", || {
         // A socket in flight inside a unix socket has no descriptor anywhere, like one whose process is in another PID namespace.
         let listener = listening("0.0.0.0", PORT, WITHOUT_RA);
         let (one, _other) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
@@ -134,8 +134,8 @@ fn who(ports: &str) -> (serde_json::Value, String) {
 }
 
 #[test]
-fn who_tells_holder_and_state_of_each_port() {
-    inside("holders::who_tells_holder_and_state_of_each_port", || {
+fn who_reports_holder_and_state_of_each_port() {
+    inside("holders::who_reports_holder_and_state_of_each_port", || {
         let holder = Program::start(&format!("listen {PORT}"));
         leave_time_wait(PORT + 1, WITH_RA);
         let (said, code) = who(&format!("{PORT} {} {}", PORT + 1, PORT + 2));
@@ -211,8 +211,8 @@ fn a_holder_that_shares_its_port_is_named_as_such() {
 }
 
 #[test]
-fn of_several_holders_the_one_that_shares_is_told_apart() {
-    inside("holders::of_several_holders_the_one_that_shares_is_told_apart", || {
+fn among_several_holders_the_one_that_shares_is_distinguished() {
+    inside("holders::among_several_holders_the_one_that_shares_is_distinguished", || {
         let _shares = sharing("127.0.0.1", true);
         let _does_not = sharing("127.0.0.2", false);
         let text = look(&spec("", PORT), Depth::Programs).to_string();

@@ -57,8 +57,8 @@ fn drive(claiming: &mut Claiming, own: BorrowedFd<'_>) -> Vec<Claim> {
 }
 
 #[test]
-fn one_loop_waits_for_two_ports_and_for_something_of_its_own() {
-    inside("machine::one_loop_waits_for_two_ports_and_for_something_of_its_own", || {
+fn one_loop_waits_for_two_ports_and_an_event_of_its_own() {
+    inside("machine::one_loop_waits_for_two_ports_and_an_event_of_its_own", || {
         let holders = [listening("0.0.0.0", PORT, WITHOUT_RA), listening("0.0.0.0", PORT + 1, WITHOUT_RA)];
         let [low, high] = holders;
         let (own, peer) = nix::unistd::pipe().unwrap();
@@ -145,8 +145,8 @@ fn a_walk_is_left_for_the_callers_sake_and_made_again_later() {
 }
 
 #[test]
-fn a_diagnosis_is_left_too_and_the_port_may_become_free_meanwhile() {
-    inside("machine::a_diagnosis_is_left_too_and_the_port_may_become_free_meanwhile", || {
+fn a_diagnosis_can_be_interrupted_and_the_port_may_become_free_meanwhile() {
+    inside("machine::a_diagnosis_can_be_interrupted_and_the_port_may_become_free_meanwhile", || {
         let holder = listening("0.0.0.0", PORT, WITHOUT_RA);
         let (own, _peer) = nix::unistd::pipe().unwrap();
         let mut claiming = Claiming::begin(&[spec("", PORT), spec("", PORT + 1)], at_once()).unwrap();
@@ -169,8 +169,8 @@ fn a_diagnosis_is_left_too_and_the_port_may_become_free_meanwhile() {
 }
 
 #[test]
-fn in_a_storm_events_wake_nobody_until_the_deadline() {
-    inside("machine::in_a_storm_events_wake_nobody_until_the_deadline", || {
+fn in_a_storm_events_cause_no_wake_up_before_the_deadline() {
+    inside("machine::in_a_storm_events_cause_no_wake_up_before_the_deadline", || {
         let holder = listening("127.0.0.1", PORT, WITH_RA);
         let (own, _peer) = nix::unistd::pipe().unwrap();
         let forever = Policy { wait: Wait::Forever, ..by_event(LONG) };

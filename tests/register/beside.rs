@@ -8,7 +8,7 @@ use crate::harness::{look, place, running, until};
 use crate::{AWAY, TTL, app, beside, both, count, serves};
 
 #[test]
-fn announced_when_ready_and_taken_back_at_the_start_of_the_drain() {
+fn registered_when_ready_and_deregistered_at_the_start_of_the_drain() {
     both(|mode| {
         let gateway = Gateway::new(Manner::Good);
         let port = place::free_port().to_string();
@@ -32,7 +32,7 @@ fn announced_when_ready_and_taken_back_at_the_start_of_the_drain() {
 }
 
 #[test]
-fn an_app_that_crashes_is_taken_back_and_its_code_is_the_code() {
+fn an_app_that_crashes_is_deregistered_and_its_code_is_kept() {
     both(|mode| {
         let gateway = Gateway::new(Manner::Good);
         let port = place::free_port().to_string();
@@ -49,7 +49,7 @@ fn an_app_that_crashes_is_taken_back_and_its_code_is_the_code() {
 
 /// What the app leaves behind is stopped, by PID 1 together with every other process: but the process beside it still has work to do then.
 #[test]
-fn it_is_none_of_what_the_app_leaves_behind() {
+fn it_does_not_count_as_left_behind_by_the_app() {
     both(|mode| {
         let gateway = Gateway::new(Manner::Good);
         let port = place::free_port().to_string();
@@ -67,7 +67,7 @@ fn it_is_none_of_what_the_app_leaves_behind() {
 }
 
 #[test]
-fn it_has_nothing_of_the_apps_and_the_app_nothing_of_it() {
+fn it_shares_no_descriptor_with_the_app() {
     for handover in ["off", "on", "bind"] {
         let gateway = Gateway::new(Manner::Good);
         let port = place::free_port();
@@ -128,7 +128,7 @@ fn one_that_dies_is_started_again_once_a_ttl_and_none_outlives_pid_1() {
 }
 
 #[test]
-fn a_term_alone_does_not_end_it() {
+fn a_term_alone_does_not_stop_it() {
     let gateway = Gateway::new(Manner::Good);
     let port = place::free_port().to_string();
     let mut running = app(&["--port", &port, "--register", &gateway.url()], &[]).start();
@@ -148,7 +148,7 @@ fn a_term_alone_does_not_end_it() {
 
 /// Whatever the configured port, the one that was taken is registered.
 #[test]
-fn a_port_that_nobody_knew_is_announced() {
+fn a_port_not_known_in_advance_is_registered() {
     for flags in [&["--port", "0"][..], &["--port", "0", "--prewarm"]] {
         let gateway = Gateway::new(Manner::Good);
         let mut running = app(&[flags, &["--register", &gateway.url()]].concat(), &[]).start();
@@ -165,7 +165,7 @@ fn a_port_that_nobody_knew_is_announced() {
 
 /// Without a /proc of this namespace it is unknown which child belongs to what; the exit does not wait for the process beside.
 #[test]
-fn without_proc_the_end_is_no_slower() {
+fn without_proc_the_exit_is_no_slower() {
     let gateway = Gateway::new(Manner::Good);
     let port = place::free_port().to_string();
     let mut launch = app(&["--port", &port, "--register", &gateway.url()], &[]);
@@ -183,7 +183,7 @@ fn without_proc_the_end_is_no_slower() {
 
 /// Nothing of it exists unless it was configured.
 #[test]
-fn without_register_there_is_nobody_beside() {
+fn without_register_there_is_no_process_beside() {
     let port = place::free_port().to_string();
     let mut running = app(&["--port", &port], &[]).start();
     running.ready();

@@ -42,7 +42,7 @@ fn jumped(said: &str) {
 }
 
 #[test]
-fn a_lease_is_renewed_in_time_whatever_the_clock_says() {
+fn a_lease_is_renewed_in_time_whatever_the_time_of_day() {
     let place = TempDir::new();
     let library = jumping(&place);
     both(|mode| {
@@ -66,7 +66,7 @@ fn a_lease_is_renewed_in_time_whatever_the_clock_says() {
 }
 
 #[test]
-fn the_wait_before_the_start_lasts_as_long_as_was_said() {
+fn the_wait_before_the_start_lasts_as_long_as_configured() {
     let place = TempDir::new();
     let library = jumping(&place);
     let port = free_port().to_string();

@@ -133,7 +133,7 @@ fn end(mut running: Running) -> String {
 
 /// `etcdctl get --prefix` shows it, in the format of etcd's own naming client; and it is removed before the app receives its stop signal.
 #[test]
-fn the_entry_is_there_while_the_app_is_ready_and_no_longer() {
+fn the_entry_exists_while_the_app_is_ready_and_no_longer() {
     let etcd = Etcd::new();
     both(|mode| {
         let port = free_port();
@@ -214,7 +214,7 @@ fn an_etcd_killed_and_started_again_has_the_entry_again_with_and_without_its_dat
 
 /// Each of its lives is registered when it is ready (it prints a line then), and deregistered when it has crashed.
 #[test]
-fn a_flapping_app_is_announced_only_while_it_is_ready() {
+fn a_flapping_app_is_registered_only_while_it_is_ready() {
     let etcd = Etcd::new();
     let port = free_port();
     let rounds = 5 * more();
@@ -240,7 +240,7 @@ fn more() -> usize {
 
 /// Wiped and restarted before anything noticed: the lease is unknown, which is the only sign.
 #[test]
-fn a_revoked_lease_is_granted_anew() {
+fn a_revoked_lease_is_granted_again() {
     let etcd = Etcd::new();
     let (mut running, port) = announced(&etcd, &|launch| launch);
     let leases = etcd.ctl(&["lease", "list"]);
@@ -275,7 +275,7 @@ fn a_frozen_one_costs_one_line_and_keeps_no_app_from_ending() {
 
 /// As with a container that is paused, or a laptop that sleeps.
 #[test]
-fn a_lease_that_expired_during_a_stop_is_granted_anew() {
+fn a_lease_that_expired_during_a_stop_is_granted_again() {
     let etcd = Etcd::new();
     let (running, port) = announced(&etcd, &|launch| launch);
     let all = [beside(&running).unwrap(), running.pid];
@@ -289,7 +289,7 @@ fn a_lease_that_expired_during_a_stop_is_granted_anew() {
 }
 
 #[test]
-fn after_a_kill_the_lease_ends_it() {
+fn after_a_kill_the_lease_removes_the_entry() {
     let etcd = Etcd::new();
     both(|mode| {
         let (running, port) = announced(&etcd, mode);
@@ -303,7 +303,7 @@ fn after_a_kill_the_lease_ends_it() {
 }
 
 #[test]
-fn a_crash_takes_it_back_at_once() {
+fn a_crash_removes_the_entry_immediately() {
     let etcd = Etcd::new();
     let (mut running, _) = announced(&etcd, &Launch::first_in_namespace);
     running.write("exit 7\n");
@@ -314,7 +314,7 @@ fn a_crash_takes_it_back_at_once() {
 /// An app that loses its port before it listens is launched again: the life that never served is not registered, and the next one with its
 /// actual data.
 #[test]
-fn a_relaunch_is_announced_on_the_port_that_it_has_then() {
+fn a_relaunch_is_registered_with_its_new_port() {
     let etcd = Etcd::new();
     let host = nix::unistd::gethostname().unwrap().to_string_lossy().into_owned();
     both(|mode| {

@@ -26,7 +26,7 @@ fn not_noticed(mut running: Running, port: u16) -> String {
 }
 
 #[test]
-fn one_that_is_away_costs_one_line_and_is_back_with_another() {
+fn a_registry_that_is_down_costs_one_line_and_its_return_another() {
     both(|mode| {
         let port_of_registry = place::free_port();
         let (mut running, port) = started(mode, &format!("etcd://127.0.0.1:{port_of_registry}/p"));
@@ -47,7 +47,7 @@ fn one_that_is_away_costs_one_line_and_is_back_with_another() {
 }
 
 #[test]
-fn one_that_comes_back_is_told_where_the_app_is() {
+fn a_registry_that_returns_gets_the_entry_again() {
     let gateway = Gateway::new(Manner::Saying(Vec::new()));
     let (mut running, port) = started(&|launch| launch, &gateway.url());
     running.stderr_until(AWAY);
@@ -60,7 +60,7 @@ fn one_that_comes_back_is_told_where_the_app_is() {
 }
 
 #[test]
-fn a_frozen_one_keeps_nobody_from_ending() {
+fn a_frozen_registry_prevents_no_exit() {
     both(|mode| {
         let gateway = Gateway::new(Manner::Good);
         let (running, port) = started(mode, &gateway.url());
@@ -119,7 +119,7 @@ fn members_are_tried_in_turn() {
 }
 
 #[test]
-fn answers_that_are_none_are_one_line_each_time() {
+fn invalid_answers_are_one_line_each_time() {
     let http = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes();
     let long = format!("{{\"error\":\"{}\\u001b[31m\\n\",\"code\":7}}", "x".repeat(10_000));
     let strange = "answers, but not as an etcd does";
@@ -186,7 +186,7 @@ fn a_password_is_in_no_line() {
 
 /// The gateway is on 127.0.0.1 alone, and `localhost` may be `::1` first.
 #[test]
-fn names_are_looked_up_and_one_that_is_none_is_away() {
+fn names_are_resolved_and_an_unknown_one_counts_as_down() {
     let gateway = Gateway::new(Manner::Good);
     let (mut running, port) = started(&|launch| launch, &format!("etcd://localhost:{}/p", gateway.port));
     running.stderr_until("announced in");

@@ -116,7 +116,7 @@ fn log_says(path: &str, text: &str) {
 }
 
 #[test]
-fn redis_is_asked_in_its_own_protocol() {
+fn redis_is_queried_in_its_own_protocol() {
     let dir = Dir::new("redis", "redis");
     let (port, socket) = (free_port().to_string(), dir.at("redis.sock"));
     let start = |more: &[&str]| {
@@ -159,7 +159,7 @@ fn redis_is_asked_in_its_own_protocol() {
 }
 
 #[test]
-fn postgres_is_asked_in_its_own_protocol() {
+fn postgres_is_queried_in_its_own_protocol() {
     let dir = Dir::new("postgres", "postgres");
     let bin = newest("/usr/lib/postgresql", "").join("bin");
     let bin = |name: &str| bin.join(name).to_str().unwrap().to_owned();
@@ -203,7 +203,7 @@ fn postgres_is_asked_in_its_own_protocol() {
 }
 
 #[test]
-fn mysql_is_asked_in_its_own_protocol() {
+fn mysql_is_queried_in_its_own_protocol() {
     let dir = Dir::new("mysql", "mysql");
     let (data, socket, log, port) = (dir.at("data"), dir.at("my.sock"), dir.at("log"), free_port().to_string());
     let datadir = format!("--datadir={data}");
@@ -252,7 +252,7 @@ fn mysql_is_asked_in_its_own_protocol() {
 }
 
 #[test]
-fn php_fpm_is_asked_for_its_ping() {
+fn php_fpm_answers_its_ping() {
     let dir = Dir::new("fpm", "www-data");
     let (port, socket, config) = (free_port(), dir.at("fpm.sock"), dir.at("fpm.conf"));
     let pool = |name: &str, listen: &str| {

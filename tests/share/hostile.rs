@@ -80,7 +80,7 @@ fn giver(mode: &str, group: &str, port: u16) -> Running {
 
 /// Whatever the exchange leads to, the newcomer logs the reason, and waits as for any holder.
 #[test]
-fn what_a_hostile_giver_gives_is_not_taken() {
+fn what_a_hostile_provider_gives_is_not_accepted() {
     for (mode, why) in [
         ("gone", "disconnected"),
         ("garbage", "does not belong to this exchange"),
@@ -110,7 +110,7 @@ fn what_a_hostile_giver_gives_is_not_taken() {
 }
 
 #[test]
-fn a_silent_giver_costs_a_second_and_term_is_heard_meanwhile() {
+fn a_silent_provider_costs_a_second_and_term_is_received_meanwhile() {
     let (group, port) = group();
     let mut silent = giver("silent", &group, port);
     let mut one = instance(&group, port, "one", &[]).start();
@@ -153,7 +153,7 @@ fn what_was_recorded_is_worth_nothing() {
 }
 
 #[test]
-fn who_knows_no_secret_gets_nothing() {
+fn a_peer_without_the_secret_gets_nothing() {
     let (group, port) = group();
     let dir = TempDir::new();
     let file = |name: &str, text: &str| {
@@ -185,7 +185,7 @@ fn who_knows_no_secret_gets_nothing() {
 }
 
 #[test]
-fn another_user_gets_nothing_and_nobody_is_believed_who_is_one() {
+fn another_user_gets_nothing_and_is_not_trusted() {
     if !nix::unistd::geteuid().is_root() {
         // Only root can be two users.
         return;

@@ -40,7 +40,7 @@ fn clients_wait_while_the_app_is_away() {
 }
 
 #[test]
-fn a_keeper_of_udp_says_whom_it_is_for() {
+fn a_keeper_of_udp_reports_which_apps_can_use_it() {
     let (group, port) = group();
     let words = ["keep", "--port", &format!("127.0.0.1:{port}/udp"), "--share", &group].map(str::to_owned);
     let launch = Launch::new(env!("CARGO_BIN_EXE_reberth"));
@@ -125,7 +125,7 @@ fn two_keepers_share_and_each_may_go() {
 }
 
 #[test]
-fn a_port_that_a_stranger_has_is_waited_for_and_given_up() {
+fn a_port_that_another_program_has_is_waited_for_until_the_timeout() {
     let (group, port) = group();
     let _stranger = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
     let words = ["keep", "--port", &port.to_string(), "--share", &group, "--wait", "300ms"].map(str::to_owned);

@@ -26,7 +26,7 @@ fn two_instances_serve_and_the_last_one_takes_the_port_with_it() {
 
 /// Control: without the name they are not related, and the second one waits.
 #[test]
-fn strangers_wait_for_each_other() {
+fn unrelated_instances_wait_for_each_other() {
     let (one, port) = group();
     let first = serving(&one, port, "one", &[]);
     let mut other = instance(&format!("{one}x"), port, "other", &["--wait", "30s"]).start();
@@ -38,7 +38,7 @@ fn strangers_wait_for_each_other() {
 }
 
 #[test]
-fn nobody_is_refused_however_instances_come_and_go() {
+fn no_client_is_refused_however_instances_come_and_go() {
     let (group, port) = group();
     let rounds = std::env::var("REBERTH_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1) * 12;
     let over = AtomicBool::new(false);
@@ -89,7 +89,7 @@ fn an_app_that_shuts_the_socket_down_does_not_end_the_port() {
 /// asyncio binds a blocking socket and makes it non-blocking a moment later. In that moment an accept(2) of the other instance would block,
 /// together with the clients that it has already accepted.
 #[test]
-fn a_newcomer_makes_nobodys_accept_wait() {
+fn a_newcomer_blocks_no_accept_of_another_instance() {
     let (group, port) = group();
     let script = "import os, socket, sys\ns = socket.socket()\ns.bind(('0.0.0.0', int(sys.argv[1])))\ns.listen()\nprint('serving', flush=True)\n\
                   for line in sys.stdin:\n if line == 'change\\n': s.setblocking(False)\n print('blocks', os.get_blocking(s.fileno()), flush=True)";
@@ -115,7 +115,7 @@ fn a_newcomer_makes_nobodys_accept_wait() {
 
 /// While others answer, an instance that does not answer must not be called healthy, by any probe.
 #[test]
-fn only_an_answer_of_the_own_app_counts() {
+fn only_an_answer_of_its_own_app_counts() {
     let (group, port) = group();
     let one = serving(&group, port, "one", &[]);
     let deaf = "import socket, sys, signal\ns = socket.socket()\ns.setsockopt(1, 2, 1)\ns.bind(('0.0.0.0', int(sys.argv[1])))\ns.listen()\n\
@@ -246,7 +246,7 @@ fn of_several_ports_each_is_found_by_itself() {
 }
 
 #[test]
-fn who_tells_that_a_port_is_shared() {
+fn who_reports_that_a_port_is_shared() {
     let (group, port) = group();
     let (one, two) = (serving(&group, port, "one", &[]), serving(&group, port, "two", &[]));
     let who = crate::harness::Launch::new(env!("CARGO_BIN_EXE_reberth")).args(["who", &port.to_string()]);
