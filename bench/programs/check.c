@@ -1,4 +1,4 @@
-/* The limit for a health check: what 40 lines of C can do. One connect, one request, one look at the status; no options, no clock.
+/* The limit for a health check: what 40 lines of C can do. One connect, one request, one check of the status; no options, no timeout.
  *
  *     check PORT
  */

@@ -1,10 +1,10 @@
-/* An app that makes orphans and tells when the last of them was reaped. It is C because a process is made so often here: vfork() takes a
- * fraction of fork(), and is not for Rust.
+/* An app that creates orphans and reports when the last of them was reaped. It is C because it creates so many processes: vfork() takes a
+ * fraction of the time of fork(), and cannot be used from Rust.
  *
  *     orphans COUNT
  *
- * It writes "u" when it is up. After a byte on stdin it makes the orphans, which end at once, and writes "m". After another byte it looks
- * until none is left, and writes the time then: CLOCK_MONOTONIC, nanoseconds, 8 bytes.
+ * It writes "u" when it is running. After a byte on stdin it creates the orphans, which exit immediately, and writes "m". After another
+ * byte it polls until none is left, and writes the time: CLOCK_MONOTONIC, nanoseconds, 8 bytes.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -34,7 +34,7 @@ static void told(void)
 int main(int argc, char **argv)
 {
 	int count = argc == 2 ? atoi(argv[1]) : 0;
-	/* Volatile: a child writes here, in this program's own memory, before the vfork() that made it returns. */
+	/* Volatile: a child writes here, in this program's own memory, before the vfork() that created it returns. */
 	volatile pid_t *pids = calloc(count, sizeof *pids);
 	int64_t gone;
 

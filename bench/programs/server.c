@@ -1,7 +1,7 @@
-/* An app that boots for a while, and then answers every request with 200, one after another. It is C because its start is part of what
- * clients wait for, and its answer part of what a health check takes.
+/* An app that boots for a while, and then answers every request with 200, one after another. It is C because its start is part of the
+ * time that clients wait, and its answer part of the time that a health check takes.
  *
- *     server BOOT_MS PORT      listens by itself
+ *     server BOOT_MS PORT      creates its own socket
  *     server BOOT_MS fd:N      serves a socket that it is given
  */
 #include <arpa/inet.h>

@@ -1,5 +1,5 @@
-/* The least that can wait for a port on the kernel's events: it asks to be told of every TCP socket that ends, tries, sleeps until one
- * does, and tries again. What it takes is what the kernel takes: the limit, as noop.c is the limit of a start.
+/* The minimum that can wait for a port on the kernel's events: it subscribes to the end of every TCP socket, tries to bind, sleeps until
+ * an event, and tries again. The time it takes is the kernel's: the limit, as noop.c is the limit of a start.
  *
  *     waiter PORT
  */
@@ -18,7 +18,7 @@ int main(int argc, char **argv)
 				    .nl_groups = 1 << (SKNLGRP_INET_TCP_DESTROY - 1) | 1 << (SKNLGRP_INET6_TCP_DESTROY - 1) };
 	struct sockaddr_in6 at = { .sin6_family = AF_INET6 };
 	int events = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG), off = 0, on = 1;
-	/* One socket for every try: the end of one that is closed would be the next try's reason, for ever. */
+	/* One socket for all tries: if each try closed its own, that would be an event and lead to the next try, endlessly. */
 	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char text[4096];
 

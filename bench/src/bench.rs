@@ -1,4 +1,4 @@
-//! Owns what every measurement is given: how many rounds, which programs, and their small environment. Must not know a measurement.
+//! Owns what every measurement needs: the number of rounds, the programs, and their small environment. Must not know any measurement.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use crate::fail::{Context, Outcome, fail};
 use crate::peers::{PATH, PEERS, compile, find};
 use crate::spawn::Command;
 
-/// A command that takes turns with others, under the label that tables have.
+/// A command that takes turns with others, with its label in tables.
 pub struct Peer {
     pub label: String,
     pub command: Command,
-    /// It may end with this code too.
+    /// This exit code is accepted too.
     pub worst_code: i32,
 }
 
@@ -25,7 +25,7 @@ impl Peer {
     }
 }
 
-/// What is asked on the command line.
+/// The options of the command line.
 pub struct Options {
     pub quick: bool,
     pub binary: Option<PathBuf>,
@@ -34,9 +34,9 @@ pub struct Options {
 
 pub struct Bench {
     pub quick: bool,
-    /// A binary was named: it is measured, and nothing is built.
+    /// A binary was given: it is measured, and nothing is built.
     pub given: bool,
-    /// Is made for this run and goes with it.
+    /// Created for this run and removed after it.
     pub folder: PathBuf,
     path: String,
     environment: Rc<[CString]>,
@@ -46,7 +46,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Copies and compiles all that is measured into `folder`.
+    /// Copies and compiles everything that is measured into `folder`.
     ///
     /// # Errors
     /// Something is missing, or cannot be built.
@@ -88,7 +88,7 @@ impl Bench {
     }
 
     /// # Errors
-    /// No such program is here.
+    /// There is no such program.
     pub fn command(&self, words: &[String]) -> Outcome<Command> {
         let name = words.first().map_or("", String::as_str);
         let file = if name.contains('/') { name.to_owned() } else { self.find(name)? };
@@ -101,10 +101,10 @@ impl Bench {
         Ok(Peer { label: label.into(), command: self.command(words)?, worst_code: 0 })
     }
 
-    /// A tool that looks at what is measured, in the same environment.
+    /// A tool that inspects what is measured, in the same environment.
     ///
     /// # Errors
-    /// It is not here.
+    /// It is not installed.
     pub fn tool(&self, line: &str) -> Outcome<Tool> {
         let words = words(line);
         let Some((name, rest)) = words.split_first() else { return fail("no tool") };
@@ -128,12 +128,12 @@ impl Bench {
         find(name, &self.path).is_some()
     }
 
-    /// A command of the measured binary, of words that have no spaces in them: `run -p 7878 --`.
+    /// A command line of the measured binary, from arguments without spaces: `run -p 7878 --`.
     pub fn reberth(&self, line: &str) -> Vec<String> {
         [vec![self.reberth.clone()], words(line)].concat()
     }
 
-    /// The same of the binary beside it, where there is one.
+    /// The same with the binary of `--beside`, if there is one.
     pub fn beside(&self, line: &str) -> Option<Vec<String>> {
         self.beside.as_ref().map(|binary| [vec![binary.clone()], words(line)].concat())
     }
@@ -147,7 +147,7 @@ impl Bench {
         words
     }
 
-    /// An app that this program is by itself.
+    /// An app that is built into this program.
     pub fn app(&self, line: &str) -> Vec<String> {
         [vec![self.itself.clone(), "app".to_owned()], words(line)].concat()
     }
@@ -155,7 +155,7 @@ impl Bench {
     /// The size of the measured binary.
     ///
     /// # Errors
-    /// It has gone.
+    /// It does not exist any more.
     pub fn size(&self) -> Outcome<u64> {
         Ok(std::fs::metadata(&self.reberth).context(&self.reberth)?.len())
     }
@@ -169,7 +169,7 @@ impl Bench {
         for line in ["tini-static -s --", "catatonit --", "dumb-init"] {
             inits.push(self.peer(line, &[&words(line), app].concat())?);
         }
-        // No package of its own: an engine brings it.
+        // There is no package for it: an engine installs it.
         if self.has("docker-init") {
             let line = "docker-init -s --";
             inits.push(self.peer(line, &[&words(line), app].concat())?);
@@ -178,7 +178,7 @@ impl Bench {
     }
 }
 
-/// A binary that a flag names.
+/// A binary given by a flag.
 fn named(flag: &str, binary: PathBuf) -> Outcome<PathBuf> {
     if binary.is_file() {
         return Ok(binary);
@@ -191,9 +191,9 @@ pub fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A copy to be run. How a file came to be is seen in its start: its pages lie in the cache in pieces as large as those it was written in,
-/// which is worth a tenth of a `healthcheck`. So all are written in the same way: by the kernel, which takes 64 KiB at a time, about as
-/// much as whoever unpacks an image.
+/// Copies a file to be executed. How a file was written affects its start: in the page cache its pages lie in chunks as large as the
+/// writes, which makes a difference of a tenth of a `healthcheck`. So all files are written in the same way: by the kernel, 64 KiB at a
+/// time, about like a program that unpacks an image.
 fn copied(file: &Path, folder: &Path, name: &str) -> Outcome<String> {
     let copy = folder.join(name);
     std::fs::create_dir_all(folder).and_then(|()| std::fs::copy(file, &copy)).context(file.display())?;

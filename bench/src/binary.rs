@@ -1,4 +1,4 @@
-//! Owns where the measured binary comes from: the static one of these sources. Must not know what is measured.
+//! Owns the measured binary: the static one built from these sources. Must not know what is measured.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ pub fn root() -> &'static Path {
     bench.parent().unwrap_or(bench)
 }
 
-/// The static binary, built unless it is newer than all it is made of.
+/// The static binary, built unless it is newer than everything it is made of.
 ///
 /// # Errors
 /// It cannot be built.
@@ -30,7 +30,7 @@ pub fn built(no_tls: bool) -> Outcome<PathBuf> {
     Ok(binary)
 }
 
-/// The one place that knows how a static binary is built.
+/// The only place that knows how a static binary is built.
 fn build(no_tls: bool) -> Outcome<()> {
     let mut command = Command::new("cargo");
     command.args(["xtask", "static"]).args(no_tls.then_some("--no-tls")).current_dir(root());
@@ -53,10 +53,10 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
 }
 
-/// Runs a tool of the preparation, which has to end well. What it says goes to stderr: stdout has the tables.
+/// Runs a tool of the preparation, which must succeed. Its output goes to stderr: stdout is for the tables.
 ///
 /// # Errors
-/// It did not.
+/// It failed.
 pub fn run(command: &mut Command) -> Outcome<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.stdout(std::io::stderr()).status().context(&program)?;

@@ -1,4 +1,4 @@
-//! Owns time: the one clock, and pauses. Must not know what is timed.
+//! Owns time: the only clock, and pauses. Must not know what is timed.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ pub const MICROSECOND: i64 = 1_000;
 pub const MILLISECOND: i64 = 1_000_000;
 pub const SECOND: i64 = 1_000_000_000;
 
-/// CLOCK_MONOTONIC in nanoseconds: the same for all processes of the machine, so that one may tell another when something happened.
+/// CLOCK_MONOTONIC in nanoseconds: the same for all processes of the machine, so that one can send another the time of an event.
 pub fn now() -> i64 {
-    // Linux has had this clock for ever.
+    // Every Linux kernel has this clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() * SECOND + time.tv_nsec())
 }
 
-/// Sleeps; not at all where nothing is left.
+/// Sleeps; returns immediately if no time is left.
 pub fn pause(nanoseconds: i64) {
     std::thread::sleep(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0)));
 }

@@ -1,4 +1,4 @@
-//! Owns the one kind of failure: a line that says what could not be done. Must not know what is measured.
+//! Owns the only kind of error: a line with what could not be done. Must not know what is measured.
 
 use std::fmt;
 
@@ -20,15 +20,15 @@ impl Failure {
 
 pub type Outcome<T> = Result<T, Failure>;
 
-/// Ends with this line.
+/// Fails with this line.
 pub fn fail<T>(what: impl fmt::Display) -> Outcome<T> {
     Err(Failure::new(what))
 }
 
-/// Says what was being done when something failed.
+/// Adds what was being done when something failed.
 pub trait Context<T> {
     /// # Errors
-    /// The same, behind `what`.
+    /// The same error, prefixed with `what`.
     fn context(self, what: impl fmt::Display) -> Outcome<T>;
 }
 

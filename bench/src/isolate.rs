@@ -1,8 +1,8 @@
 //! Owns the process in which a measurement runs: small, and alone in a network namespace. Must not know what is measured.
 //!
-//! A child's "max RSS" is never below what its parent had when it was started (`vfork` lends it the parent's memory until the exec), so
-//! whoever starts what is measured has to be small. A forked process is: it begins without the pages of the program's file, and takes only
-//! those that it uses.
+//! A child's "max RSS" is never below what its parent had when the child was started (`vfork` lends it the parent's memory until the exec),
+//! so the process that starts what is measured must be small. A forked process is: it starts without the pages of the program's file, and
+//! loads only those that it uses.
 
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsFd;
@@ -19,14 +19,14 @@ use socket2::{Domain, Socket, Type};
 use crate::fail::{Context, Outcome, fail};
 use crate::sys;
 
-/// A forked process that ends with whoever made it.
+/// A forked process that dies with its parent.
 pub struct Companion(Pid);
 
 impl Companion {
-    /// Runs `life` in a process of its own, which ends after it, or with us.
+    /// Runs `life` in a separate process, which exits after it, or with this one.
     ///
     /// # Errors
-    /// No process could be made.
+    /// No process could be created.
     pub fn start(life: impl FnOnce() -> Outcome<()>) -> Outcome<Self> {
         let parent = getpid();
         let pid = sys::forked(|| {
@@ -48,7 +48,7 @@ impl Companion {
         self.0
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has exited by itself.
     pub fn wait(self) {
         let _ = sys::wait4(self.0, true);
         std::mem::forget(self);
@@ -62,10 +62,10 @@ impl Drop for Companion {
     }
 }
 
-/// What `work` finds, found in a process of its own.
+/// Runs `work` in a separate process, and returns its result.
 ///
 /// # Errors
-/// What it failed with; or it ended without a word.
+/// The error of `work`; or the process died without a result.
 pub fn in_process<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     sys::give_back_memory();
     let (mut reader, mut writer) = pipe().context("pipe")?;
@@ -84,13 +84,13 @@ pub fn in_process<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Outcom
     }
 }
 
-/// The same, in a network namespace with nothing but loopback: no port is somebody else's, and no other traffic wakes anybody.
+/// The same, in a network namespace with only loopback: no port is in use, and no other traffic causes wake-ups.
 ///
 /// # Errors
 /// As [`in_process`].
 pub fn in_network<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     in_process(|| {
-        // Without the right to make one, the machine's own has to do.
+        // Without the permission to create one, the machine's own namespace is used.
         if unshare(CloneFlags::CLONE_NEWNET).is_ok() {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).context("a socket")?;
             sys::bring_up_loopback(socket.as_fd()).context("loopback cannot be brought up")?;
@@ -99,7 +99,8 @@ pub fn in_network<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Outcom
     })
 }
 
-/// From now on, whatever this process starts lives in a container's namespaces. The first is PID 1 there, and must mount its /proc.
+/// From now on, everything this process starts lives in namespaces like a container's. The first process is PID 1 there, and must mount its
+/// /proc.
 ///
 /// # Errors
 /// Not root.
@@ -109,7 +110,7 @@ pub fn own_processes() -> Outcome<()> {
         .context("namespaces of its own")
 }
 
-/// The same without mounts of its own.
+/// The same without a mount namespace.
 ///
 /// # Errors
 /// Not root.

@@ -1,4 +1,4 @@
-//! Owns whole lives: each peer is started and ends, in turns, and the kernel says what that took. Must not know who the peers are.
+//! Owns whole lives: each peer is started and exits, in turns, and the kernel reports what that took. Must not know which peers these are.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::samples::{Found, Samples, ratio};
 use crate::spawn::{Null, Program, ended_badly};
 use crate::sys::End;
 
-/// One life. Small numbers, because the memory in which they are collected is one that the next child starts with.
+/// One life. The fields are small, because a child starts with the memory in which they are collected.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Life {
     wall: u32,
@@ -22,11 +22,11 @@ struct Life {
 
 /// All lives of one peer.
 pub struct Lives {
-    /// Nanoseconds from the start to the report of the end.
+    /// Nanoseconds from the start until the exit is reported.
     pub wall: Samples,
     /// Microseconds, user and system, children included.
     pub cpu: Samples,
-    /// KiB; never below that of who started it.
+    /// KiB; never below that of the process that started it.
     pub max_rss: Samples,
     pub page_faults: Samples,
 }
@@ -51,7 +51,7 @@ impl Lives {
     }
 }
 
-/// One peer's medians as multiples of another's; in words with those of the minima, which a busy machine disturbs least.
+/// One peer's medians as multiples of another's. The text has the ratios of the minima too, which a busy machine disturbs least.
 pub struct Against {
     pub wall: f64,
     pub cpu: f64,
@@ -59,16 +59,16 @@ pub struct Against {
 }
 
 impl Against {
-    /// Whether neither is above the limit.
+    /// Whether both are at most the limit.
     pub fn within(&self, limit: f64) -> bool {
         self.wall.max(self.cpu) <= limit
     }
 }
 
-/// Lives of all peers, in a network namespace of their own. What `around` makes stands there all the while.
+/// Measures lives of all peers, in a separate network namespace. What `around` returns exists during the whole measurement.
 ///
 /// # Errors
-/// A peer does not start, or ends with another code.
+/// A peer does not start, or exits with another code.
 pub fn measure<G>(peers: &[Peer], rounds: usize, around: impl FnOnce() -> Outcome<G>) -> Outcome<Found<Lives>> {
     let lives = in_network(|| {
         let _around = around()?;

@@ -83,7 +83,7 @@ fn measured(arguments: Arguments) -> Outcome<()> {
     let folder = Folder::make()?;
     let options = Options { quick: arguments.quick, binary: arguments.binary, beside: arguments.beside };
     let bench = Bench::prepare(options, &folder.0)?;
-    // Where apps find their files.
+    // The directory in which apps find their files.
     std::env::set_current_dir(&folder.0).context(folder.0.display())?;
     let mut report = Report::default();
     let steps = if arguments.only.is_empty() { Step::value_variants() } else { &arguments.only };
@@ -100,7 +100,7 @@ fn measured(arguments: Arguments) -> Outcome<()> {
     Ok(())
 }
 
-/// A folder of this run.
+/// A folder for this run.
 struct Folder(PathBuf);
 
 impl Folder {

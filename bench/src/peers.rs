@@ -1,4 +1,4 @@
-//! Owns the programs beside which reberth is measured: Debian's packages, and the C programs of this folder. Must not know what is measured.
+//! Owns the programs with which reberth is compared: Debian's packages, and the C programs of this folder. Must not know what is measured.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,13 +23,13 @@ const PACKAGES: &[&str] = &[
     "wait-for-it",
 ];
 
-/// The peers that are one file to be copied and weighed; docker-init only where an engine brought it.
+/// The peers that are a single file, which is copied and whose size is measured; docker-init only if an engine installed it.
 pub const PEERS: &[&str] = &["tini-static", "docker-init", "catatonit", "dumb-init", "busybox", "curl", "wget"];
 
-/// The programs that have to be bare, and so are C.
+/// The programs that must not have a runtime, and so are written in C.
 pub const BARE: &[&str] = &["noop", "check", "waiter", "holder", "server", "orphans"];
 
-/// Where programs are looked for: this machine's own variable may have anything in it.
+/// Where programs are looked up: the machine's own variable may contain anything.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Installs the packages that are missing.
@@ -72,7 +72,7 @@ pub fn compile(folder: &Path) -> Outcome<()> {
     for name in BARE {
         let mut compiler = Command::new("musl-gcc");
         compiler.args(["-O2", "-static", "-s", "-Wall", "-Wextra"]);
-        // The kernel's headers are not musl's; they come after its own.
+        // The kernel's headers do not belong to musl; they come after its own.
         compiler.args(["-idirafter", "/usr/include", "-idirafter"]).arg(format!("/usr/include/{multiarch}"));
         compiler.arg("-o").arg(folder.join(name)).arg(root().join(format!("bench/programs/{name}.c")));
         run(&mut compiler)?;

@@ -6,7 +6,7 @@ use crate::fail::{Context, Outcome};
 use crate::row;
 use crate::table::markdown;
 
-/// What has been found so far.
+/// What has been measured so far.
 #[derive(Default)]
 pub struct Report {
     promises: Vec<Vec<String>>,
@@ -14,7 +14,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A sentence with a number in it, and whether it held.
+    /// A sentence with a number in it, and whether the promise was kept.
     pub fn promise(&mut self, what: impl ToString, promised: impl ToString, measured: impl ToString, kept: bool) {
         self.promises.push(row![what, promised, measured, if kept { "yes" } else { "**no**" }]);
     }
@@ -23,7 +23,7 @@ impl Report {
         self.sections.push(format!("## {title}\n\n{}\n\n{}", text.trim(), markdown(head, rows)));
     }
 
-    /// The page in Markdown. `setting`: what it was made by, where and when.
+    /// The page in Markdown. `setting`: how, where and when it was made.
     pub fn page(&self, setting: &str) -> String {
         let head = format!(
             "# Benchmarks\n\n{setting}\n\nAll peers are measured in the same run, in turns, each round in another order. \
@@ -35,10 +35,10 @@ impl Report {
     }
 }
 
-/// The day, the command and the machine, as the page's head has them.
+/// The day, the command and the machine, for the head of the page.
 ///
 /// # Errors
-/// A machine that does not say what it is.
+/// The machine cannot be identified.
 pub fn setting(command: &str) -> Outcome<String> {
     let date = std::process::Command::new("date").arg("+%F").output().context("date")?;
     let machine = uname().context("uname")?;

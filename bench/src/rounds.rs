@@ -1,8 +1,8 @@
-//! Owns rounds and the order of turns. Must not know who takes them.
+//! Owns rounds and the order of turns. Must not know which peers take them.
 
 use crate::fail::Outcome;
 
-/// Every run draws the same numbers: what differs between two runs is the machine.
+/// Every run draws the same numbers: any difference between two runs comes from the machine.
 pub struct Random(u64);
 
 impl Random {
@@ -15,7 +15,7 @@ impl Random {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // The high half, scaled: no modulo, and so no bias worth a word.
+        // The high half, scaled: without a modulo, and so without a bias worth mentioning.
         u32::try_from(((mixed >> 32) * u64::from(end)) >> 32).unwrap_or(0)
     }
 
@@ -26,12 +26,12 @@ impl Random {
     }
 }
 
-/// Lets `peers` take turns, by number, in `warm_up` rounds that do not count and `rounds` that do, each in another order. In turns: what
-/// disturbs one disturbs all. In another order: a program finds the caches as the one before it left them, and would always follow the
-/// same one.
+/// Lets `peers` take turns, by number, in `warm_up` rounds that do not count and `rounds` that do, each in another order. In turns, so that
+/// a disturbance affects all. In another order, because a program finds the caches as the previous one left them, and would always follow
+/// the same one.
 ///
 /// # Errors
-/// The first of a turn.
+/// The first error of a turn.
 pub fn in_turns(
     peers: usize,
     warm_up: usize,

@@ -1,8 +1,8 @@
-//! Owns what rounds gave: sorted numbers, and what stands for them. Must not know their unit.
+//! Owns the results of rounds: sorted numbers, and their statistics. Must not know their unit.
 
 use std::ops::Index;
 
-/// Numbers of one kind, one a round.
+/// Numbers of one kind, one per round.
 #[derive(Debug)]
 pub struct Samples(Vec<i64>);
 
@@ -15,7 +15,7 @@ impl FromIterator<i64> for Samples {
 }
 
 impl Samples {
-    /// The number below which this many hundredths of them lie.
+    /// The number below which this percentage of them lies.
     fn percentile(&self, hundredths: usize) -> i64 {
         self.0.get((self.0.len() * hundredths / 100).min(self.0.len().saturating_sub(1))).copied().unwrap_or(0)
     }
@@ -41,12 +41,12 @@ impl Samples {
     }
 }
 
-/// How many times as much the first is; 0 where there is nothing to compare with.
+/// The first as a multiple of the second; 0 if there is nothing to compare with.
 pub fn ratio(ours: i64, theirs: i64) -> f64 {
     if theirs == 0 { 0.0 } else { ours as f64 / theirs as f64 }
 }
 
-/// What each peer gave, by its label, in the order of a table.
+/// The result of each peer, by its label, in the order of a table.
 pub struct Found<T>(Vec<(String, T)>);
 
 impl<T> Found<T> {

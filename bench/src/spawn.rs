@@ -1,4 +1,4 @@
-//! Owns the programs that are started: how, with which streams, and how they end. Must not know what they are.
+//! Owns the programs that are started: how, with which streams, and how they exit. Must not know what they are.
 
 use std::ffi::{CString, OsStr};
 use std::fmt;
@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use crate::fail::{Context, Failure, Outcome};
 use crate::sys::{self, End, Usage};
 
-/// What is started: its file is looked up once, so that a round has nothing to look up.
+/// What is started. Its file is looked up once, so that a round need not do that.
 #[derive(Clone)]
 pub struct Command {
     file: CString,
@@ -25,7 +25,7 @@ pub struct Command {
 
 impl Command {
     /// # Errors
-    /// A NUL in a word.
+    /// A NUL in an argument.
     pub fn new(file: &str, words: &[String], environment: &Rc<[CString]>) -> Outcome<Self> {
         let text = |word: &str| CString::new(word).context(format_args!("'{}'", word.escape_debug()));
         let words = words.iter().map(|word| text(word)).collect::<Outcome<_>>()?;
@@ -53,7 +53,7 @@ pub struct Null(File);
 
 impl Null {
     /// # Errors
-    /// A machine without.
+    /// A machine without it.
     pub fn open() -> Outcome<Self> {
         File::options().read(true).write(true).open("/dev/null").context("/dev/null").map(Self)
     }
@@ -73,11 +73,11 @@ pub struct Streams<'a> {
     pub errors: BorrowedFd<'a>,
 }
 
-/// A program that runs; it is killed when this goes, unless somebody has waited for it.
+/// A running program; it is killed on drop, unless it has been waited for.
 pub struct Program(Pid);
 
 impl Program {
-    /// Starts it: at once, and with nothing that grows with our own size.
+    /// Starts it immediately, at a cost that does not depend on the size of this process.
     ///
     /// # Errors
     /// It cannot be executed.
@@ -92,22 +92,22 @@ impl Program {
     }
 
     /// # Errors
-    /// It has ended, and was waited for.
+    /// It has exited, and was waited for.
     pub fn signal(&self, signal: Signal) -> Outcome<()> {
         kill(self.0, signal).context("kill")
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     ///
     /// # Errors
-    /// It was waited for already.
+    /// It was already waited for.
     pub fn wait(self) -> Outcome<(End, Usage)> {
         let ended = sys::wait4(self.0, true).context("wait4")?;
         std::mem::forget(self);
         ended.context("wait4: no report")
     }
 
-    /// Ends it with a TERM.
+    /// Stops it with a TERM.
     ///
     /// # Errors
     /// As [`Self::wait`].
@@ -116,7 +116,7 @@ impl Program {
         Ok(self.wait()?.1)
     }
 
-    /// Whether it has ended, without waiting; itself again if not.
+    /// Whether it has exited, without waiting; returns itself if not.
     ///
     /// # Errors
     /// As [`Self::wait`].
@@ -136,10 +136,10 @@ impl Drop for Program {
     }
 }
 
-/// What a program writes to its stdout; it has to end well.
+/// What a program writes to its stdout; it must succeed.
 ///
 /// # Errors
-/// It did not start, or not end well.
+/// It did not start, or it failed.
 pub fn output(command: &Command) -> Outcome<String> {
     let (mut reader, writer) = pipe().context("pipe")?;
     let null = Null::open()?;
@@ -153,7 +153,7 @@ pub fn output(command: &Command) -> Outcome<String> {
     }
 }
 
-/// The line about a program that should have ended in another way.
+/// The line about a program that should have exited in another way.
 pub fn ended_badly(command: &Command, end: End) -> Failure {
     let end = match end {
         End::Code(code) => format!("code {code}"),
@@ -162,7 +162,7 @@ pub fn ended_badly(command: &Command, end: End) -> Failure {
     Failure::new(format_args!("{command}: it ended with {end}"))
 }
 
-/// Keeps a process on one CPU; pid 0 is this one. On a machine with one, everybody stays where they are.
+/// Pins a process to one CPU; pid 0 is this one. On a machine with a single CPU, nothing is pinned.
 pub fn pin(pid: Pid, cpu: usize) {
     let mut set = CpuSet::new();
     let _ = set.set(cpu).and_then(|()| sched_setaffinity(pid, &set));

@@ -1,4 +1,4 @@
-//! Owns the calls that only `unsafe` reaches. Must not know why they are made.
+//! Owns the calls that need `unsafe`. Must not know why they are made.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_int, c_long, c_short};
@@ -12,7 +12,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::clock::now;
 
-/// What a program took, as the kernel counted it for its waiter.
+/// The resources a program used, as the kernel reports them to `wait4`.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
     /// User and system time, its children's included, in microseconds.
@@ -21,38 +21,38 @@ pub struct Usage {
     pub page_faults: i64,
 }
 
-/// How a program ended: its code, or the signal that ended it.
+/// How a program exited: its code, or the signal that killed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Code(i32),
     Signal(i32),
 }
 
-/// Makes a process, and runs `child` in it; `Ok` is its pid.
+/// Creates a process, and runs `child` in it; `Ok` is its pid.
 ///
 /// # Errors
 /// EAGAIN, ENOMEM.
 pub fn forked(child: impl FnOnce() -> c_int) -> nix::Result<Pid> {
-    // SAFETY: there is one thread in this program, so that no lock is held by a thread that the child does not have. Its tests have more:
-    // the allocator's locks are put right by the C library, and the children there take no others.
+    // SAFETY: this program has one thread, so no lock is held by a thread that does not exist in the child. Its tests have more: the C
+    // library makes the allocator's locks usable again, and the children there take no others.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(child),
-        // SAFETY: an integer only. Not `exit`: what stands in buffers is the parent's to write.
+        // SAFETY: an integer only. Not `exit`: buffered output is the parent's to write.
         ForkResult::Child => unsafe { libc::_exit(child()) },
     }
 }
 
-/// Closes what this program was started with besides its three streams: it would be everybody's whom it starts (`close_range(2)`).
+/// Closes inherited descriptors other than the three streams: every program started from here would inherit them (`close_range(2)`).
 pub fn close_inherited() {
-    // SAFETY: integers only. Nothing is open yet that anybody here owns. A kernel that does not know the call leaves them open.
+    // SAFETY: integers only. This program has opened nothing yet. A kernel that does not know the call leaves them open.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
     }
 }
 
-/// Gives back the memory that is free, so that a forked process does not begin with it.
+/// Returns free memory to the kernel, so that a forked process does not start with it.
 pub fn give_back_memory() {
-    // musl gives it back by itself.
+    // musl does that by itself.
     #[cfg(target_env = "gnu")]
     // SAFETY: an integer only; it takes the allocator's own locks.
     unsafe {
@@ -60,8 +60,9 @@ pub fn give_back_memory() {
     }
 }
 
-/// Starts a program with these streams, as `vfork(2)` would: the child runs in our memory until its exec, so that our size costs nothing.
-/// Not `posix_spawn(3)`: glibc's maps a stack for each child and asks for the disposition of every signal, a fifth of what a no-op takes.
+/// Starts a program with these streams, like `vfork(2)`: the child runs in this process's memory until its exec, so that the size of this
+/// process costs nothing. Not `posix_spawn(3)`: glibc's maps a stack for each child and queries the disposition of every signal, a fifth of
+/// what a no-op takes.
 ///
 /// # Errors
 /// Those of `clone(2)` and `execve(2)`.
@@ -81,13 +82,14 @@ pub fn vfork_exec(
             // SAFETY: integers only.
             unsafe { libc::dup2(from.as_raw_fd(), to) };
         }
-        // SAFETY: both lists end with a null, and they and what they point to live until the parent goes on, which is after the exec.
+        // SAFETY: both lists end with a null, and they and what they point to live until the parent continues, which is after the exec.
         unsafe { libc::execve(file.as_ptr(), words.as_ptr(), environment.as_ptr()) };
         refused = Some(Errno::last());
         127
     });
-    // SAFETY: the child shares our memory while we are suspended (CLONE_VFORK). It calls nothing but dup2 and execve, which need little of
-    // the stack, allocates nothing, and no handler of ours can run in it: whoever starts programs has none.
+    // SAFETY: the child shares this process's memory while the process is suspended (CLONE_VFORK). It calls nothing but dup2 and execve,
+    // which need little of the stack, allocates nothing, and no signal handler can run in it: a process that starts programs has installed
+    // none.
     let pid = unsafe { clone(child, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD)) }?;
     match refused {
         None => Ok(pid),
@@ -95,7 +97,7 @@ pub fn vfork_exec(
     }
 }
 
-/// Takes the report of this child (`wait4(2)`); `None`: it has not ended, which only who does not `block` is told.
+/// Reaps this child (`wait4(2)`); `None`: it has not exited, which is returned only without `block`.
 ///
 /// # Errors
 /// ECHILD.
@@ -144,7 +146,7 @@ pub fn bring_up_loopback(socket: BorrowedFd<'_>) -> nix::Result<()> {
 /// # Errors
 /// EBADF.
 pub fn pass_as_3(fd: BorrowedFd<'_>) -> nix::Result<()> {
-    // SAFETY: integers only. Who calls this has no other use for descriptor 3: it executes a program that is told of it.
+    // SAFETY: integers only. The caller has no other use for descriptor 3: it executes a program that expects it there.
     let result =
         unsafe { if fd.as_raw_fd() == 3 { libc::fcntl(3, libc::F_SETFD, 0) } else { libc::dup2(fd.as_raw_fd(), 3) } };
     Errno::result(result).map(drop)
@@ -156,22 +158,22 @@ extern "C" fn hear(_: c_int) {
     HEARD.store(now(), Ordering::Relaxed);
 }
 
-/// Hears USR1 with a handler from now on.
+/// Handles USR1 with a handler from now on.
 ///
 /// # Errors
 /// None that is known.
-pub fn hear_usr1() -> nix::Result<()> {
+pub fn catch_usr1() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::Handler(hear), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler reads the clock and stores an integer; both are allowed in one (`signal-safety(7)`).
     unsafe { sigaction(Signal::SIGUSR1, &action) }.map(drop)
 }
 
-/// When the handler ran last.
-pub fn heard() -> i64 {
+/// When the handler last ran.
+pub fn last_usr1() -> i64 {
     HEARD.load(Ordering::Relaxed)
 }
 
-/// Puts a filter on this process and all it will start that allows every call, as a container has a profile (`seccomp(2)`).
+/// Installs a filter on this process and all its descendants that allows every call, as a container has a profile (`seccomp(2)`).
 ///
 /// # Errors
 /// A kernel without seccomp.
@@ -186,6 +188,6 @@ pub fn allow_everything() -> nix::Result<()> {
 
 /// The cheapest system call.
 pub fn getppid() -> c_long {
-    // SAFETY: no arguments, cannot fail. Not `libc::getppid`, which some C library may answer by itself.
+    // SAFETY: no arguments, cannot fail. Not `libc::getppid`, which a C library may answer from a cache.
     unsafe { libc::syscall(libc::SYS_getppid) }
 }

@@ -1,8 +1,8 @@
-//! Owns how numbers are written: formats, and tables in Markdown. Must not know what they mean.
+//! Owns the formatting of numbers, and tables in Markdown. Must not know what they mean.
 
 use crate::samples::Samples;
 
-/// The cells of a row, of whatever can be written.
+/// The cells of a row, from anything that can be formatted.
 #[macro_export]
 macro_rules! row {
     ($($cell:expr),* $(,)?) => { vec![$($cell.to_string()),*] };
@@ -46,7 +46,7 @@ pub fn ms(nanoseconds: i64) -> String {
     format!("{:.0}", nanoseconds as f64 / 1e6)
 }
 
-/// A ratio, as exact as it deserves.
+/// A ratio, with as many digits as are meaningful.
 pub fn times(ratio: f64) -> String {
     if ratio < 10.0 { format!("{ratio:.2}") } else { format!("{ratio:.0}") }
 }

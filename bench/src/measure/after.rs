@@ -1,5 +1,4 @@
-//! Owns the question how long an app waits that starts when a target comes up. Must not know how a target
-//! is asked.
+//! Owns the question how long an app waits that starts once a target is healthy. Must not know how a target is probed.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -15,11 +14,11 @@ use crate::samples::Samples;
 use crate::spawn::{Null, Program, Streams, ended_badly};
 use crate::sys::End;
 use crate::table::{ms, spread, thousands};
-use crate::world::said::Said;
+use crate::world::stderr::Stderr;
 
 pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let mut rows = Vec::new();
-    // With the longest pause of each, in milliseconds.
+    // With the longest delay of each, in milliseconds.
     for (label, longest, wait) in [
         ("reberth run --after, --backoff 10ms..100ms", 100, Some("--backoff 10ms..100ms")),
         ("reberth run --after, as it is (10ms..1s)", 1000, Some("")),
@@ -27,7 +26,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     ] {
         let found = in_network(|| {
             let one = |turn| {
-                // Long enough for the pauses to have grown, and at another place of one each time.
+                // Long enough for the delays to have grown, and at another point of one each time.
                 let delay = 2 * longest * MILLISECOND + longest * MILLISECOND * (turn % 8) / 8;
                 until_started(bench, wait, delay)
             };
@@ -54,7 +53,8 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// How long after its target came up an app has been started, and has ended. `wait`: reberth's words; without, wait-for-it waits.
+/// How long after the start of its target an app has been started, and has exited. `wait`: reberth's arguments; without them, wait-for-it
+/// waits.
 fn until_started(bench: &Bench, wait: Option<&str>, delay: i64) -> Outcome<i64> {
     let target = Socket::new(Domain::IPV4, Type::STREAM, None).context("a socket")?;
     target.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into()).context("bind")?;
@@ -65,10 +65,10 @@ fn until_started(bench: &Bench, wait: Option<&str>, delay: i64) -> Outcome<i64> 
     };
     let command = bench.command(&[waiter, bench.bare("noop")].concat())?;
     let null = Null::open()?;
-    let (mut said, mouth) = Said::pipe()?;
-    let program = Program::start(&command, &Streams { errors: mouth.as_fd(), ..null.streams() })?;
-    drop(mouth);
-    said.until("\n")?;
+    let (mut stderr, writer) = Stderr::pipe()?;
+    let program = Program::start(&command, &Streams { errors: writer.as_fd(), ..null.streams() })?;
+    drop(writer);
+    stderr.until("\n")?;
     pause(delay);
     let up = now();
     target.listen(128).context("listen")?;

@@ -1,5 +1,5 @@
-//! Owns the question what the filter that hears an app's bind costs the app, and the app that times
-//! its own calls. Must not know how the filter works.
+//! Owns the question what the filter that intercepts an app's bind costs the app, and the app that times its own calls. Must not know how
+//! the filter works.
 
 use std::ffi::CString;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -20,7 +20,7 @@ use crate::spawn::output;
 use crate::sys;
 use crate::table::{times, us};
 
-/// How many calls of the cheapest kind are one sample: the clock takes about as long as one.
+/// How many of the cheapest calls make one sample: reading the clock takes about as long as one call.
 const CALLS: i64 = 100;
 
 const BARE: &str = "bare";
@@ -28,7 +28,7 @@ const HEARD: &str = "under --handover bind";
 const BARE_PROFILED: &str = "bare, below a profile";
 const HEARD_PROFILED: &str = "under it, below a profile";
 
-/// What the app measured of itself, in nanoseconds: each bind, and each hundred of getppid.
+/// What the app measured, in nanoseconds: each bind, and each hundred of getppid.
 #[derive(Default, Serialize, Deserialize)]
 struct Times {
     bind: Vec<i64>,
@@ -80,7 +80,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// The app: it binds again and again, then asks for its parent, and tells how long each took.
+/// The app: it binds repeatedly, then queries its parent's pid repeatedly, and reports how long each took.
 pub fn app(count: usize, port: u16) -> Outcome<()> {
     let place = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into();
     let mut times = Times::default();
@@ -102,7 +102,7 @@ pub fn app(count: usize, port: u16) -> Outcome<()> {
     Ok(())
 }
 
-/// Becomes the command, below a filter that allows everything.
+/// Executes the command under a filter that allows everything.
 pub fn profiled(command: &[String]) -> Outcome<()> {
     let words =
         command.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>().context("a word")?;

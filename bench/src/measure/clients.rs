@@ -1,5 +1,5 @@
-//! Owns the question who is refused while one instance follows another, and the parent that passes its
-//! socket. Must not know what a client is.
+//! Owns the question which clients are refused while one instance follows another, and the parent that passes its socket. Must not know
+//! what a client is.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -19,8 +19,8 @@ use crate::samples::Samples;
 use crate::spawn::{Command, Null, Program, Streams};
 use crate::sys;
 use crate::table::{ms, thousands};
-use crate::world::said::Said;
 use crate::world::sockets::listen_on;
+use crate::world::stderr::Stderr;
 use crate::world::visitors::{RUSH, Rush, until_answered};
 
 const PORT: u16 = 7878;
@@ -39,13 +39,13 @@ pub const HEAD: [&str; 6] = [
 pub enum Follows {
     /// It waits for the port beside it.
     Beside,
-    /// It is started when the first has ended, as an engine starts a container again.
+    /// It is started when the first has exited, as an engine restarts a container.
     Afterwards,
-    /// There is a parent that starts the app again.
+    /// A parent starts the app again.
     Below,
 }
 
-/// What the rushes of one way gave.
+/// The results of the rushes of one variant.
 pub struct Change {
     pub refused: Samples,
     pub refused_after_claim: Samples,
@@ -59,7 +59,7 @@ impl Change {
     pub fn row(&self, label: &str) -> Vec<String> {
         let late = match self.follows {
             Follows::Beside => self.refused_after_claim.maximum().to_string(),
-            // Nobody claims.
+            // No port is claimed.
             _ => "–".to_owned(),
         };
         let (median, most) = (self.refused.median(), self.refused.maximum());
@@ -141,14 +141,14 @@ fn one_change(command: &Command, follows: Follows) -> Outcome<Counts> {
     let null = Null::open()?;
     let first = Program::start(command, &null.streams())?;
     until_answered(PORT)?;
-    let (mut said, mouth) = Said::pipe()?;
+    let (mut stderr, writer) = Stderr::pipe()?;
     let mut second = None;
     if follows == Follows::Beside {
-        let program = Program::start(command, &Streams { errors: mouth.as_fd(), ..null.streams() })?;
-        said.until_asleep(&program, command.has_word("--prewarm"))?;
+        let program = Program::start(command, &Streams { errors: writer.as_fd(), ..null.streams() })?;
+        stderr.until_asleep(&program, command.has_word("--prewarm"))?;
         second = Some(program);
     }
-    drop(mouth);
+    drop(writer);
     let mut first = Some(first);
     let mut claimed = None;
     let mut rush = Rush::begin()?;
@@ -166,7 +166,7 @@ fn one_change(command: &Command, follows: Follows) -> Outcome<Counts> {
                 second = Some(Program::start(command, &null.streams())?);
             }
         }
-        if follows == Follows::Beside && claimed.is_none() && said.has(" claimed") {
+        if follows == Follows::Beside && claimed.is_none() && stderr.has(" claimed") {
             claimed = Some(now());
         }
         rush.send(PORT)?;
@@ -176,10 +176,10 @@ fn one_change(command: &Command, follows: Follows) -> Outcome<Counts> {
     }
     let visits = rush.end()?;
     match (first, second) {
-        // The parent hands a TERM on, so it takes more to end it.
+        // The parent forwards a TERM, so stopping it takes another signal.
         (Some(parent), None) if follows == Follows::Below => drop(parent),
         (first, second) => {
-            // One that takes longer to end than all clients take to come has refused them all.
+            // An instance that takes longer to exit than all clients take to come has refused them all.
             if let Some(program) = first {
                 program.wait()?;
             }
@@ -202,13 +202,13 @@ fn one_change(command: &Command, follows: Follows) -> Outcome<Counts> {
     })
 }
 
-/// The app that holds the port and passes it to its own app, as systemd does by LISTEN_FDS. It starts that again when it ends, and hands
-/// a TERM on.
+/// The app that holds the port and passes it to its own app, as systemd does with LISTEN_FDS. It starts that one again when it exits, and
+/// forwards a TERM.
 pub fn parent(port: u16, command: &[String]) -> Outcome<()> {
     let words =
         command.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>().context("a word")?;
     let file = words.first().context("no command")?;
-    // The app of the round before may be about to die of its parent's death.
+    // The app of the previous round may be about to die with its parent.
     let listener = loop {
         match listen_on(port, 4096) {
             Ok(listener) => break listener,
@@ -223,7 +223,7 @@ pub fn parent(port: u16, command: &[String]) -> Outcome<()> {
             sys::pass_as_3(listener.as_fd()).context("no socket to pass")?;
             execv(file, &words).map(drop).context(file.to_string_lossy())
         })?;
-        // A CHLD may stand for an end that was seen already.
+        // A CHLD may belong to an exit that was already handled.
         while matches!(waitpid(app.pid(), Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)) {
             if signals.wait().context("sigwait")? == Signal::SIGTERM {
                 kill(app.pid(), Signal::SIGTERM).context("kill")?;

@@ -1,5 +1,5 @@
-//! Owns the question how long a port stays free: from the holder's end to the `listen()` of who waits for it. Must not know who
-//! waits.
+//! Owns the question how long a port stays free: from the holder's exit to the `listen()` of the program that waits for it. Must not know
+//! which program waits.
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -17,8 +17,8 @@ use crate::table::{spread, times};
 use crate::world::holder::{Holder, Way};
 use crate::world::poller::Poller;
 use crate::world::proc;
-use crate::world::said::Said;
 use crate::world::sockets::{Table, listen_on};
+use crate::world::stderr::Stderr;
 
 const PORT: u16 = 7878;
 
@@ -50,7 +50,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// The rows and the promise of one way to go.
+/// The rows and the promise for one way of releasing the port.
 fn tell_gaps(way: Way, ours: &Samples, bare: &Samples, report: &mut Report, rows: &mut Vec<Vec<String>>) {
     let how = if way == Way::Closes { "holder closes" } else { "holder is SIGKILLed" };
     for (label, gap) in [("reberth", ours), ("the least that waits for an event", bare)] {
@@ -67,7 +67,7 @@ fn tell_gaps(way: Way, ours: &Samples, bare: &Samples, report: &mut Report, rows
     report.promise(what, "median ≤ 300 µs, p99 ≤ 2,000 µs", measured, keeps(ours));
 }
 
-/// The rows of those who look now and then; the median of the slowest.
+/// The rows of the programs that poll; the median of the slowest.
 fn tell_polls(bench: &Bench, bare: i64, rows: &mut Vec<Vec<String>>) -> Outcome<i64> {
     let mut slowest = 0;
     for (period, full, names) in [(10, 200, ""), (100, 200, ""), (1000, 100, " (wait-for-it, wait4x, dockerize)")] {
@@ -88,12 +88,13 @@ fn promise_few_wakeups(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let forever = bench.command(&[bench.reberth("run -p 7878 --wait forever --"), bench.bare("noop")].concat())?;
     let wakeups = in_network(|| wakeups_while_waiting(&forever, seconds))?;
     let measured = format!("{wakeups} in {seconds} s");
-    // The end of the wait is one more.
+    // The end of the wait adds one.
     report.promise("wake-ups while it waits", "≤ 1 a second", measured, wakeups <= seconds + 1);
     Ok(())
 }
 
-/// For each way that a holder goes and each peer, which waits for port 7878: how long until it listens there. Its app is of no interest.
+/// For each way in which a holder releases the port, and each peer waiting for port 7878: how long until it listens there. Its app does not
+/// matter.
 ///
 /// # Errors
 /// A peer never takes the port.
@@ -101,8 +102,8 @@ pub fn gaps(bench: &Bench, peers: &[Peer], ways: &[Way], rounds: usize) -> Outco
     let holder = bench.command(&bench.bare("holder 7878"))?;
     let found = in_network(|| {
         let (table, null) = (Table::open()?, Null::open()?);
-        // The observer, who asks without pause, has a CPU of its own: on the one of those it watches the scheduler would make them wait
-        // for it, and that would be what is measured.
+        // The observer, which queries without pause, has its own CPU: on the CPU of the processes it watches, the scheduler would make them
+        // wait for it, and that would be what is measured.
         pin(Pid::from_raw(0), 0);
         let mut found = vec![vec![Vec::with_capacity(rounds); peers.len()]; ways.len()];
         let mut random = Random::new();
@@ -126,12 +127,12 @@ pub fn gaps(bench: &Bench, peers: &[Peer], ways: &[Way], rounds: usize) -> Outco
 
 fn gap(peer: &Peer, holder: &Command, way: Way, table: &Table, null: &Null, random: &mut Random) -> Outcome<i64> {
     let mut holder = Holder::start(holder, null)?;
-    let (mut said, mouth) = Said::pipe()?;
-    let program = Program::start(&peer.command, &Streams { errors: mouth.as_fd(), ..null.streams() })?;
+    let (mut stderr, writer) = Stderr::pipe()?;
+    let program = Program::start(&peer.command, &Streams { errors: writer.as_fd(), ..null.streams() })?;
     pin(program.pid(), 1);
-    drop(mouth);
-    said.until_asleep(&program, peer.command.has_word("--prewarm"))?;
-    // Not in step with whatever the waiter does by itself.
+    drop(writer);
+    stderr.until_asleep(&program, peer.command.has_word("--prewarm"))?;
+    // Not in step with the waiter's own activity.
     pause(i64::from(500 + random.below(3000)) * MICROSECOND);
     let told = holder.go(way)?;
     while !table.is_taken(PORT, holder.inode)? {
@@ -146,17 +147,17 @@ fn gap(peer: &Peer, holder: &Command, way: Way, table: &Table, null: &Null, rand
     Ok(taken - freed)
 }
 
-/// The same for whoever only looks now and then. Many at once, each on a port of its own, since they mostly sleep; a holder goes at any
-/// moment of the period.
+/// The same for programs that only poll. Many in parallel, each on its own port, because they mostly sleep; a holder exits at any moment of
+/// the period.
 fn polls(rounds: usize, period: i64) -> Outcome<Vec<i64>> {
-    // A quick poller burns a core by itself: only few of those at a time.
+    // A fast poller uses a whole core: only a few of those in parallel.
     let many: u16 = if period >= 100 * MILLISECOND { 100 } else { 4 };
     let most = u32::try_from(2 * period / MICROSECOND / i64::from(many)).unwrap_or(u32::MAX);
     let mut random = Random::new();
     let mut gaps = Vec::new();
     while gaps.len() < rounds {
         let ports = 10_000..10_000 + many;
-        // None in step with another.
+        // No two in step.
         let mut delay =
             || i64::from(random.below(u32::try_from(period / MICROSECOND).unwrap_or(u32::MAX))) * MICROSECOND;
         let pollers = ports.clone().map(|port| Poller::start(port, period, delay()));
@@ -180,14 +181,14 @@ fn polls(rounds: usize, period: i64) -> Outcome<Vec<i64>> {
     Ok(gaps)
 }
 
-/// How often a waiter wakes up whose port stays busy.
+/// How often a waiter wakes up while its port stays busy.
 fn wakeups_while_waiting(command: &Command, seconds: i64) -> Outcome<i64> {
     let _holder = listen_on(PORT, 1).context("no holder")?;
-    let (mut said, mouth) = Said::pipe()?;
+    let (mut stderr, writer) = Stderr::pipe()?;
     let null = Null::open()?;
-    let program = Program::start(command, &Streams { errors: mouth.as_fd(), ..null.streams() })?;
-    drop(mouth);
-    said.until_asleep(&program, false)?;
+    let program = Program::start(command, &Streams { errors: writer.as_fd(), ..null.streams() })?;
+    drop(writer);
+    stderr.until_asleep(&program, false)?;
     pause(SECOND / 2);
     let before = proc::wakeups(program.pid());
     pause(seconds * SECOND);

@@ -1,5 +1,4 @@
-//! Owns the question what more ports, and more sockets on the machine, cost. Must not know how a life is
-//! timed.
+//! Owns the question what more ports, and more sockets on the machine, cost. Must not know how a life is timed.
 
 use crate::bench::Bench;
 use crate::fail::Outcome;
@@ -27,7 +26,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let server = bench.command(&bench.bare("server 0 8080"))?;
     let peers = [
         bench.peer("run", &[bench.reberth("run -p 7878 --"), bench.bare("noop")].concat())?,
-        // Its 1 says that somebody has the port.
+        // Its exit code 1 means that the port is in use.
         bench.peer("who", &bench.reberth("who 8080"))?.may_end_with(1),
     ];
     let mut slowest = (0, 0);

@@ -42,7 +42,8 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
         Ok(program)
     })?;
     let ours = &found[BY_URL];
-    // A no-op has next to nothing: what is counted there is of who started it. The next hundred, since the others may have some pages more.
+    // A no-op uses next to nothing: its number is that of the process that started it. Rounded up to the next hundred, because the others
+    // may have some pages more.
     let floor = (found[FLOOR].max_rss.median() / 100 + 1) * 100;
     let mut rows = Vec::new();
     for (label, lives) in found.iter() {
@@ -66,7 +67,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
         let what = format!("one HTTP `healthcheck URL` against {label}");
         report.promise(what, format!("≤ {written}"), &against.words, against.within(limit));
     }
-    // A HEALTHCHECK has no URL: it looks for the state of `run` first.
+    // A HEALTHCHECK has no URL: it first looks for the state of `run`.
     let against = found[BY_STATE].against(&found[FLOOR]);
     let more = if against.within(4.0) { "" } else { "; it also reads the state, and asks whether to believe it" };
     let measured = format!("{}{more}", against.words);

@@ -1,5 +1,4 @@
-//! Owns the question what an init takes while its app runs and nothing happens. Must not know which init
-//! that is.
+//! Owns the question what an init costs while its app runs and nothing happens. Must not know which init that is.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +12,7 @@ use crate::samples::Found;
 use crate::spawn::{Null, Program};
 use crate::world::proc;
 
-/// What one takes.
+/// The cost of one init.
 #[derive(Serialize, Deserialize)]
 pub struct Rest {
     pub rss: i64,
@@ -44,7 +43,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// All at once, since they only sleep.
+/// All in parallel, because they only sleep.
 ///
 /// # Errors
 /// One does not start.
@@ -54,7 +53,7 @@ pub fn rest(peers: &[Peer], seconds: i64) -> Outcome<Found<Rest>> {
         let programs = peers.iter().map(|peer| Program::start(&peer.command, &null.streams()));
         let programs = programs.collect::<Outcome<Vec<_>>>()?;
         pause(1500 * MILLISECOND);
-        // Pages of a file that is not yet on disk count as dirty, whoever maps them.
+        // Pages of a file that is not on disk yet count as dirty for every process that maps them.
         nix::unistd::sync();
         let before: Vec<_> = programs.iter().map(|program| proc::wakeups(program.pid())).collect();
         pause(seconds * SECOND);

@@ -1,5 +1,5 @@
-//! Owns the question what clients see of an app that crashes, or is replaced in place, beside `keep` and
-//! beside nobody. Must not know what a client is.
+//! Owns the question what clients see of an app that crashes, or is replaced in place, beside `keep` and without it. Must not know what a
+//! client is.
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ struct Counts {
     longest: i64,
 }
 
-/// Rush after rush; the hundredth client sees the app get the signal, and 200 ms later it is started again, as an engine does.
+/// One rush after another. At the hundredth client the app gets the signal, and 200 ms later it is started again, as an engine does.
 fn rushes(keeper: Option<&Command>, app: &Command, signal: Signal, rounds: usize) -> Outcome<Vec<Counts>> {
     let null = Null::open()?;
     let keeper = keeper.map(|keeper| Program::start(keeper, &null.streams())).transpose()?;

@@ -1,5 +1,5 @@
 //! Owns the list of questions, and of the apps they need: one file each, with its measurement, its table and its promises. Must not know
-//! how any is measured.
+//! how anything is measured.
 
 mod after;
 mod calls;
@@ -67,7 +67,7 @@ impl Step {
     }
 }
 
-/// The apps whose size and start are no part of what is measured; the others are C (../programs).
+/// The apps whose size and start are not part of what is measured; the others are C (../programs).
 #[derive(Subcommand)]
 pub enum App {
     /// Does nothing, for ever
@@ -91,7 +91,7 @@ pub enum App {
 
 impl App {
     /// # Errors
-    /// It cannot do what it is for.
+    /// The app cannot do its task.
     pub fn run(self) -> Outcome<()> {
         match self {
             Self::Pause => loop {

@@ -22,7 +22,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let found = in_network(|| {
         let mut found = vec![Vec::new(); peers.len()];
         in_turns(peers.len(), 0, bench.rounds(5, 2), &mut Random::new(), |number, _, _| {
-            // A PID namespace takes one PID 1.
+            // A PID namespace has only one PID 1.
             found[number].push(in_process(|| reaped(&peers[number]))?);
             Ok(())
         })?;
@@ -43,7 +43,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// How long PID 1 takes for all: it is stopped from outside while the orphans end, and then let go.
+/// How long PID 1 takes for all: it is stopped from outside while the orphans exit, and then continued.
 fn reaped(peer: &Peer) -> Outcome<i64> {
     own_pids()?;
     let (input, mut order) = pipe().context("pipe")?;
@@ -57,7 +57,7 @@ fn reaped(peer: &Peer) -> Outcome<i64> {
         let said = report.read_exact(&mut bytes[..size]);
         said.context(format_args!("{}: its app has gone", peer.command)).map(|()| i64::from_ne_bytes(bytes))
     };
-    // The app is up, so PID 1 has no start of its own left to be stopped in.
+    // The app is running, so PID 1 cannot be stopped in the middle of its own start.
     until_told(1)?;
     pause(20 * MILLISECOND);
     init.signal(Signal::SIGSTOP)?;

@@ -1,5 +1,5 @@
-//! Owns the question what a restart of real servers costs that know nothing of reberth: how long nobody listens,
-//! and who is refused. Must not know how either is seen.
+//! Owns the question what a restart costs for real servers that know nothing of reberth: how long no process listens, and which clients are
+//! refused. Must not know how either is observed.
 
 use crate::bench::{Bench, words};
 use crate::clock::MICROSECOND;

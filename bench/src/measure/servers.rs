@@ -1,4 +1,4 @@
-//! Owns real servers on port 7878, as they are started without reberth; those that can be had here. Must not know what is asked of them.
+//! Owns real servers on port 7878, as they are started without reberth; those that can be installed here. Must not know what is measured.
 
 use std::process::Command;
 
@@ -24,7 +24,7 @@ def app(environ, start_response):
     return [b"ok"]
 "#;
 
-/// Each server's name and command; their files stand in this run's folder, which is the working directory.
+/// Each server's name and command; their files are in this run's folder, which is the working directory.
 ///
 /// # Errors
 /// pip or javac failed.

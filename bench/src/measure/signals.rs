@@ -1,5 +1,4 @@
-//! Owns the question how long a signal takes through an init, and the app that hears it. Must not know which init
-//! that is.
+//! Owns the question how long a signal takes through an init, and the app that receives it. Must not know which init that is.
 
 use std::io::{PipeReader, Read, Write, pipe, stdout};
 use std::os::fd::AsFd;
@@ -62,18 +61,18 @@ fn delays(peers: &[Peer], rounds: usize) -> Outcome<Vec<Vec<i64>>> {
     Ok(delays)
 }
 
-/// The next time that the app tells.
+/// The next time that the app reports.
 fn heard(reader: &mut PipeReader, peer: &Peer) -> Outcome<i64> {
     let mut bytes = [0; 8];
     reader.read_exact(&mut bytes).context(format_args!("{}: its app has gone", peer.command))?;
     Ok(i64::from_ne_bytes(bytes))
 }
 
-/// The app: tells that it is up, and then each time that it heard USR1. TERM ends it.
+/// The app: it reports that it is running, and then each USR1 that it receives. TERM kills it.
 pub fn app() -> Outcome<()> {
     let usr1 = SigSet::from(Signal::SIGUSR1);
     let before = usr1.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("sigprocmask")?;
-    sys::hear_usr1().context("sigaction")?;
+    sys::catch_usr1().context("sigaction")?;
     let tell = |time: i64| {
         let mut stdout = stdout().lock();
         stdout.write_all(&time.to_ne_bytes()).and_then(|()| stdout.flush()).context("stdout")
@@ -81,6 +80,6 @@ pub fn app() -> Outcome<()> {
     tell(0)?;
     loop {
         before.suspend().context("sigsuspend")?;
-        tell(sys::heard())?;
+        tell(sys::last_usr1())?;
     }
 }

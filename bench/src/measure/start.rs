@@ -1,5 +1,4 @@
-//! Owns the question what a whole life costs: start, launch of an app that ends at once, end. Must not know
-//! how a life is timed.
+//! Owns the question what a whole life costs: start, launch of an app that exits immediately, exit. Must not know how a life is timed.
 
 use crate::bench::{Bench, Peer};
 use crate::fail::{Context, Outcome};
@@ -80,7 +79,7 @@ fn peers(bench: &Bench) -> Outcome<Vec<Peer>> {
     Ok(peers)
 }
 
-/// How many instructions the program itself executes; its children are not counted.
+/// How many instructions the program itself executes, without its children.
 fn instructions(bench: &Bench, peer: &Peer) -> Outcome<i64> {
     let mut valgrind = bench.tool("valgrind --tool=callgrind --callgrind-out-file=/dev/null")?;
     let output = valgrind.args(peer.command.words()).output().context("valgrind")?;

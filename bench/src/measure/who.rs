@@ -1,4 +1,4 @@
-//! Owns the question how long it takes to say who has a port. Must not know how a life is timed.
+//! Owns the question how long it takes to find the holder of a port. Must not know how a life is timed.
 
 use crate::bench::{Bench, words};
 use crate::fail::Outcome;
@@ -17,7 +17,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let ss = [words("ss -Hltnp"), vec!["sport = :8080".to_owned()]].concat();
     let lsof = "lsof -nP -iTCP:8080 -sTCP:LISTEN";
     let peers = [
-        // Its 1 says that somebody has the port.
+        // Its exit code 1 means that the port is in use.
         bench.peer(OURS, &bench.reberth("who 8080"))?.may_end_with(1),
         bench.peer("ss -Hltnp 'sport = :8080'", &ss)?,
         bench.peer(lsof, &words(lsof))?,

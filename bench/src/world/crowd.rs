@@ -1,4 +1,4 @@
-//! Owns what is on a machine besides the measured programs: other sockets, other processes. Must not know why they stand there.
+//! Owns what exists on a machine besides the measured programs: other sockets, other processes. Must not know what they are for.
 
 use std::io::{Read, Write, pipe};
 use std::net::{Ipv4Addr, TcpStream};
@@ -10,17 +10,17 @@ use crate::fail::{Context, Outcome};
 use crate::isolate::Companion;
 use crate::world::sockets::listen_on;
 
-/// So many TCP sockets: connections over loopback, of which both ends are held. They are gone when the crowd is.
+/// This many TCP sockets: connections over loopback, of which both ends are held. They are closed on drop.
 ///
 /// # Errors
-/// No more may be opened.
+/// No more can be opened.
 pub fn sockets(count: usize) -> Outcome<Vec<Companion>> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("RLIMIT_NOFILE")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("RLIMIT_NOFILE")?;
-    // Few processes may open very many files, so several share the crowd.
+    // The limit on open files of a process is rarely high enough, so several processes share the crowd.
     let most = if hard > 20_000 { 9_900 } else { (hard as usize / 2).saturating_sub(100).max(1) };
     let mut holders = Vec::new();
-    // Each has a port of its own, of those that nobody measured uses.
+    // Each has its own port, among those that no measurement uses.
     for port in 9.. {
         let pairs = (count / 2).saturating_sub(holders.len() * most).min(most);
         if pairs == 0 {
@@ -51,14 +51,14 @@ fn connections(port: u16, pairs: usize) -> Outcome<Companion> {
     Ok(holder)
 }
 
-/// So many other programs, of thirteen descriptors each.
+/// This many other programs, with thirteen descriptors each.
 ///
 /// # Errors
-/// No more processes may be made.
+/// No more processes can be created.
 pub fn programs(count: usize) -> Outcome<Vec<Companion>> {
     let program = || {
         Companion::start(|| {
-            // Three streams, both ends of the pipe that takes home what is found, and these.
+            // Three streams, both ends of the pipe for the result, and these.
             let _more: Vec<_> = (0..8).map(|_| dup(std::io::stderr())).collect();
             loop {
                 pause();

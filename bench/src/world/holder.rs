@@ -1,4 +1,4 @@
-//! Owns a program that holds a port until it is told to let go, and says when it did. Must not know who waits for it.
+//! Owns a program that holds a port until it is told to release it, and reports when it did. Must not know which program waits for it.
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::AsFd;
@@ -9,7 +9,7 @@ use crate::clock::now;
 use crate::fail::{Context, Outcome};
 use crate::spawn::{Command, Null, Program, Streams, pin};
 
-/// How a holder goes.
+/// How a holder releases the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Closes,
@@ -20,13 +20,13 @@ pub struct Holder {
     program: Program,
     order: PipeWriter,
     report: PipeReader,
-    /// Its socket's.
+    /// The inode of its socket.
     pub inode: u32,
 }
 
 impl Holder {
-    /// Lets the program (`programs/holder.c`) hold its port on CPU 1. The kernel tells of a closed socket from the CPU that closed it: on
-    /// the observer's that news would have to wait for the observer.
+    /// Starts the program (`programs/holder.c`), which holds its port on CPU 1. The kernel reports a closed socket on the CPU that closed it:
+    /// on the CPU of the observer, the event would have to wait for the observer.
     ///
     /// # Errors
     /// The port is taken.
@@ -36,16 +36,16 @@ impl Holder {
         let streams = Streams { input: input.as_fd(), output: output.as_fd(), ..null.streams() };
         let program = Program::start(command, &streams)?;
         pin(program.pid(), 1);
-        // Ours would keep it from being heard when the holder fails.
+        // With our copy open, the end of a failed holder would not be seen.
         drop(output);
         let inode = number(&mut report).context("no holder")?;
         Ok(Self { program, order, report, inode: u32::try_from(inode).context("an inode")? })
     }
 
-    /// Lets go of the port: when that was asked. When it was done, [`Self::closed`] says.
+    /// Makes it release the port. Returns when that was asked; [`Self::closed`] returns when it was done.
     ///
     /// # Errors
-    /// It has gone.
+    /// It has exited.
     pub fn go(&mut self, way: Way) -> Outcome<i64> {
         let told = now();
         match way {

@@ -1,4 +1,4 @@
-//! Owns a process that tries to get a port now and then, and says when it had it. Must not know who holds it meanwhile.
+//! Owns a process that tries to get a port periodically, and reports when it got it. Must not know which process holds it meanwhile.
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 
@@ -16,10 +16,10 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Polls nothing yet: it is made before the port's holder is, because a forked process has all sockets of its maker.
+    /// Does not poll yet: it is created before the holder of the port, because a forked process has copies of all sockets of its parent.
     ///
     /// # Errors
-    /// No process could be made.
+    /// No process could be created.
     pub fn start(port: u16, period: i64, delay: i64) -> Outcome<Self> {
         let (mut ordered, order) = pipe().context("pipe")?;
         let (report, mut reporter) = pipe().context("pipe")?;
@@ -39,15 +39,15 @@ impl Poller {
     }
 
     /// # Errors
-    /// It has gone.
+    /// It has exited.
     pub fn go(&mut self) -> Outcome<()> {
         self.order.write_all(&[0]).context("a poller has gone")
     }
 
-    /// When it had the port.
+    /// When it got the port.
     ///
     /// # Errors
-    /// It has gone.
+    /// It has exited.
     pub fn taken(mut self) -> Outcome<i64> {
         let mut bytes = [0; 8];
         self.report.read_exact(&mut bytes).context("a poller has gone")?;

@@ -1,35 +1,35 @@
-//! Owns what /proc tells of a process. Must not know why it is asked.
+//! Owns what /proc shows about a process. Must not know why it is read.
 
 use nix::unistd::Pid;
 
-/// The text of one of its files; empty once it has gone.
+/// The contents of one of its files; empty once the process has exited.
 fn file(pid: Pid, name: &str) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }
 
-/// The number behind `key` in text of lines like `Rss:  1234 kB`.
+/// The number after `key` in text with lines like `Rss:  1234 kB`.
 fn number(text: &str, key: &str) -> i64 {
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
 }
 
-/// The letter in `stat` behind the name, which may have any letters itself.
+/// The state letter in `stat`, after the name, which may contain any characters.
 fn state_in(stat: &str) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Whether it sleeps, and can be woken.
+/// Whether it sleeps interruptibly.
 pub fn sleeps(pid: Pid) -> bool {
     state_in(&file(pid, "stat")) == Some('S')
 }
 
-/// How often it has gone to sleep by itself: as often it has been woken, at the next one.
+/// How often it went to sleep voluntarily, which is how often it has been woken.
 pub fn wakeups(pid: Pid) -> i64 {
     number(&file(pid, "status"), "voluntary_ctxt_switches")
 }
 
-/// Its memory in KiB: resident, and of that what is dirty and its alone.
+/// Its memory in KiB: resident, and the private dirty part of that.
 pub fn memory(pid: Pid) -> (i64, i64) {
     let rollup = file(pid, "smaps_rollup");
     (number(&rollup, "Rss"), number(&rollup, "Private_Dirty"))

@@ -1,4 +1,4 @@
-//! Owns sockets: the plain listener of a holder, and the question to the kernel who listens. Must not know who asks.
+//! Owns sockets: the plain listener of a holder, and the query to the kernel which socket listens. Must not know what the answer is for.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::fail::{Context, Outcome};
 
-/// A listener on an IPv4 port of all addresses, as most servers make theirs.
+/// A listener on an IPv4 port of all addresses, as most servers create it.
 ///
 /// # Errors
 /// The port is taken.
@@ -28,7 +28,7 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const TCP_LISTEN: u8 = 10;
 
-/// The kernel's table of sockets, asked with one exact question: 3 µs, and no trace left in it (`sock_diag(7)`).
+/// The kernel's table of sockets, queried for one exact port: 3 µs, and no trace left in it (`sock_diag(7)`).
 pub struct Table(OwnedFd);
 
 impl Table {
@@ -40,8 +40,7 @@ impl Table {
             .map(Self)
     }
 
-    /// Whether somebody listens on the port whose socket has another inode than `holder`. A wildcard may be one socket of both families,
-    /// or one of either.
+    /// Whether a socket listens on the port whose inode is not `holder`. A wildcard may be one socket for both families, or one of either.
     ///
     /// # Errors
     /// The kernel did not answer.
@@ -60,7 +59,7 @@ impl Table {
     }
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2`: who has this port, in any state.
+/// `nlmsghdr` and `inet_diag_req_v2`: the sockets with this port, in any state.
 fn question(family: u8, port: u16) -> [u8; QUESTION] {
     let mut bytes = [0; QUESTION];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
@@ -75,7 +74,7 @@ fn question(family: u8, port: u16) -> [u8; QUESTION] {
     bytes
 }
 
-/// The inode of the listener that an answer (`inet_diag_msg`) tells of.
+/// The inode of the listener that an answer (`inet_diag_msg`) describes.
 fn listener_in(answer: &[u8], family: u8, port: u16) -> Option<u32> {
     if answer.len() < ANSWER || answer[4..6] == NLMSG_ERROR.to_ne_bytes() {
         return None;

@@ -1,4 +1,4 @@
-//! Owns clients: one visit, and a rush of them. Must not know what happens to the server meanwhile.
+//! Owns clients: a single visit, and a rush of them. Must not know what happens to the server meanwhile.
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{Ipv4Addr, TcpStream};
@@ -7,7 +7,7 @@ use crate::clock::{MILLISECOND, SECOND, now, pause};
 use crate::fail::{Context, Outcome, fail};
 use crate::isolate::Companion;
 
-/// How many come in a rush, one a millisecond.
+/// How many clients a rush has, one per millisecond.
 pub const RUSH: usize = 600;
 
 /// What a client got.
@@ -15,7 +15,7 @@ pub const RUSH: usize = 600;
 pub enum Answer {
     Refused,
     CutOff,
-    /// After so many nanoseconds.
+    /// After this many nanoseconds.
     After(i64),
 }
 
@@ -53,11 +53,11 @@ impl Visit {
     }
 }
 
-/// Connects, asks, and reads once.
+/// Connects, sends a request, and reads once.
 pub fn visit(port: u16) -> Answer {
     let came = now();
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return Answer::Refused };
-    // The least that can be an answer: `HTTP/1.1 200`.
+    // The shortest text that can be an answer: `HTTP/1.1 200`.
     match stream.write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| stream.read(&mut [0; 256])) {
         Ok(12..) => Answer::After(now() - came),
         _ => Answer::CutOff,
@@ -65,7 +65,7 @@ pub fn visit(port: u16) -> Answer {
 }
 
 /// # Errors
-/// Nobody answers within five seconds.
+/// There is no answer within five seconds.
 pub fn until_answered(port: u16) -> Outcome<()> {
     let deadline = now() + 5 * SECOND;
     while !matches!(visit(port), Answer::After(_)) {
@@ -77,7 +77,7 @@ pub fn until_answered(port: u16) -> Outcome<()> {
     Ok(())
 }
 
-/// A crowd of clients that come one a millisecond, each in a process of its own: none waits for another.
+/// A crowd of clients that come one per millisecond, each in its own process: none waits for another.
 pub struct Rush {
     began: i64,
     visitors: Vec<Companion>,
@@ -89,7 +89,7 @@ impl Rush {
     /// # Errors
     /// No descriptor is left.
     pub fn begin() -> Outcome<Self> {
-        // 600 visits of 16 bytes are less than a pipe holds: no client waits for us to read.
+        // 600 visits of 16 bytes fit into a pipe: no client waits for its reader.
         let (visits, booth) = pipe().context("pipe")?;
         Ok(Self { began: now(), visitors: Vec::with_capacity(RUSH), visits, booth })
     }
@@ -104,10 +104,10 @@ impl Rush {
         Some(number)
     }
 
-    /// Lets that client go.
+    /// Starts that client.
     ///
     /// # Errors
-    /// No process could be made.
+    /// No process could be created.
     pub fn send(&mut self, port: u16) -> Outcome<()> {
         let booth = &mut self.booth;
         self.visitors.push(Companion::start(|| {
@@ -120,7 +120,7 @@ impl Rush {
     /// Waits for all of them.
     ///
     /// # Errors
-    /// One never told.
+    /// One never reported.
     pub fn end(self) -> Outcome<Visits> {
         let Self { visitors, mut visits, booth, .. } = self;
         drop(booth);

@@ -1,4 +1,4 @@
-//! Owns what a program says on its stderr, and the wait until it says nothing more and sleeps. Must not know what it waits for.
+//! Owns what a program writes to its stderr, and the wait until it is silent and sleeps. Must not know what it waits for.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,31 +16,31 @@ use crate::world::proc;
 const PATIENCE: i64 = 20 * SECOND;
 
 /// The reading end of a program's stderr.
-pub struct Said {
+pub struct Stderr {
     pipe: File,
     text: String,
 }
 
 /// The writing end. It is closed once the program has been started.
-pub struct Mouth(File);
+pub struct StderrWriter(File);
 
-impl Mouth {
+impl StderrWriter {
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Said {
-    /// A pipe that stops nobody: what it cannot take is lost, and its reader is not made to wait.
+impl Stderr {
+    /// A pipe that blocks neither side: what does not fit is lost, and reading does not wait.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn pipe() -> Outcome<(Self, Mouth)> {
+    pub fn pipe() -> Outcome<(Self, StderrWriter)> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).context("pipe")?;
-        Ok((Self { pipe: reader.into(), text: String::new() }, Mouth(writer.into())))
+        Ok((Self { pipe: reader.into(), text: String::new() }, StderrWriter(writer.into())))
     }
 
-    /// Takes what is there; how much, and `None` where nothing is yet.
+    /// Reads what is there; returns how much, and `None` if there is nothing yet.
     fn take(&mut self) -> Option<usize> {
         let mut bytes = [0; 4096];
         let size = self.pipe.read(&mut bytes).ok()?;
@@ -48,7 +48,7 @@ impl Said {
         Some(size)
     }
 
-    /// Waits until it has said this; what it said until then is forgotten.
+    /// Waits until the program has written this; everything up to there is discarded.
     ///
     /// # Errors
     /// It never does.
@@ -58,21 +58,21 @@ impl Said {
             let timeout = PollTimeout::try_from((deadline - now()).max(0) / 1_000_000).unwrap_or(PollTimeout::ZERO);
             let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
             if poll(&mut fds, timeout).context("poll")? == 0 || self.take() == Some(0) {
-                return fail(format_args!("it never said '{needle}', but: {}", self.text.trim().escape_debug()));
+                return fail(format_args!("it never stderr '{needle}', but: {}", self.text.trim().escape_debug()));
             }
         }
         self.text.clear();
         Ok(())
     }
 
-    /// Whether it has said this since, without waiting.
+    /// Whether it has written this since, without waiting.
     pub fn has(&mut self, needle: &str) -> bool {
         while self.take().is_some_and(|size| size > 0) {}
         self.text.contains(needle)
     }
 
-    /// Waits until the program has said that it waits, and then sleeps. With `--prewarm` it is the app that waits, in its bind; without,
-    /// the first line says it.
+    /// Waits until the program has logged that it waits, and then sleeps. With `--prewarm` it is the app that waits, in its bind; otherwise
+    /// the first line is enough.
     ///
     /// # Errors
     /// It never does.
@@ -100,16 +100,16 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn what_is_said_in_pieces_is_heard() {
-        let (mut said, mut mouth) = Said::pipe().unwrap();
-        assert!(!said.has("claimed"));
-        mouth.0.write_all(b"reberth: clai").unwrap();
-        assert!(!said.has("claimed"));
-        mouth.0.write_all(b"med\n").unwrap();
-        assert!(said.has("claimed"));
-        said.until("claimed").unwrap();
-        assert!(!said.has("claimed"), "it is forgotten");
-        drop(mouth);
-        assert_eq!(said.until("more").unwrap_err().to_string(), "it never said 'more', but: ");
+    fn text_in_pieces_is_found() {
+        let (mut stderr, mut writer) = Stderr::pipe().unwrap();
+        assert!(!stderr.has("claimed"));
+        writer.0.write_all(b"reberth: clai").unwrap();
+        assert!(!stderr.has("claimed"));
+        writer.0.write_all(b"med\n").unwrap();
+        assert!(stderr.has("claimed"));
+        stderr.until("claimed").unwrap();
+        assert!(!stderr.has("claimed"), "it is forgotten");
+        drop(writer);
+        assert_eq!(stderr.until("more").unwrap_err().to_string(), "it never stderr 'more', but: ");
     }
 }
