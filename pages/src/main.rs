@@ -25,7 +25,7 @@ fn make(folder: &Path) -> io::Result<()> {
     write(&man, whole(&commands), "reberth")?;
     for command in &commands {
         let name = name(command);
-        // The page needs a hyphen in its name, but its synopsis shows the command as it is typed.
+        // The page needs a hyphen in its name, but its synopsis shows the command as a user types it.
         let page = command.clone().name(format!("reberth-{name}")).bin_name(format!("reberth {name}"));
         write(&man, page, &format!("reberth-{name}"))?;
     }
@@ -38,7 +38,7 @@ fn make(folder: &Path) -> io::Result<()> {
 /// reberth with its subcommands.
 fn whole(commands: &[Command]) -> Command {
     let below = commands.iter().map(|command| {
-        // After the options comes another command line, which the shell can complete.
+        // Another command line follows the options; the shell can complete it.
         command.clone().name(name(command)).mut_args(|arg| {
             if arg.get_id() == "command" { arg.value_hint(ValueHint::CommandWithArguments) } else { arg }
         })
@@ -57,7 +57,7 @@ fn name(command: &Command) -> String {
 
 fn write(folder: &Path, command: Command, name: &str) -> io::Result<()> {
     let mut page = Vec::new();
-    // No date, so that the same sources give the same bytes.
+    // No date, because the same sources must give the same bytes.
     let version = reberth::cli::version();
     let source = version.split(' ').take(2).collect::<Vec<_>>().join(" ");
     Man::new(command)

@@ -1,9 +1,9 @@
-//! Owns what can be built: which CPU, with or without TLS, and how that is named. Must not know how it is built.
+//! Owns what can be built: which CPU, with or without TLS, and the resulting names. Must not know how it is built.
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-/// A CPU, named as container images name it.
+/// A CPU, with its name in container images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Arch {
     #[value(alias = "x86_64")]
@@ -35,7 +35,7 @@ impl Arch {
         }
     }
 
-    /// binutils' program for this CPU's files, by Debian's name: each objcopy knows one machine's files only.
+    /// The binutils program for this CPU's files, by Debian's name: each objcopy handles the files of one machine only.
     pub fn objcopy(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-linux-gnu-objcopy",
@@ -52,7 +52,7 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// How the names of all files of binaries begin in dist/.
+    /// The prefix of all files of binaries in dist/.
     pub const PREFIX: &'static str = "reberth-linux-";
 
     /// Its file in dist/.
@@ -60,7 +60,7 @@ impl Binary {
         format!("{}{}{}", Self::PREFIX, self.arch.name(), if self.tls { "" } else { "-no-tls" })
     }
 
-    /// cargo's flags for its features.
+    /// The flags of cargo for its features.
     pub fn features(self) -> &'static [&'static str] {
         if self.tls { &[] } else { &["--no-default-features"] }
     }

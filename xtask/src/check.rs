@@ -1,5 +1,4 @@
-//! Owns the form that a static binary must have, or it is none: no dynamic loader, no path of the building machine. Must not know how it
-//! was built.
+//! Owns the requirements on a static binary: no dynamic loader, no path of the building machine. Must not know how it was built.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -18,7 +17,7 @@ pub fn check(tree: &Tree, file: &Path) -> Result<()> {
         bail!("{} asks for a dynamic loader: it is not static", file.display());
     }
     let bytes = fs::read(file)?;
-    // The slash: `/src` is also the beginning of `/srcs`.
+    // With a slash, because `/src` is also a prefix of `/srcs`.
     for path in [tree.root.join(""), cargo_home()?, rustup_home()?] {
         if contains(&bytes, path.as_os_str().as_bytes()) {
             bail!("{} has a path of this machine in it, below {}", file.display(), path.display());

@@ -1,34 +1,34 @@
-//! Owns how other programs are run, and what is said when one fails. Must not know what they do.
+//! Owns how other programs are run, and the error when one fails. Must not know what they do.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a program to its end. A failing one has said why on stderr.
+/// Runs a program until it exits. If it fails, it has printed the reason on stderr.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {}", told(command)))?;
+    let status = command.status().with_context(|| format!("cannot run {}", typed(command)))?;
     if !status.success() {
-        bail!("{} failed: {status}", told(command));
+        bail!("{} failed: {status}", typed(command));
     }
     Ok(())
 }
 
-/// Runs a program to its end, and gives what it writes to stdout.
+/// Runs a program until it exits, and returns its stdout.
 pub fn read(command: &mut Command) -> Result<String> {
-    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot run {}", told(command)))?;
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot run {}", typed(command)))?;
     if !output.status.success() {
-        bail!("{} failed: {}", told(command), output.status);
+        bail!("{} failed: {}", typed(command), output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{} wrote what is not UTF-8", told(command)))
+    String::from_utf8(output.stdout).with_context(|| format!("{} wrote what is not UTF-8", typed(command)))
 }
 
-/// True when the program is there and says yes. What it prints goes to stderr: stdout is for results.
+/// True if the program exists and succeeds. Its output goes to stderr: stdout is for results.
 pub fn agrees(command: &mut Command) -> bool {
     command.stdout(std::io::stderr()).status().is_ok_and(|status| status.success())
 }
 
-/// The command line, as it would be typed.
-fn told(command: &Command) -> String {
+/// The command line, as a user would type it.
+fn typed(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     format!("`{}`", words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" "))
 }

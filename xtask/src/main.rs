@@ -1,5 +1,5 @@
-//! Owns the command line of `cargo xtask`, and the steps of each task. Must not know how reberth works: it builds the program as anybody
-//! would, and tries the result. docs/release.md says how to use it.
+//! Owns the command line of `cargo xtask`, and the steps of each task. Must not know how reberth works: it builds the program as any user
+//! would, and tests the result. docs/release.md explains how to use it.
 
 mod binary;
 mod check;
@@ -89,7 +89,7 @@ fn release(tree: &Tree) -> Result<()> {
     run(&mut tree.command("tests/arm64"))?;
     reproduce::reproduce(tree, Arch::Amd64)?;
     pack::pack(tree)?;
-    // By the program that a user checks a download with.
+    // With the program that a user checks a download with.
     run(tree.command("sha256sum").current_dir(tree.dist()).args(["--check", sums::FILE]))
 }
 

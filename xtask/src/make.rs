@@ -1,4 +1,4 @@
-//! Owns how a static binary comes into dist/: built, described, checked, summed. Must not know the ways of building.
+//! Owns the steps of a static binary on its way into dist/: build, SBOM, checks, sums. Must not know the ways of building.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::tree::Tree;
 use crate::{check, sbom, sums, ways};
 
 pub fn make(tree: &Tree, binaries: &[Binary]) -> Result<()> {
-    // The flags of a build name the folder that this fills.
+    // The flags of a build contain the path of the folder that this fills.
     run(&mut tree.cargo("fetch"))?;
     fs::create_dir_all(tree.dist())?;
     for &binary in binaries {
@@ -26,7 +26,7 @@ pub fn make(tree: &Tree, binaries: &[Binary]) -> Result<()> {
     sums::write(&tree.dist(), |name| name.starts_with(Binary::PREFIX))
 }
 
-/// A new file each time: one that is being executed cannot be written to.
+/// Always a new file: one that is being executed cannot be written to.
 fn place(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         fs::remove_file(to)?;

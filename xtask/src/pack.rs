@@ -1,5 +1,5 @@
-//! Owns the archives: what is in one beside its binary, and that its bytes depend on nothing but that and the time of the commit. Must not
-//! know how the binaries came into dist/.
+//! Owns the archives: what is in one beside its binary, and that its bytes depend on nothing but its contents and the time of the commit.
+//! Must not know how the binaries got into dist/.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,10 +16,10 @@ use crate::command::{read, run};
 use crate::tree::{Tree, files_below};
 use crate::{sbom, sums};
 
-/// Folders and files of the sources that every archive has: all that its pages link to.
+/// Folders and files of the sources in every archive: everything that its pages link to.
 const SOURCES: [&str; 7] = ["LICENSE-MIT", "LICENSE-APACHE", "docs", "examples", "docker", "k8s", "tests/README.md"];
 
-/// The files of an archive, by their name in it; a path sorts behind the folder that it lies in.
+/// The files of an archive, by their name in it; a path sorts after the folder that contains it.
 type Files = BTreeMap<PathBuf, File>;
 
 #[derive(Clone)]
@@ -52,7 +52,7 @@ pub fn pack(tree: &Tree) -> Result<()> {
     sums::write(&dist, |_| true)
 }
 
-/// The names of the binaries that dist/ has.
+/// The names of the binaries in dist/.
 fn binaries(dist: &Path) -> Result<Vec<String>> {
     let files = if dist.is_dir() { files_below(dist)? } else { Vec::new() };
     let names = files.iter().filter_map(|file| file.strip_prefix(dist).ok()?.to_str());
@@ -63,7 +63,7 @@ fn binaries(dist: &Path) -> Result<Vec<String>> {
     Ok(names.filter(is_binary).map(str::to_owned).collect())
 }
 
-/// Man pages and completions, made anew from the parser's own words.
+/// Man pages and completions, generated from the parser's own texts.
 fn pages(tree: &Tree) -> Result<Files> {
     let mut files = Files::new();
     let folders = ["man", "completions"].map(|name| tree.dist().join(name));
@@ -91,10 +91,10 @@ fn sources(tree: &Tree) -> Result<Files> {
     Ok(files)
 }
 
-/// Adds a file, or all that are below a folder, by its name relative to `root`.
+/// Adds a file, or all files below a folder, by its name relative to `root`.
 fn add(files: &mut Files, root: &Path, path: &Path) -> Result<()> {
     let found = if path.is_dir() { files_below(path)? } else { vec![path.to_owned()] };
-    // What Python leaves beside an example that was tried is none of ours.
+    // What Python leaves beside an example that was run does not belong here.
     for file in found.iter().filter(|file| !file.components().any(|part| part.as_os_str() == "__pycache__")) {
         files.insert(file.strip_prefix(root)?.to_owned(), File::read(file)?);
     }
@@ -116,9 +116,9 @@ fn time(tree: &Tree) -> Result<u64> {
     text.trim().parse().with_context(|| format!("SOURCE_DATE_EPOCH='{}' is no time: seconds since 1970", text.trim()))
 }
 
-/// A compressed archive with everything below one folder, each folder in front of what it holds.
+/// A compressed archive with everything below one folder; each folder comes before its contents.
 fn archive(folder: &Path, files: &Files, time: u64) -> Result<Vec<u8>> {
-    // No name and no time in the head of the compressed file either.
+    // No name and no time in the header of the compressed file either.
     let mut archive = tar::Builder::new(GzBuilder::new().write(Vec::new(), Compression::best()));
     let mut folders: Vec<PathBuf> = Vec::new();
     for (name, file) in files {
@@ -137,7 +137,7 @@ fn archive(folder: &Path, files: &Files, time: u64) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?.finish()?)
 }
 
-/// One entry, which belongs to nobody in particular.
+/// One entry, owned by root.
 fn append<W: Write>(
     archive: &mut tar::Builder<W>,
     kind: EntryType,

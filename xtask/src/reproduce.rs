@@ -1,4 +1,5 @@
-//! Owns the proof that the same sources elsewhere, with nothing built yet, give the same bytes. Must not know how they are built.
+//! Owns the proof that the same sources in another directory, with nothing built yet, give the same bytes. Must not know how they are
+//! built.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ pub fn reproduce(tree: &Tree, arch: Arch) -> Result<()> {
         bail!("there is no dist/{name} to compare with: run `cargo xtask static {}` first", arch.name());
     }
     let copy = Copy::of(tree)?;
-    // A copy has no history: it is told what its sources are.
+    // A copy has no history: the commit is passed to it.
     let elsewhere = Tree { root: copy.0.clone(), target: copy.0.join("target"), commit: tree.commit.clone() };
     make::make(&elsewhere, &[binary])?;
     for name in names {
@@ -29,9 +30,9 @@ pub fn reproduce(tree: &Tree, arch: Arch) -> Result<()> {
     Ok(())
 }
 
-/// What git has of the sources, in another directory; gone in the end.
+/// The files that git tracks, in another directory; removed on drop.
 ///
-/// Not below the sources: cargo reads every .cargo/config.toml on the way up, and would take each flag twice.
+/// Not below the sources: cargo reads every .cargo/config.toml in the parent directories, and would apply each flag twice.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -51,7 +52,7 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // Whether it can be removed changes nothing about what was found.
+        // Whether it can be removed does not change the result.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

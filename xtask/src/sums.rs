@@ -10,7 +10,7 @@ use crate::tree::files_below;
 
 pub const FILE: &str = "SHA256SUMS";
 
-/// Writes and prints the sums of the files below `folder` whose name, relative to it, is wanted.
+/// Writes and prints the sums of the files below `folder` whose name, relative to it, `wanted` accepts.
 pub fn write(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut lines = String::new();
     for file in files_below(folder)? {

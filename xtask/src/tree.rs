@@ -1,5 +1,4 @@
-//! Owns where things are: the sources that are built, the build directory, dist/, and what git says the sources are. Must not know what is
-//! done with them.
+//! Owns the locations: the sources, the build directory, dist/, and what git reports about the sources. Must not know how they are used.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,14 +16,14 @@ pub struct Tree {
     pub root: PathBuf,
     /// Where cargo builds.
     pub target: PathBuf,
-    /// What `--version` says of the sources; empty where nobody knows.
+    /// What `--version` prints about the sources; empty if unknown.
     pub commit: String,
 }
 
 impl Tree {
-    /// The one that xtask is a part of.
+    /// The copy that this xtask belongs to.
     pub fn here() -> Result<Self> {
-        // Not `env!`: with a build directory that several copies share, that could be another copy's.
+        // Not `env!`: if several copies share a build directory, that could be another copy's.
         let package =
             env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set: start it as `cargo xtask`")?;
         let root =
@@ -38,7 +37,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The commit by git's word; empty where there is no history, as in an image or an unpacked archive.
+    /// The commit as git describes it; empty without a history, as in an image or an unpacked archive.
     fn described(&self) -> String {
         let mut git = self.command("git");
         git.args(["describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]).stderr(Stdio::null());
@@ -57,12 +56,12 @@ impl Tree {
         }
     }
 
-    /// A program that runs at the root, as if it had been typed there.
+    /// A program that runs at the root, as if typed there.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root).env("REBERTH_COMMIT", &self.commit).env("CARGO_TARGET_DIR", &self.target);
-        // `cargo run` tells xtask about its own package. Build scripts that look at these (ring's does) would run again each time that a
-        // build by xtask follows another one.
+        // `cargo run` sets variables about xtask's own package. Build scripts that depend on these (ring's does) would run again each time
+        // a build by xtask follows another one.
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
                 command.env_remove(name);
@@ -80,11 +79,11 @@ impl Tree {
     /// The program's version.
     pub fn version(&self) -> Result<String> {
         let id = read(self.cargo("pkgid").args(["--package", "reberth"]))?;
-        // `…/reberth#0.2.0`, or `…/elsewhere#reberth@0.2.0` in a folder of another name.
+        // `…/reberth#0.2.0`, or `…/elsewhere#reberth@0.2.0` if the folder has another name.
         Ok(id.trim_end().rsplit(['#', '@']).next().unwrap_or_default().to_owned())
     }
 
-    /// The files that git has, relative to the root.
+    /// The files that git tracks, relative to the root.
     pub fn tracked(&self) -> Result<Vec<PathBuf>> {
         let names = read(self.command("git").args(["ls-files", "-z"]))?;
         Ok(names.split_terminator('\0').map(PathBuf::from).collect())

@@ -1,5 +1,5 @@
-//! Owns the three ways of building a static binary, and the flags that keep the building machine out of it. Must not know what happens to
-//! the binary then. How musl binaries are linked in general stands in .cargo/config.toml.
+//! Owns the three ways of building a static binary, and the flags that keep traces of the building machine out of it. Must not know what
+//! happens to the binary then. How musl binaries are linked in general is in .cargo/config.toml.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use crate::binary::Binary;
 use crate::command::{agrees, read, run};
 use crate::tree::Tree;
 
-/// Debian's, for the way that has no rustup.
+/// Debian's compiler, for the way without rustup.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// rustup's target and rust-src: the standard library is built too.
     Std,
-    /// rustup's target as it is.
+    /// rustup's target, unchanged.
     Rustup,
     /// Debian's compiler and library sources, with cargo-zigbuild.
     Zig,
@@ -40,7 +40,7 @@ impl Way {
     }
 }
 
-/// Builds the binary, and says where it lies.
+/// Builds the binary, and returns its path.
 pub fn build(tree: &Tree, binary: Binary) -> Result<PathBuf> {
     let triple = binary.arch.triple();
     let way = match env::var("STATIC_WITH") {
@@ -53,25 +53,25 @@ pub fn build(tree: &Tree, binary: Binary) -> Result<PathBuf> {
         Way::Zig => zigbuild(tree)?,
     };
     if !binary.tls {
-        // Whoever asks for the small one asks for the smallest.
+        // A user who wants the small binary wants the smallest.
         cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "z");
     }
     if way != Way::Rustup {
-        // The stable toolchain may then build its own standard library; nothing else of a nightly one is used.
+        // This allows the stable toolchain to build its own standard library; no other unstable feature is used.
         cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
     }
     if way == Way::Std {
-        // The standard library's own choice of small algorithms is 20 KiB.
+        // The standard library's option for small algorithms saves 20 KiB.
         cargo.arg(format!("-Zbuild-std-features={}", if binary.tls { "" } else { "optimize_for_size" }));
     }
     let flags = flags(way, &machine(tree, way)?);
     cargo.args(["--release", "--target", triple]).args(binary.features());
-    // On top of those in .cargo/config.toml, not instead of them. A debug-formatted list of plain strings is a TOML array.
+    // In addition to those in .cargo/config.toml, not instead of them. A debug-formatted list of plain strings is a TOML array.
     run(cargo.arg("--config").arg(format!("target.'cfg(target_env = \"musl\")'.rustflags={flags:?}")))?;
     Ok(tree.target.join(triple).join("release/reberth"))
 }
 
-/// The first way that this machine can go, once rustup has been asked for what is missing.
+/// The first way that works on this machine, after rustup has been asked to install what is missing.
 fn possible(triple: &str) -> Result<Way> {
     let rustlib = sysroot("rustc")?.join("lib/rustlib");
     let has_target = has_std(&rustlib.join(triple).join("lib"));
@@ -101,14 +101,14 @@ fn zigbuild(tree: &Tree) -> Result<Command> {
     }
     let mut cargo = tree.command("cargo-zigbuild");
     cargo.args(["zigbuild", "--locked"]).env("RUSTC", DEBIAN_RUSTC);
-    // zig brings its own C compiler, start files and musl. The C compiler that .cargo/config.toml names must not be used.
+    // zig supplies its own C compiler, start files and musl. The C compiler named in .cargo/config.toml must not be used.
     for variable in ["CC_x86_64_unknown_linux_musl", "CC_aarch64_unknown_linux_musl"] {
         cargo.env_remove(variable);
     }
     Ok(cargo)
 }
 
-/// The paths of this machine that a compiler would write into a binary, each with what stands there instead.
+/// The paths of this machine that a compiler would write into a binary, each with its replacement.
 fn machine(tree: &Tree, way: Way) -> Result<Vec<(PathBuf, String)>> {
     let rustc =
         if way == Way::Zig { DEBIAN_RUSTC.into() } else { env::var("RUSTC").unwrap_or_else(|_| "rustc".into()) };
@@ -116,7 +116,7 @@ fn machine(tree: &Tree, way: Way) -> Result<Vec<(PathBuf, String)>> {
     let registries = cargo_home()?.join("registry/src");
     let mut sources = fs::read_dir(&registries)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     sources.sort();
-    // With a slash at both ends: `crates/` then stands for the folder of one registry, whatever its name.
+    // With a slash at both ends: `crates/` then replaces the folder of one registry, whatever its name.
     paths.extend(sources.into_iter().map(|source| (source.join(""), "crates/".to_owned())));
     let about = read(Command::new(&rustc).arg("-vV"))?;
     let commit = about.lines().find_map(|line| line.strip_prefix("commit-hash: ")).unwrap_or_default();
@@ -124,16 +124,16 @@ fn machine(tree: &Tree, way: Way) -> Result<Vec<(PathBuf, String)>> {
     Ok(paths)
 }
 
-/// The flags of rustc. Their order is a part of the bytes that come out.
+/// The flags of rustc. Their order affects the bytes of the result.
 fn flags(way: Way, machine: &[(PathBuf, String)]) -> Vec<String> {
     let mut flags = Vec::new();
     if way == Way::Zig {
-        // The start files and the libc are zig's.
+        // The start files and the libc come from zig.
         flags.extend(["-C", "link-self-contained=no"].map(str::to_owned));
     }
     flags.extend(machine.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     if way != Way::Zig {
-        // zig's linker knows no `INSERT`.
+        // zig's linker does not support `INSERT`.
         flags.push("-Clink-arg=-Wl,-T,link/probe.ld".to_owned());
     }
     flags

@@ -1,5 +1,4 @@
-//! Owns the list inside a binary, by the format of cargo auditable: zlib over JSON, dependencies by their position. Must not know how it
-//! gets there.
+//! Owns the list inside a binary, in the format of cargo auditable: zlib over JSON, dependencies by index. Must not know how it gets there.
 
 use std::io::Write;
 
@@ -52,7 +51,7 @@ mod tests {
             r#"{"name":"shared","version":"2.0.0","source":"crates.io"}]}"#,
         );
         assert_eq!(json, want);
-        // The crate refuses a list with two roots or a circle.
+        // The crate rejects a list with two roots or a cycle.
         assert_eq!(VersionInfo::from_str(&json).unwrap(), list(&graph()).unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! Owns the form of FILE.cdx.json: CycloneDX 1.5, <https://cyclonedx.org/docs/1.5/json/>. Must not know where packages come from.
+//! Owns the format of FILE.cdx.json: CycloneDX 1.5, <https://cyclonedx.org/docs/1.5/json/>. Must not know where packages come from.
 
 use std::collections::BTreeSet;
 
@@ -94,7 +94,7 @@ fn scope(package: &Package) -> &'static str {
     if package.linked { "required" } else { "excluded" }
 }
 
-/// A package URL, which is also the name that it has in the document.
+/// A package URL, which also identifies the package in the document.
 fn reference(package: &Package) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version)
 }

@@ -1,8 +1,8 @@
-//! Owns which packages a binary is made of, which of them only build something, and what each depends on. Must not know in which form that
-//! is written down.
+//! Owns which packages a binary consists of, which of them are only used to build it, and what each depends on. Must not know in which
+//! format that is written.
 //!
-//! The graph is `cargo tree`'s, which resolves features for the program alone, as a build does. `cargo metadata` unites them over the whole
-//! workspace and the tests: it has packages that are in no binary. It is asked only for what a package says of itself.
+//! The graph comes from `cargo tree`, which resolves features for the program alone, as a build does. `cargo metadata` unites them over the
+//! whole workspace and the tests: it includes packages that are in no binary. It is used only for the properties of a package.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,33 +15,33 @@ use crate::binary::Binary;
 use crate::command::read;
 use crate::tree::Tree;
 
-/// Name and version. They sort as the packages of every document do.
+/// Name and version. They sort in the order that every document uses.
 type Id = (String, String);
 
-/// Each package with what it depends on.
+/// The dependencies of each package.
 type Edges = BTreeMap<Id, BTreeSet<Id>>;
 
 /// The packages of a binary, sorted by name and version.
 pub struct Graph {
     pub packages: Vec<Package>,
-    /// Where the program itself stands.
+    /// The index of the program itself.
     pub root: usize,
 }
 
 pub struct Package {
     pub name: String,
     pub version: String,
-    /// In the binary. The others are macros, build scripts, and what these depend on.
+    /// Linked into the binary. The others are macros, build scripts, and their dependencies.
     pub linked: bool,
-    /// Where these stand.
+    /// The indices of its dependencies.
     pub dependencies: BTreeSet<usize>,
     /// An SPDX expression.
     pub license: String,
-    /// From crates.io; otherwise it lies in this repository.
+    /// From crates.io; otherwise part of this repository.
     pub published: bool,
-    /// Of what was published.
+    /// The checksum of the published package.
     pub checksum: Option<String>,
-    /// Where its sources lie.
+    /// The folder with its sources.
     pub folder: PathBuf,
 }
 
@@ -62,13 +62,13 @@ impl Graph {
         &self.packages[self.root]
     }
 
-    /// All but the program itself.
+    /// All packages except the program itself.
     pub fn others(&self) -> impl Iterator<Item = &Package> {
         self.packages.iter().enumerate().filter(|(position, _)| *position != self.root).map(|(_, package)| package)
     }
 }
 
-/// What `cargo metadata` says of every package that could be needed.
+/// What `cargo metadata` reports about every package that could be needed.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Described>,
@@ -96,8 +96,8 @@ struct Locked {
     checksum: Option<String>,
 }
 
-/// Reads what `cargo tree --prefix depth --format ' {p}'` prints: a depth, a name and a version on each line, below what needs it. A package
-/// that has been shown with its dependencies is shown again without them.
+/// Parses the output of `cargo tree --prefix depth --format ' {p}'`: a depth, a name and a version on each line, below the package that
+/// needs it. A package whose dependencies have already been printed is repeated without them.
 fn edges(printed: &str) -> Result<Edges> {
     let mut edges = Edges::new();
     let mut above: Vec<Id> = Vec::new();
@@ -132,7 +132,7 @@ fn assemble(all: &Edges, linked: &Edges, metadata: Metadata, lock: Lock) -> Resu
         packages.push(Package {
             linked: linked.contains_key(id),
             dependencies: dependencies.iter().map(|id| positions[id]).collect(),
-            // Older packages write a slash for it.
+            // Older packages use a slash for it.
             license: license.replace('/', " OR "),
             published: described.source.is_some(),
             checksum: checksums.remove(id).flatten(),
@@ -150,7 +150,7 @@ fn assemble(all: &Edges, linked: &Edges, metadata: Metadata, lock: Lock) -> Resu
 pub mod tests {
     use super::*;
 
-    /// A program with a library, a macro and a build script. `shared` is needed by the library and by what builds.
+    /// A program with a library, a macro and a build script. `shared` is needed by the library and by the build.
     const ALL: &str = "\
 0 reberth v0.2.0 (/somewhere)
 1 library v1.0.0

@@ -1,5 +1,5 @@
-//! Owns FILE.licences.txt: the licence text of everything that is linked in, each text once, under the names of what it covers. Must not
-//! know which licences are allowed (deny.toml).
+//! Owns FILE.licences.txt: the licence texts of everything that is linked in, each text once, under the names of the packages it covers.
+//! Must not know which licences are allowed (deny.toml).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use crate::sbom::graph::{Graph, Package};
 
-/// Linked in with the toolchain, and no package.
+/// Linked in with the toolchain, but not a package.
 const MUSL: &str = include_str!("musl.txt").trim_ascii_end();
 
 const HEAD: &str = "\
@@ -26,7 +26,7 @@ pub fn document(graph: &Graph) -> Result<String> {
     Ok(written(covered))
 }
 
-/// Sorted by the names of what a text covers.
+/// Sorted by the names of the covered packages.
 fn written(covered: BTreeMap<String, Vec<String>>) -> String {
     let rule = "=".repeat(80);
     let blocks: BTreeSet<_> = covered.into_iter().map(|(text, names)| (names, text)).collect();
@@ -34,7 +34,7 @@ fn written(covered: BTreeMap<String, Vec<String>>) -> String {
     HEAD.to_owned() + &blocks.collect::<String>()
 }
 
-/// A package's own texts that are to be passed on.
+/// A package's own licence texts, which must be passed on.
 fn texts(package: &Package) -> Result<Vec<String>> {
     let entries = fs::read_dir(&package.folder)?.collect::<std::io::Result<Vec<_>>>()?;
     let files = entries.into_iter().filter(|entry| entry.path().is_file());
@@ -54,7 +54,7 @@ fn texts(package: &Package) -> Result<Vec<String>> {
     chosen.iter().map(text).collect()
 }
 
-/// Which of a package's files they are, sorted: of several licences to choose from the MIT one, which asks for no more than to be passed on.
+/// The names of these files, sorted. If there are several licences to choose from, the MIT one, which only requires that it is passed on.
 fn chosen(mut names: Vec<String>, license: &str) -> Vec<String> {
     let begins = ["LICENSE", "LICENCE", "COPYING", "NOTICE"];
     names.retain(|name| begins.iter().any(|begin| name.to_uppercase().starts_with(begin)));

@@ -1,8 +1,8 @@
-//! Owns what is written down about a binary: which packages it is made of, in three forms. `FILE.cdx.json` beside it (CycloneDX 1.5);
+//! Owns what is documented about a binary: the packages it consists of, in three forms. `FILE.cdx.json` beside it (CycloneDX 1.5);
 //! `FILE.licences.txt` with the licence texts of everything that is linked in; and inside it, as section `.dep-v0`, the list that scanners
 //! look for in Rust programs (cargo auditable's format), so that an image FROM scratch can still be scanned.
 //!
-//! None of them holds a time or a path: the same sources give the same bytes. Must not know how the binary was built.
+//! None of them contains a time or a path: the same sources give the same bytes. Must not know how the binary was built.
 
 mod auditable;
 mod cyclonedx;
@@ -20,7 +20,7 @@ use crate::command::run;
 use crate::sbom::graph::Graph;
 use crate::tree::Tree;
 
-/// How the names of the files beside a binary end.
+/// The suffixes of the files beside a binary.
 pub const CYCLONEDX: &str = ".cdx.json";
 pub const LICENCES: &str = ".licences.txt";
 
@@ -34,7 +34,7 @@ pub fn write(tree: &Tree, binary: Binary, file: &Path) -> Result<()> {
     fs::write(&section, auditable::section(&graph)?)?;
     let mut objcopy = Command::new(binary.arch.objcopy());
     objcopy.arg("--add-section").arg(format!(".dep-v0={}", section.display()));
-    // Never loaded: it costs a start nothing.
+    // Never loaded: it does not slow down a start.
     let added = run(objcopy.args(["--set-section-flags", ".dep-v0=noload,readonly"]).arg(file));
     fs::remove_file(section)?;
     added?;
