@@ -56,7 +56,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Inside {
-    /// An app of a measurement, below whoever is measured
+    /// An app for a measurement, run under the measured init
     #[command(hide = true, subcommand)]
     App(App),
 }

@@ -70,13 +70,13 @@ impl Step {
 /// The apps whose size and start are not part of what is measured; the others are C (../programs).
 #[derive(Subcommand)]
 pub enum App {
-    /// Does nothing, for ever
+    /// Does nothing, endlessly
     Pause,
-    /// Tells when it heard a USR1
+    /// Reports each USR1 that it receives
     Signal,
     /// Times its own system calls
     Calls { count: usize, port: u16 },
-    /// Becomes a command below a filter that allows everything
+    /// Executes a command under a filter that allows everything
     Profiled {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
