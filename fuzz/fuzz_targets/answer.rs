@@ -10,8 +10,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reberth::config::{Mode, decide};
-use reberth::health::probe::answer::Status;
 use reberth::health::probe;
+use reberth::health::probe::answer::Status;
 use reberth::health::resolved::ResolvedTarget;
 use reberth::health::terms::Terms;
 use reberth::health::verdict::Verdict;
