@@ -14,7 +14,7 @@ pub struct Forwarding {
     app: i32,
     scope: SignalScope,
     terminal: Option<Terminal>,
-    /// The app was given the terminal, or was stopped because it lacked it: it gets the terminal when it is continued.
+    /// The app was given the terminal, or was suspended because it lacked it: it gets the terminal when it is continued.
     wants_terminal: bool,
 }
 
@@ -59,9 +59,9 @@ impl Forwarding {
         }
     }
 
-    /// The app was stopped by this signal. True: because it lacked the terminal, which was free, so it was given the terminal and
+    /// The app was suspended by this signal. True: because it lacked the terminal, which was free, so it was given the terminal and
     /// continued.
-    pub fn stopped(&mut self, by: i32) -> bool {
+    pub fn suspended(&mut self, by: i32) -> bool {
         let wants_it = matches!(by, libc::SIGTTIN | libc::SIGTTOU);
         self.wants_terminal |= wants_it;
         let Some(terminal) = self.terminal.filter(|terminal| wants_it && terminal.is_ours()) else { return false };

@@ -101,7 +101,7 @@ impl Init<'_> {
                 sharing.step(now);
             }
             self.readiness.take_events();
-            // Signals come before children: a CONT must be forwarded before the stop that it ended is handled.
+            // Signals come before children: a CONT must be forwarded before the suspension that it ended is handled.
             self.reap(now);
             self.meet_deadlines(now);
             self.register(now);
@@ -248,7 +248,7 @@ impl Init<'_> {
                     others_ended = true;
                     self.child_ended(now, pid, end);
                 }
-                Reaped::Stopped(pid, by) if pid == self.tree.app => self.app_stopped(now, by),
+                Reaped::Stopped(pid, by) if pid == self.tree.app => self.app_suspended(now, by),
                 Reaped::Stopped(..) => {}
                 Reaped::Nothing => break false,
                 Reaped::NoChildren => break true,
@@ -317,10 +317,10 @@ impl Init<'_> {
         }
     }
 
-    /// The app was stopped. A shell above reberth may have to see that.
-    fn app_stopped(&mut self, now: Instant, by: i32) {
-        if !self.forwarding.stopped(by) {
-            self.on(now, Event::AppStopped { by, in_foreground: self.forwarding.is_in_foreground() });
+    /// The app was suspended. A shell above reberth may have to see that.
+    fn app_suspended(&mut self, now: Instant, by: i32) {
+        if !self.forwarding.suspended(by) {
+            self.on(now, Event::AppSuspended { by, in_foreground: self.forwarding.is_in_foreground() });
         }
     }
 

@@ -30,9 +30,9 @@ pub struct StopPolicy {
 /// Where reberth runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Surroundings {
-    /// PID 1 never stops itself: no process could continue it.
+    /// PID 1 never suspends itself: no process could continue it.
     pub pid1: bool,
-    /// There is a controlling terminal, which may stop the app; a shell may wait for that stop.
+    /// There is a controlling terminal, which may suspend the app; a shell may wait for that.
     pub has_terminal: bool,
 }
 
@@ -41,8 +41,8 @@ pub struct Surroundings {
 pub enum Event {
     /// reberth received this signal from another process.
     Signal(i32),
-    /// The app was stopped by this signal; `in_foreground`: its group is in the foreground of the terminal.
-    AppStopped { by: i32, in_foreground: bool },
+    /// The app was suspended by this signal (STOP, TSTP, TTIN, TTOU); `in_foreground`: its group is in the foreground of the terminal.
+    AppSuspended { by: i32, in_foreground: bool },
     /// The app has exited. `leftovers`: reberth has other children left; `again`: the app will be launched again; `never_listened`: it was
     /// given a port, and was not seen listening on it.
     AppEnded { end: End, leftovers: bool, again: bool, never_listened: Option<NeverListened> },
@@ -70,13 +70,13 @@ pub struct NeverListened {
 pub enum Action {
     /// Send the signal to the app or to its group, as the scope says.
     Forward(i32),
-    /// Send CONT to the app's group, which is stopped.
+    /// Send CONT to the app's group, because a signal has suspended it.
     Continue,
     /// Send KILL to the app.
     KillApp,
     /// Send the signal to everything left of the app's tree.
     SignalTree(i32),
-    /// Stop reberth itself until another process continues it.
+    /// Suspend reberth itself until another process continues it.
     Suspend,
     Publish(Phase),
     /// Everything is done: exit with this code.
@@ -116,10 +116,10 @@ pub struct Supervisor {
     unhealthy: bool,
     /// The first stop request received, after mapping.
     stop_signal: Option<i32>,
-    /// The app was stopped by a signal, and has not been continued through reberth.
-    stopped: bool,
-    /// reberth forwarded a signal that stops the app, so the stop does not come from the terminal.
-    stop_forwarded: bool,
+    /// The app was suspended by a signal, and no CONT has been sent through reberth since.
+    suspended: bool,
+    /// reberth forwarded a TSTP, TTIN or TTOU: the app is suspended on request, not by the terminal, so it is not continued.
+    suspend_forwarded: bool,
     code: Code,
 }
 
@@ -133,7 +133,7 @@ pub fn requests_stop(signal: i32) -> bool {
 pub enum Effect {
     /// It terminates reberth, as this signal would.
     Terminates(i32),
-    /// It stops reberth until another process continues it.
+    /// It suspends reberth until another process continues it.
     Suspends,
     Nothing,
 }
@@ -157,7 +157,7 @@ pub fn effect_without_app(
     }
 }
 
-/// A stop signal that a program may catch.
+/// A signal that suspends a program, and that the program may catch; STOP is the one that it cannot.
 fn suspends(signal: i32) -> bool {
     matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
 }
@@ -173,8 +173,8 @@ impl Supervisor {
             forced: None,
             unhealthy: false,
             stop_signal: None,
-            stopped: false,
-            stop_forwarded: false,
+            suspended: false,
+            suspend_forwarded: false,
             code: Code::OK,
         }
     }
@@ -222,7 +222,7 @@ impl Supervisor {
     pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Signal(received) => self.on_signal(now, received),
-            Event::AppStopped { by, in_foreground } => self.on_stopped(by, in_foreground),
+            Event::AppSuspended { by, in_foreground } => self.on_suspended(by, in_foreground),
             Event::AppEnded { end, leftovers, again, never_listened } => {
                 self.on_ended(now, end, leftovers, again, never_listened)
             }
@@ -283,10 +283,10 @@ impl Supervisor {
             Stage::Tidying | Stage::Killing { .. } => Vec::new(),
             Stage::Running | Stage::Draining { .. } | Stage::Stopping => {
                 debug!("{} forwarded", signal::name(forwarded));
-                self.stop_forwarded |= suspends(forwarded);
+                self.suspend_forwarded |= suspends(forwarded);
                 let mut actions = vec![Action::Forward(forwarded)];
                 if forwarded == libc::SIGCONT {
-                    (self.stopped, self.stop_forwarded) = (false, false);
+                    (self.suspended, self.suspend_forwarded) = (false, false);
                 } else if stop {
                     actions.extend(self.wake());
                 }
@@ -325,27 +325,27 @@ impl Supervisor {
         }
     }
 
-    /// A stopped process handles no signal until it is continued, which is why systemd sends CONT after TERM.
+    /// A suspended process handles no signal until it is continued, which is why systemd sends CONT after TERM.
     fn wake(&mut self) -> Option<Action> {
-        std::mem::take(&mut self.stopped).then_some(Action::Continue)
+        std::mem::take(&mut self.suspended).then_some(Action::Continue)
     }
 
-    fn on_stopped(&mut self, by: i32, in_foreground: bool) -> Vec<Action> {
-        self.stopped = true;
-        // The stop may have preceded the stop request, and be reported only now.
-        if self.stage == Stage::Stopping && !self.stop_forwarded {
+    fn on_suspended(&mut self, by: i32, in_foreground: bool) -> Vec<Action> {
+        self.suspended = true;
+        // It may have been suspended before the stop request; the kernel reports that only now.
+        if self.stage == Stage::Stopping && !self.suspend_forwarded {
             return self.wake().into_iter().collect();
         }
         if !self.surroundings.has_terminal {
             return Vec::new();
         }
         if !self.surroundings.pid1 {
-            // The stop key reached the app's group but not reberth's: the shell gets its prompt back only when reberth stops too. A STOP
-            // from another process leaves reberth running, unless the stopped app would keep the terminal.
+            // Ctrl-Z reached the app's group but not reberth's: the shell gets its prompt back only when reberth is suspended too. A STOP
+            // from another process leaves reberth running, unless the suspended app would keep the terminal.
             let with_it = suspends(by) || in_foreground;
             return if with_it { vec![Action::Suspend] } else { Vec::new() };
         }
-        if suspends(by) && !self.stop_forwarded {
+        if suspends(by) && !self.suspend_forwarded {
             info!(
                 "the terminal stopped the app ({}), and no shell here could continue it: continued",
                 signal::name(by)

@@ -46,7 +46,7 @@ impl Tree {
         childless || (!self.unrelated.is_empty() && unseen())
     }
 
-    /// Sends `signal` to everything the app has left behind, followed by CONT to stopped processes, which would not handle it otherwise.
+    /// Sends `signal` to everything the app has left behind, followed by CONT to suspended processes, which would not handle it otherwise.
     /// PID 1 reaches every process in its namespace with one call, which no fork escapes; that includes processes that are not the app's,
     /// but they die with PID 1 anyway. Otherwise the tree is read from /proc; without /proc only the app's process group is signalled.
     pub fn signal(&self, signal: i32) {

@@ -75,7 +75,7 @@ impl World {
             2 => self.handle(Event::Signal(i32::from(value % 31) + 1)),
             3 => self.handle(Event::Signal(libc::SIGTERM)),
             4 if self.app_runs => {
-                self.handle(Event::AppStopped { by: i32::from(value % 31) + 1, in_foreground: value & 1 != 0 })
+                self.handle(Event::AppSuspended { by: i32::from(value % 31) + 1, in_foreground: value & 1 != 0 })
             }
             5 if self.app_runs => {
                 let end = if value & 1 == 0 { End::Code(value) } else { End::Signal(i32::from(value % 31) + 1) };
@@ -149,7 +149,7 @@ impl World {
                     self.grace_is_over();
                 }
                 Action::SignalTree(_) => assert!(!self.app_runs),
-                Action::Suspend => assert!(!self.surroundings.pid1, "PID 1 stops itself"),
+                Action::Suspend => assert!(!self.surroundings.pid1, "PID 1 suspends itself"),
                 Action::Publish(_) => {}
                 Action::Finish(code) => self.finished = Some(code),
             }

@@ -151,51 +151,51 @@ fn the_signal_map_rewrites_and_drops() {
 }
 
 #[test]
-fn only_pid_1_never_stops_itself() {
+fn only_pid_1_never_suspends_itself() {
     let tstp = libc::SIGTSTP;
     play(policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp)])], None);
     let below = Surroundings { pid1: false, has_terminal: false };
     play_in(below, policy(), &[(0, Event::Signal(tstp), &[Action::Forward(tstp), Action::Suspend])], None);
-    play_in(below, policy(), &[(0, stopped(tstp, false), &[])], None);
+    play_in(below, policy(), &[(0, suspended(tstp, false), &[])], None);
     let with_terminal = Surroundings { has_terminal: true, ..below };
-    play_in(with_terminal, policy(), &[(0, stopped(tstp, false), &[Action::Suspend])], None);
-    play_in(with_terminal, policy(), &[(0, stopped(libc::SIGSTOP, false), &[])], None);
-    play_in(with_terminal, policy(), &[(0, stopped(libc::SIGSTOP, true), &[Action::Suspend])], None);
+    play_in(with_terminal, policy(), &[(0, suspended(tstp, false), &[Action::Suspend])], None);
+    play_in(with_terminal, policy(), &[(0, suspended(libc::SIGSTOP, false), &[])], None);
+    play_in(with_terminal, policy(), &[(0, suspended(libc::SIGSTOP, true), &[Action::Suspend])], None);
 }
 
-fn stopped(by: i32, in_foreground: bool) -> Event {
-    Event::AppStopped { by, in_foreground }
+fn suspended(by: i32, in_foreground: bool) -> Event {
+    Event::AppSuspended { by, in_foreground }
 }
 
 #[test]
-fn pid_1_continues_what_its_terminal_stopped_and_nothing_else() {
+fn pid_1_continues_what_its_terminal_suspended_and_nothing_else() {
     let (tstp, cont) = (libc::SIGTSTP, libc::SIGCONT);
     let on_terminal = Surroundings { pid1: true, has_terminal: true };
-    play_in(on_terminal, policy(), &[(0, stopped(tstp, true), &[Action::Continue])], None);
-    play_in(on_terminal, policy(), &[(0, stopped(libc::SIGSTOP, true), &[])], None);
+    play_in(on_terminal, policy(), &[(0, suspended(tstp, true), &[Action::Continue])], None);
+    play_in(on_terminal, policy(), &[(0, suspended(libc::SIGSTOP, true), &[])], None);
     play_in(
         on_terminal,
         policy(),
         &[
             (0, Event::Signal(tstp), &[Action::Forward(tstp)]),
-            (0, stopped(tstp, true), &[]),
+            (0, suspended(tstp, true), &[]),
             (1, Event::Signal(cont), &[Action::Forward(cont)]),
-            (2, stopped(tstp, true), &[Action::Continue]),
+            (2, suspended(tstp, true), &[Action::Continue]),
         ],
         None,
     );
-    play(policy(), &[(0, stopped(tstp, false), &[])], None);
+    play(policy(), &[(0, suspended(tstp, false), &[])], None);
 }
 
 #[test]
-fn a_stopped_app_is_continued_so_that_it_receives_the_stop_signal() {
+fn a_suspended_app_is_continued_so_that_it_receives_the_stop_signal() {
     let begin = [Action::Publish(Phase::Draining), Action::Forward(TERM), Action::Continue];
     play(
         policy(),
         &[
-            (0, stopped(libc::SIGSTOP, false), &[]),
+            (0, suspended(libc::SIGSTOP, false), &[]),
             (1, Event::Signal(TERM), &begin),
-            (2, stopped(libc::SIGSTOP, false), &[Action::Continue]),
+            (2, suspended(libc::SIGSTOP, false), &[Action::Continue]),
             (3, Event::Signal(TERM), &[Action::Forward(TERM)]),
         ],
         Some(9),
