@@ -110,7 +110,7 @@ impl Init<'_> {
                 self.readiness.end_watch(now);
             }
             // An app that is stopping may close its listener to refuse clients: reberth must not keep a copy of it open.
-            if self.supervisor.is_stopping() || self.progress.end.is_some() {
+            if self.supervisor.stop_sent() || self.progress.end.is_some() {
                 self.release_ports(now);
             }
             if let Some(code) = self.progress.finish {
@@ -215,7 +215,7 @@ impl Init<'_> {
         };
         prewarm.announce(&taken);
         self.state.take(&taken.iter().map(|taken| (&taken.spec, taken.port)).collect::<Vec<_>>());
-        if self.supervisor.is_running() {
+        if self.supervisor.is_undisturbed() {
             self.publish(Phase::Starting);
         }
         self.readiness.port_claimed(taken.iter().map(Taken::actual).collect(), now);
@@ -358,7 +358,7 @@ impl Init<'_> {
                 }
                 machine::Action::Info(line) => info!("{line}"),
                 machine::Action::Warn(line) => warn!("{line}"),
-                machine::Action::Ready if self.supervisor.is_running() => self.publish(Phase::Ready),
+                machine::Action::Ready if self.supervisor.is_undisturbed() => self.publish(Phase::Ready),
                 machine::Action::Ready => {}
                 machine::Action::NotInTime => self.not_in_time(now),
             }
@@ -376,7 +376,7 @@ impl Init<'_> {
     /// Probes the liveness of a ready app when a probe is due.
     fn probe_liveness(&mut self, now: Instant) {
         if let Some(liveness) = &mut self.liveness {
-            let running = self.supervisor.is_running() && self.progress.end.is_none();
+            let running = self.supervisor.is_undisturbed() && self.progress.end.is_none();
             liveness.set_active(now, running && self.state.phase == Phase::Ready);
             liveness.probe_if_due(now, self.tree.app, &self.state);
         }

@@ -1,5 +1,5 @@
-//! Owns the life of the app, from its launch until everything it left behind has exited: a pure state machine from events to actions. Must
-//! not know how an action is performed, or read a clock: every event carries its instant.
+//! Owns the life of the app, from its launch until everything it left behind has exited: a state machine from events to actions, pure except
+//! for its log lines. Must not know how an action is performed, or read a clock: every event carries its instant.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -52,7 +52,8 @@ pub enum Event {
     LastChildGone,
     /// The `deadline` has passed.
     Due,
-    /// reberth gives up on the app, and exits with this code whatever the app exits with.
+    /// reberth gives up on the app, and exits with this code, one of its own, whatever the app exits with. The exit map does not
+    /// apply to these.
     GiveUp(Code),
     /// The app is ready and unhealthy: it is stopped, and reberth exits with 1, or with what the exit map makes of 1.
     Unhealthy,
@@ -94,9 +95,9 @@ enum Stage {
     /// The app has been sent its stop signal.
     Stopping,
     /// The app has exited, and what is left of its tree has been sent TERM.
-    Tidying,
+    EndingLeftovers,
     /// What is left has been sent KILL.
-    Killing {
+    KillingLeftovers {
         until: Instant,
     },
 }
@@ -110,11 +111,13 @@ pub struct Supervisor {
     /// When KILL is due: one deadline for the app and its leftovers. `None`: the grace has not begun, or never ends.
     kill_at: Option<Instant>,
     grace_begun: bool,
+    /// KILL has been sent to the app.
+    killed: bool,
     /// The code to exit with, whatever the app exits with.
     forced: Option<Code>,
     /// `forced` was set because the app was unhealthy.
     unhealthy: bool,
-    /// The first stop request received, after mapping.
+    /// The first stop request received, as `--signal-map` maps it.
     stop_signal: Option<i32>,
     /// The app was suspended by a signal, and no CONT has been sent through reberth since.
     suspended: bool,
@@ -170,6 +173,7 @@ impl Supervisor {
             stage: Stage::Running,
             kill_at: None,
             grace_begun: false,
+            killed: false,
             forced: None,
             unhealthy: false,
             stop_signal: None,
@@ -183,18 +187,19 @@ impl Supervisor {
     pub fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Running => None,
-            Stage::Draining { until, .. } | Stage::Killing { until } => Some(until),
-            Stage::Stopping | Stage::Tidying => self.kill_at,
+            Stage::Draining { until, .. } | Stage::KillingLeftovers { until } => Some(until),
+            Stage::Stopping | Stage::EndingLeftovers => self.kill_at,
         }
     }
 
-    /// True once the app has been requested to stop; from then on its exit is expected.
+    /// True once the app has been requested to stop, by a signal or by reberth, even if a drain still holds the request back. From then on
+    /// its exit is expected.
     pub fn stop_requested(&self) -> bool {
         self.stop_signal.is_some() || self.forced.is_some()
     }
 
     /// Handles a signal that arrives after the app has exited and before its next launch, as in any wait without an app. True: there will
-    /// be no next launch.
+    /// be no next launch, and `stop_signal` is what reberth's exit code is made of (`init`).
     pub fn call_off(&mut self, received: i32, ignored: impl Fn(i32) -> bool) -> bool {
         let effect = effect_without_app(&self.policy.signal_map, received, None, ignored);
         if let Effect::Terminates(signal) = effect {
@@ -209,12 +214,12 @@ impl Supervisor {
     }
 
     /// True once the app has been sent its stop signal, or has exited.
-    pub fn is_stopping(&self) -> bool {
+    pub fn stop_sent(&self) -> bool {
         !matches!(self.stage, Stage::Running | Stage::Draining { .. })
     }
 
     /// True while the app runs and has not been requested to stop.
-    pub fn is_running(&self) -> bool {
+    pub fn is_undisturbed(&self) -> bool {
         self.stage == Stage::Running
     }
 
@@ -228,11 +233,11 @@ impl Supervisor {
             }
             Event::ChildGone => match self.stage {
                 // A process may have forked again before KILL reached it.
-                Stage::Killing { .. } => vec![Action::SignalTree(libc::SIGKILL)],
+                Stage::KillingLeftovers { .. } => vec![Action::SignalTree(libc::SIGKILL)],
                 _ => Vec::new(),
             },
             Event::LastChildGone => match self.stage {
-                Stage::Tidying | Stage::Killing { .. } => {
+                Stage::EndingLeftovers | Stage::KillingLeftovers { .. } => {
                     info!("everything the app left behind has exited");
                     vec![Action::Finish(self.code)]
                 }
@@ -279,8 +284,8 @@ impl Supervisor {
                 actions
             }
             // A repeated request reaches the processes that are left.
-            Stage::Tidying | Stage::Killing { .. } if stop => vec![Action::SignalTree(forwarded)],
-            Stage::Tidying | Stage::Killing { .. } => Vec::new(),
+            Stage::EndingLeftovers | Stage::KillingLeftovers { .. } if stop => vec![Action::SignalTree(forwarded)],
+            Stage::EndingLeftovers | Stage::KillingLeftovers { .. } => Vec::new(),
             Stage::Running | Stage::Draining { .. } | Stage::Stopping => {
                 debug!("{} forwarded", signal::name(forwarded));
                 self.suspend_forwarded |= suspends(forwarded);
@@ -372,14 +377,16 @@ impl Supervisor {
         if !leftovers {
             return vec![Action::Finish(self.code)];
         }
-        let killed_already = self.grace_begun && !self.policy.grace.is_zero() && self.kill_at.is_none();
         self.begin_grace(now);
-        self.stage = Stage::Tidying;
+        self.stage = Stage::EndingLeftovers;
         let mut actions = vec![Action::SignalTree(libc::SIGTERM)];
         if !again {
             actions.insert(0, Action::Publish(Phase::Exited));
         }
-        if killed_already || self.kill_at.is_some_and(|at| at <= now) {
+        if self.killed || self.kill_at.is_some_and(|at| at <= now) {
+            warn!(
+                "the app left processes behind, and the grace was already over when it exited (--grace): sending SIGKILL"
+            );
             actions.extend(self.kill_tree(now));
         } else {
             info!("the app left processes behind: SIGTERM sent to them");
@@ -393,9 +400,7 @@ impl Supervisor {
             End::Signal(signal) => format!("the app was ended by {}", signal::name(signal)),
         };
         // A user who stops a starting app knows why it does not listen.
-        if let Some(NeverListened { port, lived }) =
-            never_listened.filter(|_| !self.stop_requested() && self.forced.is_none())
-        {
+        if let Some(NeverListened { port, lived }) = never_listened.filter(|_| !self.stop_requested()) {
             let _ = write!(how, " after {} ms, and was never seen listening on port {port}", lived.as_millis());
             if own != Code::OK {
                 let then =
@@ -422,10 +427,17 @@ impl Supervisor {
             Stage::Stopping => {
                 warn!("the app did not exit within {:?} (--grace): sending SIGKILL", self.policy.grace);
                 self.kill_at = None;
+                self.killed = true;
                 vec![Action::KillApp]
             }
-            Stage::Tidying => self.kill_tree(now),
-            Stage::Killing { .. } => {
+            Stage::EndingLeftovers => {
+                warn!(
+                    "processes left behind by the app did not exit within {:?} (--grace): sending SIGKILL",
+                    self.policy.grace
+                );
+                self.kill_tree(now)
+            }
+            Stage::KillingLeftovers { .. } => {
                 warn!("some processes survive SIGKILL, or cannot be found without /proc: leaving them to the kernel");
                 vec![Action::Finish(self.code)]
             }
@@ -433,12 +445,8 @@ impl Supervisor {
     }
 
     fn kill_tree(&mut self, now: Instant) -> Vec<Action> {
-        warn!(
-            "processes left behind by the app did not exit within {:?} (--grace): sending SIGKILL",
-            self.policy.grace
-        );
         self.kill_at = None;
-        self.stage = Stage::Killing { until: now + KILL_PATIENCE };
+        self.stage = Stage::KillingLeftovers { until: now + KILL_PATIENCE };
         vec![Action::SignalTree(libc::SIGKILL)]
     }
 

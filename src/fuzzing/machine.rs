@@ -82,7 +82,7 @@ impl World {
                 self.app_ends(end, value & 2 != 0);
             }
             6 => self.child_ends(),
-            7 if self.app_runs && !self.late && self.machine.is_running() => {
+            7 if self.app_runs && !self.late && self.machine.is_undisturbed() => {
                 self.late = true;
                 self.handle(Event::GiveUp(Code::TIMEOUT));
             }
