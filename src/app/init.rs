@@ -25,7 +25,7 @@ use super::supervisor::{Action, Event, NeverListened, Supervisor};
 use super::tree::Tree;
 use crate::error::words;
 use crate::exit::Code;
-use crate::register::beside::Beside;
+use crate::register::workers::Workers;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
 use crate::sys::memory;
@@ -50,7 +50,7 @@ pub struct Init<'a> {
     /// The ports that other instances may share.
     pub sharing: Option<Sharing>,
     /// The processes that register the app.
-    pub beside: Option<&'a mut Beside>,
+    pub workers: Option<&'a mut Workers>,
     /// When reberth releases the memory that an idle init does not need; `None` once it has.
     pub settle_at: Option<Instant>,
     pub progress: Progress,
@@ -138,7 +138,7 @@ impl Init<'_> {
             self.prewarm.as_ref().map(Prewarm::deadline),
             self.sharing.as_ref().and_then(Sharing::deadline),
             self.binds.as_ref().and_then(Binds::deadline),
-            self.beside.as_ref().and_then(|beside| beside.deadline(&self.state)),
+            self.workers.as_ref().and_then(|workers| workers.deadline(&self.state)),
         ];
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let sources = std::iter::once(self.signals.as_fd())
@@ -414,7 +414,7 @@ impl Init<'_> {
 
     /// Registers the app while it is ready, and only then.
     fn register(&mut self, now: Instant) {
-        let started = self.beside.as_mut().map(|beside| beside.step(now, &self.state)).unwrap_or_default();
+        let started = self.workers.as_mut().map(|workers| workers.step(now, &self.state)).unwrap_or_default();
         started.into_iter().for_each(|pid| self.tree.exclude(Some(pid)));
     }
 

@@ -20,7 +20,7 @@ use super::tree::Tree;
 use crate::health::phase::Probe;
 use crate::health::settings::Subject;
 use crate::health::target::Target;
-use crate::register::beside::Beside;
+use crate::register::workers::Workers;
 use crate::state::{Phase, Publisher, State};
 use crate::sys::process;
 use crate::sys::signal::Signals;
@@ -54,10 +54,10 @@ pub fn look_after(
     launched: Launched<'_>,
     signals: &Signals,
     publisher: &mut Publisher,
-    mut beside: Option<&mut Beside>,
+    mut workers: Option<&mut Workers>,
 ) -> Ending {
     let Launched { app, terminal, in_foreground, mut unrelated, mut state, .. } = launched;
-    unrelated.extend(beside.iter().flat_map(|beside| beside.pids()));
+    unrelated.extend(workers.iter().flat_map(|workers| workers.pids()));
     let surroundings = Surroundings { pid1: process::pid() == 1, has_terminal: terminal.is_some() };
     let sources = Sources { passed: launched.passed, prober: prober(config), lost_port: launched.lost_port };
     let readiness = Readiness::begin(launched.expected, launched.prewarm.is_some(), sources, app.launched());
@@ -78,12 +78,12 @@ pub fn look_after(
         binds: launched.binds,
         prewarm: launched.prewarm,
         sharing: launched.sharing,
-        beside: beside.as_deref_mut(),
+        workers: workers.as_deref_mut(),
         settle_at: Some(app.launched() + SETTLED),
         progress: Progress::default(),
     }
     .run();
-    beside.iter_mut().for_each(|beside| beside.withdraw());
+    workers.iter_mut().for_each(|workers| workers.withdraw());
     ending
 }
 

@@ -32,7 +32,7 @@ use crate::log;
 use crate::port::claim::Stop;
 use crate::port::file;
 use crate::port::spec::Spec;
-use crate::register::beside::Beside;
+use crate::register::workers::Workers;
 use crate::share::Group;
 use crate::state::{Phase, Publisher};
 use crate::sys::descriptor;
@@ -48,8 +48,8 @@ use crate::sys::terminal::Terminal;
 pub fn run(config: &Run, environment: &Environment, signals: &Signals) -> Result<Code, Error> {
     let mut session = Session::begin(config, environment, signals)?;
     let result = session.run();
-    if let Some(beside) = session.beside.take() {
-        beside.farewell(signals);
+    if let Some(workers) = session.workers.take() {
+        workers.farewell(signals);
     }
     // A state file without a writer makes every probe report a dead reberth, so a normal exit leaves none. With --exec the app inherits it.
     session.publisher.remove();
@@ -72,7 +72,7 @@ struct Session<'a> {
     /// The group whose instances share the ports.
     group: Option<Group>,
     /// The processes that register the app.
-    beside: Option<Beside>,
+    workers: Option<Workers>,
     /// The ports announced last.
     announced: Option<Vec<Taken>>,
 }
@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
             launches: 0,
             cannot_intercept: false,
             group: config.share.as_ref().map(|share| sharing::group(share, datagrams)).transpose()?,
-            beside: config.register.as_deref().map(Beside::new),
+            workers: config.register.as_deref().map(Workers::new),
             announced: None,
         })
     }
@@ -294,7 +294,7 @@ impl<'a> Session<'a> {
             prewarm: claiming.map(|claiming| Prewarm::new(*claiming, group, port_file)),
             sharing,
         };
-        let ending = look_after(self.config, launched, self.signals, &mut self.publisher, self.beside.as_mut());
+        let ending = look_after(self.config, launched, self.signals, &mut self.publisher, self.workers.as_mut());
         app.late_failure().map_or(Ok(Outcome::Ended(ending)), Err)
     }
 
@@ -312,7 +312,7 @@ impl<'a> Session<'a> {
         ours.extend(lost_port.and_then(LostPort::events));
         ours.extend(self.publisher.descriptor());
         ours.extend(log::descriptors());
-        ours.extend(self.beside.iter().flat_map(Beside::descriptors));
+        ours.extend(self.workers.iter().flat_map(Workers::descriptors));
         ours
     }
 }

@@ -2,9 +2,8 @@
 //! not know supervision.
 //!
 //! A registry may be unreachable, slow or frozen, and PID 1 waits for none: a process beside it makes the requests
-//! (`work`), and PID 1 controls it through a socket (`beside`).
+//! (`work`), and PID 1 controls it through a socket (`workers`).
 
-pub mod beside;
 #[cfg(feature = "register")]
 mod entry;
 #[cfg(feature = "register")]
@@ -14,3 +13,4 @@ mod machine;
 pub mod place;
 #[cfg(feature = "register")]
 mod work;
+pub mod workers;

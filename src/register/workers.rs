@@ -19,10 +19,10 @@ use crate::sys::{descriptor, process};
 /// from stopping, and the lease expires anyway.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
-/// The processes beside PID 1.
-pub struct Beside {
+/// The processes beside PID 1, one for each registry.
+pub struct Workers {
     register: Register,
-    workers: Vec<Worker>,
+    each: Vec<Worker>,
 }
 
 /// The process for one registry.
@@ -43,10 +43,10 @@ struct Child {
     stopping: bool,
 }
 
-impl Beside {
+impl Workers {
     /// Starts no process before there is something to announce.
     pub fn new(register: &Register) -> Self {
-        Self { register: register.clone(), workers: register.registries.iter().map(|_| Worker::default()).collect() }
+        Self { register: register.clone(), each: register.registries.iter().map(|_| Worker::default()).collect() }
     }
 
     /// Announces or withdraws the app according to `state`. Returns the pids of processes started for that.
@@ -60,7 +60,7 @@ impl Beside {
         let over = state.phase == Phase::Exited;
         let ports: Vec<u16> = state.ports.iter().map(|port| port.port).collect();
         let mut started = Vec::new();
-        for (at, worker) in self.workers.iter_mut().enumerate() {
+        for (at, worker) in self.each.iter_mut().enumerate() {
             if let Some(child) = worker.child.take_if(|child| is_gone(&child.wishes))
                 && !child.stopping
             {
@@ -90,23 +90,23 @@ impl Beside {
 
     /// When a process that died is restarted.
     pub fn deadline(&self, state: &State) -> Option<Instant> {
-        let dead = self.workers.iter().filter(|worker| state.phase == Phase::Ready && worker.child.is_none());
+        let dead = self.each.iter().filter(|worker| state.phase == Phase::Ready && worker.child.is_none());
         dead.filter_map(|worker| Some(worker.began? + self.register.ttl)).min()
     }
 
     /// The app has exited, and may be relaunched.
     pub fn withdraw(&mut self) {
-        self.workers.iter_mut().filter_map(|worker| worker.child.as_mut()).for_each(|child| child.wish(false));
+        self.each.iter_mut().filter_map(|worker| worker.child.as_mut()).for_each(|child| child.wish(false));
     }
 
     /// The running processes, which are not the app's.
     pub fn pids(&self) -> impl Iterator<Item = i32> {
-        self.workers.iter().filter_map(|worker| worker.child.as_ref()).map(|child| child.pid)
+        self.each.iter().filter_map(|worker| worker.child.as_ref()).map(|child| child.pid)
     }
 
     /// The descriptors that must stay open.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.workers.iter().filter_map(|worker| worker.child.as_ref()).map(|child| child.wishes.as_fd())
+        self.each.iter().filter_map(|worker| worker.child.as_ref()).map(|child| child.wishes.as_fd())
     }
 
     /// Withdraws all entries, and waits for that for a limited time; a signal to stop ends the wait.
@@ -115,7 +115,7 @@ impl Beside {
             return;
         }
         let end = Instant::now() + FAREWELL_LIMIT;
-        let mut children: Vec<Child> = self.workers.into_iter().filter_map(|worker| worker.child).collect();
+        let mut children: Vec<Child> = self.each.into_iter().filter_map(|worker| worker.child).collect();
         children.iter_mut().for_each(Child::stop);
         while !children.is_empty() && Instant::now() < end {
             let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
