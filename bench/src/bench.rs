@@ -29,7 +29,7 @@ impl Peer {
 pub struct Options {
     pub quick: bool,
     pub binary: Option<PathBuf>,
-    pub beside: Option<PathBuf>,
+    pub against: Option<PathBuf>,
 }
 
 pub struct Bench {
@@ -41,7 +41,7 @@ pub struct Bench {
     path: String,
     environment: Rc<[CString]>,
     reberth: String,
-    beside: Option<String>,
+    against: Option<String>,
     itself: String,
 }
 
@@ -56,10 +56,10 @@ impl Bench {
             Some(binary) => named("--binary", binary)?,
             None => built(false)?,
         };
-        let beside = options.beside.map(|binary| named("--beside", binary)).transpose()?;
+        let against = options.against.map(|binary| named("--against", binary)).transpose()?;
         let bin = folder.join("bin");
         let reberth = copied(&binary, &bin, "reberth")?;
-        let beside = beside.map(|binary| copied(&binary, &folder.join("beside"), "reberth")).transpose()?;
+        let against = against.map(|binary| copied(&binary, &folder.join("against"), "reberth")).transpose()?;
         for peer in PEERS {
             if let Some(file) = find(peer, PATH) {
                 copied(&file, &bin, peer)?;
@@ -78,7 +78,7 @@ impl Bench {
             path,
             environment: Rc::new(environment),
             reberth,
-            beside,
+            against,
             itself: itself.display().to_string(),
         })
     }
@@ -133,9 +133,9 @@ impl Bench {
         [vec![self.reberth.clone()], words(line)].concat()
     }
 
-    /// The same with the binary of `--beside`, if there is one.
-    pub fn beside(&self, line: &str) -> Option<Vec<String>> {
-        self.beside.as_ref().map(|binary| [vec![binary.clone()], words(line)].concat())
+    /// The same with the binary of `--against`, if there is one.
+    pub fn against(&self, line: &str) -> Option<Vec<String>> {
+        self.against.as_ref().map(|binary| [vec![binary.clone()], words(line)].concat())
     }
 
     /// One of the C programs.

@@ -1,5 +1,5 @@
-//! Measures reberth beside its peers and prints tables in Markdown. Owns the command line and the order of the steps. Must not know how
-//! anything is measured.
+//! Owns the command line of `cargo measure`, which measures reberth and its peers and prints tables in Markdown, and the order of the steps.
+//! Must not know how anything is measured: each question has a file in `measure`.
 
 mod bench;
 mod binary;
@@ -27,10 +27,9 @@ use fail::{Context, Outcome};
 use measure::{App, Step};
 use report::Report;
 
-/// Measures reberth beside its peers and prints tables in Markdown.
+/// Measures reberth and its peers, and prints tables in Markdown. Needs root on Debian: it installs the peers with apt-get
 ///
-/// Everything takes about twenty minutes, `--quick` two once the binary is built. Run it as root on Debian: it installs the peers,
-/// and gives every measurement a network namespace of its own. Peers take turns, each round in another order, so that what disturbs one
+/// Everything takes about twenty minutes, `--quick` two once the binary is built. Every measurement has a network namespace of its own. Peers take turns, each round in another order, so that what disturbs one
 /// disturbs all; read the ratios, not the microseconds.
 #[derive(Parser)]
 #[command(bin_name = "cargo measure", args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -39,7 +38,7 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Write docs/benchmarks.md too
-    #[arg(long, conflicts_with_all = ["only", "beside"])]
+    #[arg(long, conflicts_with_all = ["only", "against"])]
     write: bool,
     /// This step alone; may be given several times
     #[arg(long, value_name = "STEP")]
@@ -47,25 +46,25 @@ struct Arguments {
     /// Measure this binary instead of the one that is built from these sources
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
-    /// Let this one take turns with it in the steps start and healthcheck: whether a change made it slower
+    /// Compare with this binary, in the steps start and healthcheck: both take turns, which shows whether a change made one slower
     #[arg(long, value_name = "PATH")]
-    beside: Option<PathBuf>,
+    against: Option<PathBuf>,
     #[command(subcommand)]
-    app: Option<Inside>,
+    command: Option<Inner>,
 }
 
 #[derive(Subcommand)]
-enum Inside {
-    /// An app for a measurement, run under the measured init
+enum Inner {
+    /// The app that a measured program starts
     #[command(hide = true, subcommand)]
     App(App),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = match arguments.app {
-        Some(Inside::App(app)) => app.run(),
-        None => measured(arguments),
+    let done = match arguments.command {
+        Some(Inner::App(app)) => app.run(),
+        None => measure(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,14 +75,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn measured(arguments: Arguments) -> Outcome<()> {
+fn measure(arguments: Arguments) -> Outcome<()> {
     sys::close_inherited();
     let command = format!("cargo measure{}", if arguments.quick { " --quick" } else { "" });
     peers::install()?;
     let folder = Folder::make()?;
-    let options = Options { quick: arguments.quick, binary: arguments.binary, beside: arguments.beside };
+    let options = Options { quick: arguments.quick, binary: arguments.binary, against: arguments.against };
     let bench = Bench::prepare(options, &folder.0)?;
-    // The directory in which apps find their files.
+    // Measured apps look for their files in the working directory.
     std::env::set_current_dir(&folder.0).context(folder.0.display())?;
     let mut report = Report::default();
     let steps = if arguments.only.is_empty() { Step::value_variants() } else { &arguments.only };
@@ -91,7 +90,7 @@ fn measured(arguments: Arguments) -> Outcome<()> {
         eprintln!("bench: {}", step.to_possible_value().map_or(String::new(), |step| step.get_name().to_owned()));
         step.measure(&bench, &mut report)?;
     }
-    let page = report.page(&report::setting(&command)?);
+    let page = report.page(&report::circumstances(&command)?);
     println!("{page}");
     if arguments.write {
         let file = binary::root().join("docs/benchmarks.md");

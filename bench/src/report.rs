@@ -23,10 +23,10 @@ impl Report {
         self.sections.push(format!("## {title}\n\n{}\n\n{}", text.trim(), markdown(head, rows)));
     }
 
-    /// The page in Markdown. `setting`: how, where and when it was made.
-    pub fn page(&self, setting: &str) -> String {
+    /// The page in Markdown. `circumstances`: how, where and when it was made.
+    pub fn page(&self, circumstances: &str) -> String {
         let head = format!(
-            "# Benchmarks\n\n{setting}\n\nAll peers are measured in the same run, in turns, each round in another order. \
+            "# Benchmarks\n\n{circumstances}\n\nAll peers are measured in the same run, in turns, each round in another order. \
              Times are of this machine on that day: read the ratios.\n"
         );
         let promises = markdown(&["what", "promised", "measured (medians)", "kept"], &self.promises);
@@ -39,7 +39,7 @@ impl Report {
 ///
 /// # Errors
 /// The machine cannot be identified.
-pub fn setting(command: &str) -> Outcome<String> {
+pub fn circumstances(command: &str) -> Outcome<String> {
     let date = std::process::Command::new("date").arg("+%F").output().context("date")?;
     let machine = uname().context("uname")?;
     let release = machine.release().to_string_lossy();

@@ -19,7 +19,7 @@ const FOREIGN: &[&str] = &[
     "all", "all-targets", "check", "db", "dry-run", "features", "list", "locked", "manifest-path", "no-fetch", "offline", "path", "release", "show-output", "test",
     "workspace",
     // cargo xtask, cargo measure, dpkg, pip, etcdctl
-    "no-tls", "beside", "only", "quick", "write", "print-architecture", "no-cache-dir", "prefix", "print-value-only",
+    "no-tls", "against", "only", "quick", "write", "print-architecture", "no-cache-dir", "prefix", "print-value-only",
     // uvicorn, hypercorn, gunicorn, dumb-init, curl
     "bind", "fd", "host", "no-control-socket", "worker-tmp-dir", "workers", "rewrite", "single-child", "noproxy", "unix-socket",
 ];

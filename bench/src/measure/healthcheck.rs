@@ -27,8 +27,8 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
         bench.peer("curl", &words(&format!("curl -sf -o /dev/null {url}")))?,
     ];
     for (label, line) in [(BY_URL, format!("healthcheck {url}")), (BY_STATE, "healthcheck".to_owned())] {
-        if let Some(command) = bench.beside(&line) {
-            peers.push(bench.peer(beside(label), &command)?);
+        if let Some(command) = bench.against(&line) {
+            peers.push(bench.peer(other(label), &command)?);
         }
     }
     // The server runs under `run` as PID 1, so that there is a state file to find, as in a container.
@@ -75,8 +75,8 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     let mut text =
         "One GET of a page of 3 bytes from a server on the same machine that does nothing else. µs and KiB.".to_owned();
     for label in [BY_URL, BY_STATE] {
-        if let Some(beside) = found.get(&beside(label)) {
-            text += &format!(" `{label}` against the one beside it: {}.", found[label].against(beside).words);
+        if let Some(other) = found.get(&other(label)) {
+            text += &format!(" `{label}` against the binary of `--against`: {}.", found[label].against(other).words);
         }
     }
     let head =
@@ -85,6 +85,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-fn beside(label: &str) -> String {
-    format!("beside: {label}")
+/// The label of the binary of `--against`.
+fn other(label: &str) -> String {
+    format!("--against: {label}")
 }

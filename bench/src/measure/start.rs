@@ -40,8 +40,8 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
         let against = found[&label].against(tini);
         let what = format!("`{label} true` against `tini-static -s -- true`");
         report.promise(what, "≤ 1; aim 0.75", &against.words, against.within(1.0));
-        if let Some(beside) = found.get(&beside(line)) {
-            text += &format!(" `{label}` against the one beside it: {}.", found[&label].against(beside).words);
+        if let Some(other) = found.get(&other(line)) {
+            text += &format!(" `{label}` against the binary of `--against`: {}.", found[&label].against(other).words);
         }
     }
     let head = [
@@ -61,8 +61,9 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-fn beside(line: &str) -> String {
-    format!("beside: reberth {line}")
+/// The label of the binary of `--against`.
+fn other(line: &str) -> String {
+    format!("--against: reberth {line}")
 }
 
 fn peers(bench: &Bench) -> Outcome<Vec<Peer>> {
@@ -72,8 +73,8 @@ fn peers(bench: &Bench) -> Outcome<Vec<Peer>> {
     peers.push(bench.peer(format!("reberth {port}"), &[bench.reberth(port), noop.clone()].concat())?);
     peers.extend(bench.inits(&noop)?);
     for line in [port, plain] {
-        if let Some(command) = bench.beside(line) {
-            peers.push(bench.peer(beside(line), &[command, noop.clone()].concat())?);
+        if let Some(command) = bench.against(line) {
+            peers.push(bench.peer(other(line), &[command, noop.clone()].concat())?);
         }
     }
     Ok(peers)
