@@ -14,18 +14,18 @@
 //! **The handshake.** The app under test prints `ready (pid N)` when it has done the steps in its arguments, and a line for each signal it
 //! receives (`tests/init/app.rs`). A test acts on such a line, never after a fixed time.
 //!
-//! **The deadline.** Every wait ends after `wait::PATIENCE`, and then fails with the command line and both outputs. No test sleeps: file
-//! descriptors are polled, and `until` checks everything else (a line of /proc, a file that appears).
+//! **The deadline.** Every wait ends after `wait::PATIENCE`, and then fails with the command line and both outputs. No test sleeps
+//! for a guess: file descriptors are polled, and `until` checks everything else every two milliseconds (a line of /proc, a file that appears).
 //!
-//! **Nothing left behind.** A `Running` is killed when it goes out of scope. Each program has a unique word in its environment; when a test
-//! fails, every process with that word is killed too.
+//! **Nothing left behind.** A `Running` is killed when it goes out of scope. Each program has a unique word in its environment, which its
+//! children inherit; when a test fails, every process with that word is killed too.
 //!
 //! | module | contents |
 //! | --- | --- |
 //! | `launch` | `Launch`: arguments, environment, descriptors, signals, limits, user, terminal and namespace of a program, and its start |
 //! | `running` | `Running`: a started program, its output, signals and exit; `Outcome`: how it exited and what it wrote |
 //! | `wait` | `until` and `PATIENCE` |
-//! | `place` | `TempDir`, `free_port`, and a lock for forking |
+//! | `place` | `TempDir`, `free_port`, and a lock without which a fork in another thread would keep a closed port or file open |
 //! | `look` | processes through /proc: state, parent, descriptors |
 //! | `terminal` | pseudo-terminals |
 //! | `golden` | messages compared as a whole with `tests/golden`; included only by the crates that need it |

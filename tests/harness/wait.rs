@@ -24,7 +24,8 @@ pub fn holds_within(time: Duration, mut condition: impl FnMut() -> bool) -> bool
         if Instant::now() >= deadline {
             return false;
         }
-        // SAFETY: no descriptors are passed, so the kernel reads no memory; this is a delay of two milliseconds.
+        // A delay of two milliseconds.
+        // SAFETY: no descriptors are passed, so the kernel reads no memory.
         unsafe { libc::poll(std::ptr::null_mut(), 0, 2) };
     }
 }

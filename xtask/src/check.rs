@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use fs_err as fs;
 
+use crate::build_ways::{cargo_home, rustup_home};
 use crate::command::read;
 use crate::tree::Tree;
-use crate::ways::{cargo_home, rustup_home};
 
 pub fn check(tree: &Tree, file: &Path) -> Result<()> {
     let headers = read(Command::new("readelf").args(["--wide", "--program-headers"]).arg(file))?;

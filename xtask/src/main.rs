@@ -1,7 +1,8 @@
 //! Owns the command line of `cargo xtask`, and the steps of each task. Must not know how reberth works: it builds the program as any user
-//! would, and tests the result. docs/release.md explains how to use it.
+//! would, and looks at the result; running it is for the tests. docs/release.md explains how to use it.
 
 mod binary;
+mod build_ways;
 mod check;
 mod command;
 mod make;
@@ -10,7 +11,6 @@ mod reproduce;
 mod sbom;
 mod sums;
 mod tree;
-mod ways;
 
 use std::process::ExitCode;
 
@@ -44,7 +44,7 @@ enum Task {
         #[arg(long)]
         no_tls: bool,
     },
-    /// Make a whole release in dist/: both CPUs with and without TLS, arm64 tried under qemu, amd64 built twice, all of it packed
+    /// Make a whole release in dist/: both CPUs with and without TLS, arm64 tested under qemu, amd64 rebuilt and compared, all of it packed
     Release,
     /// Build ARCH from a copy of the sources in another directory, and compare the result with dist/
     Reproduce {

@@ -9,14 +9,14 @@ use fs_err as fs;
 use crate::binary::Binary;
 use crate::command::run;
 use crate::tree::Tree;
-use crate::{check, sbom, sums, ways};
+use crate::{build_ways, check, sbom, sums};
 
 pub fn make(tree: &Tree, binaries: &[Binary]) -> Result<()> {
     // The flags of a build contain the path of the folder that this fills.
     run(&mut tree.cargo("fetch"))?;
     fs::create_dir_all(tree.dist())?;
     for &binary in binaries {
-        let built = ways::build(tree, binary)?;
+        let built = build_ways::build(tree, binary)?;
         let file = tree.dist().join(binary.name());
         place(&built, &file)?;
         sbom::write(tree, binary, &file)?;
