@@ -132,7 +132,7 @@ impl Init<'_> {
     fn sleep(&self) {
         let deadline = [
             self.supervisor.deadline(),
-            self.readiness.deadline(),
+            self.readiness.wake_at(),
             self.liveness.as_ref().and_then(Liveness::deadline),
             self.progress.end.and_then(|end| end.unsure_until),
             self.prewarm.as_ref().map(Prewarm::deadline),
@@ -233,7 +233,7 @@ impl Init<'_> {
     /// The app has exited or is to stop: whether it becomes ready, and who took its port, no longer matters.
     fn stop_probing(&mut self) {
         // A running probe is killed but not yet reaped. Until then it is a child of reberth that does not belong to the app.
-        self.tree.exclude(self.readiness.give_up());
+        self.tree.exclude(self.readiness.stop_looking());
         self.tree.exclude(self.liveness.as_mut().and_then(Liveness::cancel));
     }
 
@@ -328,14 +328,14 @@ impl Init<'_> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if let Some(end) = self.progress.end.filter(|end| due(end.unsure_until)) {
             self.judge_end(now, end);
-        } else if due(self.readiness.due_at()) {
+        } else if due(self.readiness.fact_due_at()) {
             self.learn(now, Fact::Due);
-            if self.readiness.is_slow(now) {
+            if self.readiness.looks_rarely(now) {
                 memory::release_code();
             }
         } else if due(self.supervisor.deadline()) {
             self.on(now, Event::Due);
-        } else if due(self.settle_at) && self.readiness.due_at().is_none() {
+        } else if due(self.settle_at) && self.readiness.fact_due_at().is_none() {
             self.settle_at = None;
             memory::release_code();
         }

@@ -1,7 +1,7 @@
 //! Owns the readiness of one launch: the state machine that decides whether the app is ready, and the sources of its facts. Must not know
 //! how an app is launched or stopped.
 //!
-//! - **States**: port awaited, unserved, served, ready, given up (see the table in `machine`).
+//! - **States**: port awaited, unserved, served, ready, over (see the table in `machine`).
 //! - **Facts** (`fact`): what is seen of sockets, results of probes, intercepted binds and listens, and time.
 //! - **Actions**: look, probe, publish the address, log, ready, not in time. `init` performs those that are not performed here.
 //!
@@ -10,7 +10,7 @@
 //! | handover | evidence | source | how it fails, and the fallback |
 //! | --- | --- | --- | --- |
 //! | `off` | a listener of the app | `sockets`, by polling | /proc cannot be read: any listener on the port counts as the app |
-//! | `on` | a process accepts on the socket the app was given | `sockets` and `accepting`, by polling | the tree cannot be read: assumed after five seconds without a queue |
+//! | `on` | a process accepts on the socket the app was given | `sockets` and `accepting`, by polling | the tree cannot be read: assumed after five seconds in which no client is kept waiting |
 //! | `bind` | the app's own listen(2) | `binds`, by events | calls cannot be read or answered: everything is released, and polling starts as with `off` |
 //!
 //! The kernel reports no event when a socket starts to listen, so polling is necessary; `pace` keeps it rare.
@@ -106,20 +106,20 @@ impl Readiness {
     }
 
     /// Stops looking and probing, and the watch over the port. Returns the pid of a running probe, which is killed but not yet reaped.
-    pub fn give_up(&mut self) -> Option<i32> {
+    pub fn stop_looking(&mut self) -> Option<i32> {
         self.lost_port = None;
-        self.machine.give_up();
+        self.machine.stop_looking();
         self.prober.as_mut().and_then(Prober::cancel)
     }
 
     /// When [`Fact::Due`] is due.
-    pub fn due_at(&self) -> Option<Instant> {
+    pub fn fact_due_at(&self) -> Option<Instant> {
         self.machine.deadline()
     }
 
-    /// When anything here is due.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.due_at().into_iter().chain(self.lost_port.as_ref().map(LostPort::ends_at)).min()
+    /// When the caller has to wake up: a fact is due, or the watch over the port ends ([`Readiness::end_watch`]).
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.fact_due_at().into_iter().chain(self.lost_port.as_ref().map(LostPort::ends_at)).min()
     }
 
     /// Readable when [`Readiness::take_events`] has something to do.
@@ -133,8 +133,8 @@ impl Readiness {
         }
     }
 
-    /// Ends the watch over the port once it cannot be lost any more: the app listens, or has run so long that a later exit has another
-    /// reason. While reberth is subscribed, every socket closed on the machine costs the kernel extra work.
+    /// Ends the watch over the port once it cannot be lost any more: the app listens, or has run so long that a later exit is not due
+    /// to a failed bind. While reberth is subscribed, every socket closed on the machine costs the kernel extra work.
     pub fn end_watch(&mut self, now: Instant) {
         if self.lost_port.as_ref().is_some_and(|lost_port| lost_port.ends_at() <= now || self.serves()) {
             self.lost_port = None;
@@ -160,9 +160,9 @@ impl Readiness {
         self.machine.serves()
     }
 
-    /// The next look is so far away that the memory used by a look may be released until then.
-    pub fn is_slow(&self, now: Instant) -> bool {
-        self.machine.is_slow(now)
+    /// The next look is so far away that the memory used for looking can be released until then.
+    pub fn looks_rarely(&self, now: Instant) -> bool {
+        self.machine.looks_rarely(now)
     }
 
     /// The port whose socket shows that the app listens.

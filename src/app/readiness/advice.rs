@@ -39,7 +39,7 @@ pub fn serves_now(port: u16) -> String {
 }
 
 /// Polling ends after this long.
-pub fn given_up(after: Duration) -> String {
+pub fn looking_ended(after: Duration) -> String {
     format!("the app has not become ready in {} minutes: no longer checking for it", after.as_secs() / 60)
 }
 

@@ -5,11 +5,11 @@
 //! | --- | --- | --- | --- |
 //! | `PortAwaited` | the port is still waited for, beside the app | nothing | `port_claimed`: `Unserved` |
 //! | `Unserved` | no process has been seen serving the port | `Look`, then `Probe` if the target is elsewhere | `Seen`, `ListenCalled`: `Served`, or `Ready` without a target; `Probed` healthy: `Ready` |
-//! | `Served` | the app serves its port, or has none; its health target has not answered yet | `Probe` | `Probed` healthy: `Ready` |
+//! | `Served` | the app serves its port, or has none, and its health target has not answered yet; without a target, `Ready` follows in the same step | `Probe` | `Probed` healthy: `Ready` |
 //! | `Ready` | the app is ready | nothing | nothing |
-//! | `GivenUp` | the app has exited, or is to stop | nothing | nothing |
+//! | `Over` | the app has exited, or is to stop: nothing is decided any more | nothing | nothing |
 //!
-//! `give_up` leaves any stage but `Ready`. In `Unserved` and `Served`, the end of `--start-timeout` leads to `NotInTime`, once. Lines about
+//! `stop_looking` leaves any stage but `Ready`. In `Unserved` and `Served`, the end of `--start-timeout` leads to `NotInTime`, once. Lines about
 //! intercepted calls (`BindWaits`, `ClientsReset`, `CallsLost`) are logged in every stage.
 
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::advice;
 use super::fact::{Accepting, Evidence, Expected, Fact, Seen};
-use super::pace::{OLD, Pace};
+use super::pace::{LOOKING_ENDS, Pace};
 use super::remarks::{Remark, Remarks};
 use crate::port::holder::Listener;
 use crate::port::spec::{Protocol, Spec};
@@ -25,12 +25,13 @@ use crate::port::spec::{Protocol, Spec};
 #[cfg(test)]
 mod tests;
 
-/// A debugger's, metrics or admin port usually opens before the app's own port. It is logged after the first of these, and called a mistake
-/// after the second.
+/// When an app that listens on another port is logged: a debugger's, metrics or admin port usually opens before the app's own port.
 const ELSEWHERE_INFO: Duration = Duration::from_secs(2);
+/// When that is called a mistake.
 const ELSEWHERE_WARN: Duration = Duration::from_secs(30);
-/// An app that does not listen on any port is logged after the first of these, and called a mistake after the second.
+/// When an app that does not listen on any port is logged.
 const NOWHERE_INFO: Duration = Duration::from_secs(10);
+/// When that is called a mistake.
 const NOWHERE_WARN: Duration = Duration::from_secs(60);
 /// The delay between a listen(2) on another socket and the look at its address.
 const SOON: Duration = Duration::from_millis(20);
@@ -60,7 +61,7 @@ enum Stage {
     Unserved,
     Served,
     Ready,
-    GivenUp,
+    Over,
 }
 
 /// The state machine, for one launch.
@@ -73,6 +74,8 @@ pub struct Machine {
     pace: Pace,
     ready_by: Option<Instant>,
     elsewhere_since: Option<Instant>,
+    /// The app was given the socket a while ago and has not been seen taking it.
+    not_taken: bool,
     remarks: Remarks,
 }
 
@@ -80,8 +83,7 @@ impl Machine {
     /// For an app launched at `now`. With neither port nor target it is ready immediately.
     pub fn begin(expected: Expected, now: Instant) -> Self {
         let mut machine = Self::awaiting_port(expected, now);
-        let ports = std::mem::take(&mut machine.expected.ports);
-        machine.port_claimed(ports, now);
+        machine.start(now);
         machine
     }
 
@@ -93,6 +95,7 @@ impl Machine {
             pace: Pace::stopped(),
             ready_by: None,
             elsewhere_since: None,
+            not_taken: false,
             remarks: Remarks::default(),
             expected,
         }
@@ -104,6 +107,10 @@ impl Machine {
             return;
         }
         self.expected.ports = ports;
+        self.start(now);
+    }
+
+    fn start(&mut self, now: Instant) {
         self.launched = now;
         if self.expected.target.is_none() && self.expected.ports.is_empty() {
             self.stage = Stage::Ready;
@@ -140,9 +147,9 @@ impl Machine {
         [self.pace.next(), self.ready_by].into_iter().flatten().min()
     }
 
-    /// The next look is so far away that the memory used by a look may be released until then.
-    pub fn is_slow(&self, now: Instant) -> bool {
-        self.pace.is_slow(now)
+    /// The next look is so far away that the memory used for looking can be released until then.
+    pub fn looks_rarely(&self, now: Instant) -> bool {
+        self.pace.looks_rarely(now)
     }
 
     /// `--start-timeout`; zero if none is set.
@@ -156,9 +163,9 @@ impl Machine {
     }
 
     /// Stops looking and probing.
-    pub fn give_up(&mut self) {
+    pub fn stop_looking(&mut self) {
         if self.stage != Stage::Ready {
-            self.stage = Stage::GivenUp;
+            self.stage = Stage::Over;
         }
         self.stop_waiting();
     }
@@ -172,18 +179,19 @@ impl Machine {
 
     /// The actions for `fact` at `now`.
     pub fn on(&mut self, now: Instant, fact: Fact) -> Vec<Action> {
-        let over = !matches!(self.stage, Stage::Unserved | Stage::Served);
+        let undecided = matches!(self.stage, Stage::Unserved | Stage::Served);
         match fact {
             Fact::BindWaits(port) => vec![Action::Info(advice::bind_waits(port))],
             Fact::ClientsReset(clients, place) => vec![Action::Warn(advice::clients_reset(clients, place))],
             Fact::CallsLost(why) => {
                 self.expected.evidence = Evidence::Listener;
-                if !over {
+                if undecided {
                     self.pace.restart(now);
                 }
                 vec![Action::Warn(advice::calls_lost(&why))]
             }
-            _ if over => Vec::new(),
+            // The facts above matter in every stage, those below only while it is open whether the app is ready.
+            _ if !undecided => Vec::new(),
             Fact::Due => self.on_due(now),
             Fact::Seen(seen) => self.on_seen(now, &seen),
             Fact::Probed { healthy: true } => self.ready(now),
@@ -242,7 +250,7 @@ impl Machine {
         actions
     }
 
-    /// Schedules the next look.
+    /// Schedules the next look. The action says that there will be none.
     fn schedule(&mut self, now: Instant) -> Vec<Action> {
         if self.relies_on_calls() && self.stage == Stage::Unserved {
             let since = self.elsewhere_since;
@@ -253,8 +261,8 @@ impl Machine {
         }
         let age = now.saturating_duration_since(self.launched);
         self.pace.slow_down(now, age, self.expected.at_risk, self.ready_by.is_some());
-        let gives_up = self.pace.next().is_none();
-        gives_up.then(|| Action::Warn(advice::given_up(OLD))).into_iter().collect()
+        let was_last = self.pace.next().is_none();
+        was_last.then(|| Action::Warn(advice::looking_ended(LOOKING_ENDS))).into_iter().collect()
     }
 
     /// After a look, or if there is nothing to look at: the app is ready, or its target is probed. A target on the app's own port is probed
@@ -262,8 +270,8 @@ impl Machine {
     /// target is probed even if the app is not seen to take it; but not if a mere connection counts as healthy, because connecting succeeds
     /// while no process accepts.
     fn probe_or_ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let nothing_to_see = self.primary().is_none();
-        if self.stage == Stage::Unserved && nothing_to_see {
+        // No port to look at: the app counts as serving.
+        if self.stage == Stage::Unserved && self.primary().is_none() {
             self.stage = Stage::Served;
         }
         let serves = self.stage == Stage::Served;
@@ -271,8 +279,8 @@ impl Machine {
             None if serves => actions.extend(self.ready(now)),
             None => {}
             Some(target) => {
-                let not_taken = !target.connects && self.remarks.contains(Remark::NotTaken);
-                if serves || !target.on_port || not_taken {
+                let socket_listens = self.not_taken && !target.connects;
+                if serves || !target.on_port || socket_listens {
                     actions.push(Action::Probe);
                 }
             }
@@ -332,7 +340,10 @@ impl Machine {
                 return;
             }
             (_, Some(clients)) if clients > 0 => (Remark::Queue, advice::queue(clients, port)),
-            _ => (Remark::NotTaken, advice::not_taken(port)),
+            _ => {
+                self.not_taken = true;
+                (Remark::NotTaken, advice::not_taken(port))
+            }
         };
         if self.remarks.insert(remark) {
             actions.push(Action::Warn(line));
@@ -342,21 +353,21 @@ impl Machine {
     /// The app does not serve its port. If it listens on another port, only time shows whether that is a mistake, or a side port of an app
     /// that is still starting.
     fn unserved(&mut self, now: Instant, primary: &Spec, all: &[Listener], actions: &mut Vec<Action>) {
-        let expected: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
-        let other = all.iter().find(|found| !expected.contains(&found.port));
+        let own_ports: Vec<u16> = self.expected.ports.iter().map(|spec| spec.port).collect();
+        let other = all.iter().find(|found| !own_ports.contains(&found.port));
         // It may listen on one of its ports but not on the first, which is the one that counts.
-        let partly = all.iter().find(|found| expected.contains(&found.port) && found.port != primary.port);
+        let partly = all.iter().find(|found| own_ports.contains(&found.port) && found.port != primary.port);
         let Some(found) = other.or(partly) else {
             self.elsewhere_since = None;
             return self.nowhere(now, primary, actions);
         };
         let since = *self.elsewhere_since.get_or_insert(now);
-        let (expected, port) = (other.is_none(), primary.port);
+        let (on_another_of_its_own, port) = (other.is_none(), primary.port);
         if now >= since + ELSEWHERE_INFO && self.remarks.insert(Remark::ElsewhereSoFar) {
-            actions.push(Action::Info(advice::elsewhere_so_far(found, expected, port)));
+            actions.push(Action::Info(advice::elsewhere_so_far(found, on_another_of_its_own, port)));
         }
         if now >= self.fault_at(since) && self.remarks.insert(Remark::Elsewhere) {
-            actions.push(Action::Warn(advice::elsewhere(found, expected, port, self.expected.evidence)));
+            actions.push(Action::Warn(advice::elsewhere(found, on_another_of_its_own, port, self.expected.evidence)));
         }
     }
 
@@ -401,8 +412,8 @@ impl Machine {
         self.expected.evidence.is_of_given_socket()
     }
 
-    /// Looks are needed only for remarks about an app that does not listen: its listen(2) is intercepted, and a probe of its target waits
-    /// for that.
+    /// Looks are needed only for remarks about an app that does not listen: its listen(2) is intercepted and reported as an event, and its
+    /// target is probed only after that.
     fn relies_on_calls(&self) -> bool {
         self.expected.evidence == Evidence::ListenCall && self.expected.target.is_none_or(|target| target.on_port)
     }

@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-/// Delays double from `FIRST_PAUSE` to the longest delay for the app's age; at `OLD` polling ends.
+/// Delays double from `FIRST_PAUSE` to the longest delay for the app's age; after `LOOKING_ENDS` polling ends.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const YOUNG_PAUSE: Duration = Duration::from_millis(250);
 const YOUNG: Duration = Duration::from_secs(10);
 const GROWN_PAUSE: Duration = Duration::from_secs(1);
 const GROWN: Duration = Duration::from_secs(120);
 pub const OLD_PAUSE: Duration = Duration::from_secs(10);
-pub const OLD: Duration = Duration::from_secs(1800);
+pub const LOOKING_ENDS: Duration = Duration::from_secs(1800);
 /// While the port may be lost to another process, polling must not miss an app that listens only briefly.
 pub const RISK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -54,8 +54,8 @@ impl Pace {
         self.next.is_some_and(|at| at <= now)
     }
 
-    /// The next look is so far away that the memory used by a look may be released until then.
-    pub fn is_slow(&self, now: Instant) -> bool {
+    /// The next look is so far away that the memory used for looking can be released until then.
+    pub fn looks_rarely(&self, now: Instant) -> bool {
         self.next.is_some_and(|at| at >= now + GROWN_PAUSE)
     }
 
@@ -69,6 +69,6 @@ impl Pace {
             _ => OLD_PAUSE,
         };
         self.pause = (self.pause * 2).min(longest);
-        self.next = (age < OLD || limited).then(|| now + self.pause);
+        self.next = (age < LOOKING_ENDS || limited).then(|| now + self.pause);
     }
 }

@@ -274,7 +274,7 @@ fn looks_get_rare_and_end() {
         looks += usize::from(machine.on(at, Fact::Due).contains(&Action::Look));
     }
     assert!((200..500).contains(&looks), "{looks}");
-    assert!(last - begin >= OLD);
+    assert!(last - begin >= LOOKING_ENDS);
     // While the port may be lost, looks stay frequent; with a start timeout they do not end before it.
     let mut machine = Machine::begin(Expected { at_risk: true, ..expected(&["8080"]) }, begin);
     for _ in 0..100 {
@@ -285,9 +285,9 @@ fn looks_get_rare_and_end() {
 }
 
 #[test]
-fn once_given_up_it_does_nothing() {
+fn once_looking_has_stopped_it_does_nothing() {
     let mut machine = Machine::begin(expected(&["8080"]), Instant::now());
-    machine.give_up();
+    machine.stop_looking();
     assert!(machine.deadline().is_none() && !machine.is_ready() && !machine.serves());
     assert_eq!(machine.on(Instant::now(), own(&["::"])), []);
 }
@@ -341,14 +341,14 @@ fn every_stage_handles_every_fact() {
             facts.iter().for_each(|fact| drop(machine.on(begin, fact.clone())));
             machine
         };
-        let mut given_up = fresh();
-        given_up.give_up();
+        let mut over = fresh();
+        over.stop_looking();
         [
             (Stage::PortAwaited, Machine::awaiting_port(Expected { target, ..expected(&["8080"]) }, begin)),
             (Stage::Unserved, fresh()),
             (Stage::Served, after(&[own(&["::"])])),
             (Stage::Ready, after(&[own(&["::"]), Fact::Probed { healthy: true }])),
-            (Stage::GivenUp, given_up),
+            (Stage::Over, over),
         ]
     };
     let listen_called = || Fact::ListenCalled { port: PORT, listener: Some(listener("::", PORT)) };
@@ -359,11 +359,11 @@ fn every_stage_handles_every_fact() {
     let waits = &["info the app waits in its bind for port 8080"][..];
     // In the order of the stages.
     let rows: [(Fact, [Cell; 5]); 10] = {
-        use Stage::{GivenUp, PortAwaited, Ready, Served, Unserved};
+        use Stage::{Over, PortAwaited, Ready, Served, Unserved};
         let same = |lines: &'static [&'static str]| {
-            [(lines, PortAwaited), (lines, Unserved), (lines, Served), (lines, Ready), (lines, GivenUp)]
+            [(lines, PortAwaited), (lines, Unserved), (lines, Served), (lines, Ready), (lines, Over)]
         };
-        let of = |unserved: Cell, served: Cell| [(none, PortAwaited), unserved, served, (none, Ready), (none, GivenUp)];
+        let of = |unserved: Cell, served: Cell| [(none, PortAwaited), unserved, served, (none, Ready), (none, Over)];
         [
             (Fact::Due, of((&["Look"], Unserved), (&["Probe"], Served))),
             (nowhere(), of((none, Unserved), (&["Probe"], Served))),
