@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use tracing::{debug, warn};
@@ -17,24 +17,25 @@ use super::environment::Environment;
 use super::handover::Handover;
 use super::init::Ending;
 use super::invocation::{Invocation, LaunchPort};
-use super::launch::{self, Launch, NotLaunched};
+use super::launch::{self, App, Launch, NotLaunched};
 use super::look_after::{Launched, expected, look_after};
 use super::ports::{Claimant, Ports};
 use super::prewarm::Prewarm;
 use super::readiness::binds::Binds;
-use super::readiness::fact::Evidence;
+use super::readiness::fact::{Evidence, Expected};
 use super::readiness::lost_port::LostPort;
 use super::settings::Run;
 use super::sharing::{self, Sharing};
 use crate::error::{Error, words};
 use crate::exit::Code;
 use crate::log;
-use crate::port::claim::Stop;
+use crate::port::claim::{Claim, Stop};
+use crate::port::claiming::Claiming;
 use crate::port::file;
 use crate::port::spec::Spec;
 use crate::register::workers::Workers;
 use crate::share::Group;
-use crate::state::{Phase, Publisher};
+use crate::state::{Phase, Publisher, State};
 use crate::sys::descriptor;
 use crate::sys::process;
 use crate::sys::signal::{self, Signals};
@@ -78,7 +79,7 @@ struct Session<'a> {
 }
 
 /// How a launch ended.
-enum Outcome {
+enum LaunchOutcome {
     Ended(Ending),
     /// Nothing was launched: the app's binds cannot be intercepted here.
     CannotIntercept,
@@ -117,7 +118,8 @@ impl<'a> Session<'a> {
 
     /// Launches the app, and again each time it loses its port to another process.
     fn run(&mut self) -> Result<Code, Error> {
-        match self.after() {
+        // A signal that ended the wait is a `Stop` like an error, but the code is the result.
+        match self.wait_for_after() {
             Ok(()) => {}
             Err(Stop::Ended(code)) => return Ok(code),
             Err(Stop::Error(error)) => return Err(error),
@@ -131,9 +133,9 @@ impl<'a> Session<'a> {
                 return Err(self.replace(ports));
             }
             let ending = match self.launch(ports)? {
-                Outcome::Ended(ending) => ending,
-                // The ports are released again, and claimed as for any other handover.
-                Outcome::CannotIntercept => continue,
+                LaunchOutcome::Ended(ending) => ending,
+                // The claim was dropped with this launch: the ports are claimed again, now as with `--handover off`.
+                LaunchOutcome::CannotIntercept => continue,
             };
             if !ending.again {
                 return Ok(ending.code);
@@ -146,7 +148,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for the targets of `--after`. No port is held during the wait.
-    fn after(&mut self) -> Result<(), Stop> {
+    fn wait_for_after(&mut self) -> Result<(), Stop> {
         let config = self.config;
         let Some(terms) = config.terms.as_ref().filter(|_| !config.after.is_empty()) else { return Ok(()) };
         if let Some(error) = launch::precheck(&config.command, self.environment) {
@@ -182,7 +184,7 @@ impl<'a> Session<'a> {
         Ok(claims.map_continue(Ports::Claimed))
     }
 
-    /// Announces the claimed ports, unless they were announced before.
+    /// Announces the claimed ports, unless the same were announced before the first launch. Each relaunch announces them again.
     fn announce(&mut self, taken: &[Taken]) -> Result<(), Error> {
         if self.announced.as_deref() != Some(taken) || self.launches > 0 {
             announce(self.port_file.as_deref(), taken)?;
@@ -208,6 +210,7 @@ impl<'a> Session<'a> {
             return error;
         }
         publish(&mut self.publisher, &state(self.config, Phase::Exec, &taken));
+        // The invocation refers to these by number, so they stay open until the exec.
         let kept = self.handover().passes_descriptors().then_some(claims);
         let error = launch::replace(&Launch {
             invocation: &invocation,
@@ -220,15 +223,26 @@ impl<'a> Session<'a> {
     }
 
     /// Launches the app and looks after it.
-    fn launch(&mut self, ports: Ports) -> Result<Outcome, Error> {
+    fn launch(&mut self, ports: Ports) -> Result<LaunchOutcome, Error> {
+        let prepared = self.prepare(ports)?;
+        let Some(mut app) = self.start(&prepared)? else { return Ok(LaunchOutcome::CannotIntercept) };
+        let launched = prepared.pass_to(&mut app, &self.config.ports, self.port_file.as_deref());
+        self.release_inherited(&launched);
+        let ending = look_after(self.config, launched, self.signals, &mut self.publisher, self.workers.as_mut());
+        app.late_failure().map_or(Ok(LaunchOutcome::Ended(ending)), Err)
+    }
+
+    /// Everything before the start of the app: its ports are shared, announced, and released if it binds for itself.
+    fn prepare(&mut self, ports: Ports) -> Result<Prepared, Error> {
         let handover = self.handover();
         let invocation = self.invocation(&ports);
         let (mut claims, claiming) = match ports {
             Ports::Claimed(claims) => (claims, None),
             Ports::Awaited(claiming) => (Vec::new(), Some(claiming)),
         };
-        // Share before the launch: another instance can then have the socket without waiting for the app to start.
         let group = self.group.clone().filter(|_| handover.gives_sockets());
+        // Share before the launch: another instance can then have the socket without waiting for the app to start. A port that cannot be
+        // shared must not be announced either.
         let sharing = match group.clone().filter(|_| !claims.is_empty()) {
             Some(group) => Some(Sharing::begin(group, &mut claims).map_err(|error| sharing::cannot("shared", &error))?),
             None => None,
@@ -241,61 +255,54 @@ impl<'a> Session<'a> {
                 Phase::Starting
             }
         };
-        let state = state(self.config, phase, &taken);
-        let mut expected = expected(self.config, &taken, handover.evidence(&claims));
+        let expected = expected(self.config, &taken, handover.evidence(&claims));
         let passed = self.activation.descriptors().chain(invocation.descriptors.iter().copied());
         let passed = passed.filter_map(descriptor::inode_at).collect();
         let cookies = claims.iter().map(|claim| claim.cookie).collect();
-        // An app that binds for itself must find the port free; an app that is given the socket must never find it closed.
-        let kept = handover.gives_sockets().then_some(claims);
+        // Here the ports of an app that binds for itself are released, as late as possible: it must find them free. An app that is given
+        // the sockets must never find them closed.
+        let kept = (handover.gives_sockets() && claiming.is_none()).then_some(claims);
         let lost_port = (!taken.is_empty()).then(|| self.watch_ports(&expected.ports, cookies)).flatten();
-        // Under PID 1 these processes are killed when reberth exits anyway. Until then they are waited for like all others.
-        let unrelated = if process::pid() == 1 { Vec::new() } else { process::inherited_children() };
         let terminal = Terminal::controlling();
-        let given = terminal.filter(Terminal::is_for_the_app);
+        Ok(Prepared {
+            handover,
+            invocation,
+            claiming,
+            group,
+            sharing,
+            state: state(self.config, phase, &taken),
+            expected,
+            passed,
+            kept,
+            lost_port,
+            // As PID 1, reberth waits for these like for all others, and they are killed when it exits.
+            unrelated: if process::pid() == 1 { Vec::new() } else { process::inherited_children() },
+            terminal,
+            terminal_for_app: terminal.filter(Terminal::is_for_the_app),
+        })
+    }
+
+    /// Starts the app; `None`: its binds cannot be intercepted here, so nothing was executed.
+    fn start(&mut self, prepared: &Prepared) -> Result<Option<App>, Error> {
         let launch = Launch {
-            invocation: &invocation,
+            invocation: &prepared.invocation,
             inherited: self.signals.inherited(),
             directory: (self.launches > 0).then_some(self.directory.as_path()),
-            intercept_binds: handover.intercepts_binds(),
+            intercept_binds: prepared.handover.intercepts_binds(),
         };
-        let mut app = match launch::start(&launch, given) {
+        let app = match launch::start(&launch, prepared.terminal_for_app) {
             Ok(app) => app,
             Err(NotLaunched::Failed(error)) => return Err(error),
             Err(NotLaunched::CannotIntercept(why)) => {
                 self.cannot_intercept = true;
                 warn!("{}", advice::cannot_intercept(&why));
-                return Ok(Outcome::CannotIntercept);
+                return Ok(None);
             }
         };
-        let word = invocation.words.first().map_or("".into(), |word| word.to_string_lossy());
+        let word = prepared.invocation.words.first().map_or("".into(), |word| word.to_string_lossy());
         debug!("launched {word} as pid {}", app.pid());
         self.launches += 1;
-        let held = kept.filter(|_| claiming.is_none());
-        let specs = self.config.ports.clone();
-        let binds = app.take_calls().map(|calls| Binds::begin(calls, specs, held, group.is_some()));
-        if binds.as_ref().is_some_and(Binds::is_released) {
-            expected.evidence = Evidence::Listener;
-        }
-        // These own descriptors that cannot all be listed here.
-        let many = binds.is_some() || sharing.is_some();
-        release_inherited((!many).then(|| self.descriptors(lost_port.as_ref())).as_deref());
-        let port_file = self.port_file.as_deref();
-        let launched = Launched {
-            app: &app,
-            terminal,
-            in_foreground: given.is_some(),
-            unrelated,
-            passed,
-            expected,
-            state,
-            lost_port,
-            binds,
-            prewarm: claiming.map(|claiming| Prewarm::new(*claiming, group, port_file)),
-            sharing,
-        };
-        let ending = look_after(self.config, launched, self.signals, &mut self.publisher, self.workers.as_mut());
-        app.late_failure().map_or(Ok(Outcome::Ended(ending)), Err)
+        Ok(Some(app))
     }
 
     /// Watches for the loss of the ports, if a lost port would lead to another launch.
@@ -306,7 +313,17 @@ impl<'a> Session<'a> {
         watch.then(|| LostPort::watch(ports.to_vec(), cookies, Instant::now()))
     }
 
-    /// All descriptors that reberth has open, provided that it holds no socket for the app.
+    /// Releases the inherited working directory and descriptors, so that reberth keeps no mount, file or pipe in use.
+    fn release_inherited(&self, launched: &Launched<'_>) {
+        let _ = std::env::set_current_dir("/");
+        // While sockets are held for the app, descriptors of our own come and go, so each inherited one is closed by itself.
+        let holds_sockets = launched.binds.is_some() || launched.sharing.is_some();
+        let ours = (!holds_sockets).then(|| self.descriptors(launched.lost_port.as_ref()));
+        descriptor::close_inherited(ours.as_deref());
+    }
+
+    /// All descriptors that reberth has open, provided that it holds no socket for the app. A new one must be added here: one call closes
+    /// everything above the highest that is listed, our own included; only debug builds check that.
     fn descriptors<'b>(&'b self, lost_port: Option<&'b LostPort>) -> Vec<BorrowedFd<'b>> {
         let mut ours = vec![self.signals.as_fd()];
         ours.extend(lost_port.and_then(LostPort::events));
@@ -317,10 +334,49 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Releases the inherited working directory and descriptors, so that reberth keeps no mount, file or pipe in use.
-///
-/// `ours` lists the descriptors to keep; `None`: they cannot be listed.
-fn release_inherited(ours: Option<&[BorrowedFd<'_>]>) {
-    let _ = std::env::set_current_dir("/");
-    descriptor::close_inherited(ours);
+/// What is ready before the app is started.
+struct Prepared {
+    handover: Handover,
+    invocation: Invocation,
+    /// The claim that continues beside the app.
+    claiming: Option<Box<Claiming>>,
+    /// The group whose instances share the ports.
+    group: Option<Group>,
+    sharing: Option<Sharing>,
+    state: State,
+    expected: Expected,
+    /// The inodes of all sockets passed to the app, inherited ones included.
+    passed: Vec<u64>,
+    /// The sockets that the app is given; `None`: it binds for itself, or the ports are not claimed yet.
+    kept: Option<Vec<Claim>>,
+    lost_port: Option<LostPort>,
+    /// Children of reberth that existed before the app.
+    unrelated: Vec<i32>,
+    terminal: Option<Terminal>,
+    terminal_for_app: Option<Terminal>,
+}
+
+impl Prepared {
+    /// Passes on what outlives the start to those that look after the app. Sockets that the app has inherited by now are closed here.
+    fn pass_to<'a>(self, app: &'a mut App, ports: &[Spec], port_file: Option<&'a Path>) -> Launched<'a> {
+        let (mut expected, group, kept) = (self.expected, self.group, self.kept);
+        let binds = app.take_calls().map(|calls| Binds::begin(calls, ports.to_vec(), kept, group.is_some()));
+        // The calls are let through after all, so no call shows that the app listens.
+        if binds.as_ref().is_some_and(Binds::is_released) {
+            expected.evidence = Evidence::Listener;
+        }
+        Launched {
+            app,
+            terminal: self.terminal,
+            in_foreground: self.terminal_for_app.is_some(),
+            unrelated: self.unrelated,
+            passed: self.passed,
+            expected,
+            state: self.state,
+            lost_port: self.lost_port,
+            binds,
+            prewarm: self.claiming.map(|claiming| Prewarm::new(*claiming, group, port_file)),
+            sharing: self.sharing,
+        }
+    }
 }
