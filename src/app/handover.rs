@@ -1,5 +1,13 @@
-//! Owns the ways in which the app gets its port, and everything that differs between them: how the port is held until the launch, what the
-//! app is given, what shows that it serves the port, what reberth keeps. Must not know how any of that is done.
+//! Owns the ways in which the app gets its port, and what differs between them. Others ask the predicates here; none compares the
+//! ways itself. Must not know how anything is done.
+//!
+//! | way | held until the launch | what the app is given | what shows that it serves | what reberth keeps |
+//! | --- | --- | --- | --- | --- |
+//! | `Off` | a bound socket that does not listen, released right before the launch | the number | a listener of the app | nothing |
+//! | `Descriptors` | a listening socket | LISTEN_FDS, `{fd}` | a process accepts on that socket | nothing, or its copy if it is shared |
+//! | `Bind` | a socket that no other process can bind beside; it listens if it is shared | the answer to its own bind(2), which is intercepted (`intercepts_binds`) | its listen(2) | the sockets, until the app stops |
+//!
+//! `passes_descriptors` is true of the second, `intercepts_binds` of the third, `gives_sockets` of both.
 
 use super::readiness::fact::Evidence;
 use crate::port::attempt::Hold;
@@ -13,7 +21,7 @@ use crate::sys::descriptor;
 pub enum Handover {
     /// The app binds for itself; reberth releases the port right before the launch.
     Off,
-    /// The app is given the listening socket as a file descriptor.
+    /// `on`: the app is given the listening socket as a file descriptor.
     Descriptors,
     /// The app is given the listening socket in its own bind(2).
     Bind,

@@ -32,7 +32,7 @@ use crate::sys::memory;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 
-/// One launched app, until it has exited.
+/// One launched app, until it has exited. reberth is its init in duty (it forwards, reaps, exits with it), whatever reberth's own pid is.
 pub struct Init<'a> {
     pub tree: Tree,
     pub forwarding: Forwarding,
@@ -53,13 +53,13 @@ pub struct Init<'a> {
     pub workers: Option<&'a mut Workers>,
     /// When reberth releases the memory that an idle init does not need; `None` once it has.
     pub settle_at: Option<Instant>,
-    pub progress: Progress,
+    pub end: AppEnd,
 }
 
-/// How far the exit of the app has progressed.
+/// How far the end of the app has progressed.
 #[derive(Debug, Default)]
-pub struct Progress {
-    end: Option<Ended>,
+pub struct AppEnd {
+    exit: Option<Exit>,
     /// The app lost its port to another process and may be launched again.
     again: bool,
     /// The last reaping found no child of any kind.
@@ -70,10 +70,10 @@ pub struct Progress {
 
 /// The app has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ended {
+struct Exit {
     how: End,
     at: Instant,
-    /// Whether it lost its port is decided at this instant, or earlier by an event.
+    /// Until then it may turn out that it lost its port; an event may decide that earlier. `None`: it is decided.
     unsure_until: Option<Instant>,
 }
 
@@ -106,14 +106,14 @@ impl Init<'_> {
             self.meet_deadlines(now);
             self.register(now);
             self.probe_liveness(now);
-            if self.progress.end.is_none() {
+            if self.end.exit.is_none() {
                 self.readiness.end_watch(now);
             }
             // An app that is stopping may close its listener to refuse clients: reberth must not keep a copy of it open.
-            if self.supervisor.stop_sent() || self.progress.end.is_some() {
+            if self.supervisor.stop_sent() || self.end.exit.is_some() {
                 self.release_ports(now);
             }
-            if let Some(code) = self.progress.finish {
+            if let Some(code) = self.end.finish {
                 self.forwarding.take_terminal_back();
                 return self.ending(code);
             }
@@ -122,9 +122,9 @@ impl Init<'_> {
 
     fn ending(&self, code: Code) -> Ending {
         // The stop request arrived after the app had exited, before its next launch: there is nothing to stop.
-        match self.supervisor.stop_signal().filter(|_| self.progress.again) {
+        match self.supervisor.stop_signal().filter(|_| self.end.again) {
             Some(signal) => Ending { code: Code::signalled(signal), again: false },
-            None => Ending { code, again: self.progress.again },
+            None => Ending { code, again: self.end.again },
         }
     }
 
@@ -134,12 +134,13 @@ impl Init<'_> {
             self.supervisor.deadline(),
             self.readiness.wake_at(),
             self.liveness.as_ref().and_then(Liveness::deadline),
-            self.progress.end.and_then(|end| end.unsure_until),
+            self.end.exit.and_then(|exit| exit.unsure_until),
             self.prewarm.as_ref().map(Prewarm::deadline),
             self.sharing.as_ref().and_then(Sharing::deadline),
             self.binds.as_ref().and_then(Binds::deadline),
             self.workers.as_ref().and_then(|workers| workers.deadline(&self.state)),
         ];
+        // Releasing memory is worth no wake-up of its own while another one is due.
         let deadline = deadline.into_iter().flatten().min().or(self.settle_at);
         let sources = std::iter::once(self.signals.as_fd())
             .chain(self.binds.as_ref().and_then(Binds::calls))
@@ -159,17 +160,10 @@ impl Init<'_> {
             if received.signal == libc::SIGCHLD || own {
                 continue;
             }
+            self.may_call_off(now, received.signal);
             // The app has exited: it cannot receive the signal, and another process may already have its pid.
-            let unsure = |init: &Self| init.progress.end.filter(|end| end.unsure_until.is_some());
-            if self.progress.again || unsure(self).is_some() {
-                let ignored = |signal| self.signals.was_ignored(signal);
-                let called_off = self.supervisor.call_off(received.signal, ignored);
-                if let Some(end) = unsure(self).filter(|_| called_off) {
-                    self.app_gone(now, end, false);
-                }
-            }
-            if unsure(self).is_none() {
-                self.on(now, Event::Signal(received.signal));
+            if self.undecided_exit().is_none() {
+                self.tell_supervisor(now, Event::Signal(received.signal));
             }
         }
         if self.supervisor.stop_requested() {
@@ -177,11 +171,29 @@ impl Init<'_> {
         }
     }
 
+    /// The app's exit, while it is unsure whether it lost its port.
+    fn undecided_exit(&self) -> Option<Exit> {
+        self.end.exit.filter(|exit| exit.unsure_until.is_some())
+    }
+
+    /// If the app has exited and may be launched again, a signal that ends a wait without an app calls the next launch off. Then it no
+    /// longer matters whether the app lost its port.
+    fn may_call_off(&mut self, now: Instant, signal: i32) {
+        let undecided = self.undecided_exit();
+        if !self.end.again && undecided.is_none() {
+            return;
+        }
+        let called_off = self.supervisor.call_off(signal, |signal| self.signals.was_ignored(signal));
+        if let Some(exit) = undecided.filter(|_| called_off) {
+            self.app_gone(now, exit, false);
+        }
+    }
+
     /// Answers the intercepted calls that are pending.
     fn answer_calls(&mut self, now: Instant) {
         if let Some(binds) = &mut self.binds {
             let facts = binds.answer(now, &self.tree);
-            facts.into_iter().for_each(|fact| self.learn(now, fact));
+            facts.into_iter().for_each(|fact| self.tell_readiness(now, fact));
         }
     }
 
@@ -196,7 +208,7 @@ impl Init<'_> {
             Err(error) => {
                 error.lines().iter().for_each(|line| error!("{line}"));
                 self.prewarm = None;
-                self.on(now, Event::GiveUp(error.code()));
+                self.tell_supervisor(now, Event::GiveUp(error.code()));
             }
         }
     }
@@ -219,7 +231,7 @@ impl Init<'_> {
             self.publish(Phase::Starting);
         }
         self.readiness.port_claimed(taken.iter().map(Taken::actual).collect(), now);
-        facts.into_iter().for_each(|fact| self.learn(now, fact));
+        facts.into_iter().for_each(|fact| self.tell_readiness(now, fact));
     }
 
     /// Releases every copy of the app's ports.
@@ -241,9 +253,9 @@ impl Init<'_> {
     fn reap(&mut self, now: Instant) {
         let mut app_ended = None;
         let mut others_ended = false;
-        self.progress.childless = loop {
+        self.end.childless = loop {
             match process::reap() {
-                Reaped::Ended(pid, end) if pid == self.tree.app && self.progress.end.is_none() => app_ended = Some(end),
+                Reaped::Ended(pid, end) if pid == self.tree.app && self.end.exit.is_none() => app_ended = Some(end),
                 Reaped::Ended(pid, end) => {
                     others_ended = true;
                     self.child_ended(now, pid, end);
@@ -255,15 +267,15 @@ impl Init<'_> {
             }
         };
         if let Some(how) = app_ended {
-            self.progress.end = Some(Ended { how, at: now, unsure_until: None });
+            self.end.exit = Some(Exit { how, at: now, unsure_until: None });
         }
-        let Some(end) = self.progress.end else { return };
-        if app_ended.is_some() || end.unsure_until.is_some() {
-            self.judge_end(now, end);
-        } else if self.tree.is_gone(self.progress.childless) {
-            self.on(now, Event::LastChildGone);
+        let Some(exit) = self.end.exit else { return };
+        if app_ended.is_some() || exit.unsure_until.is_some() {
+            self.judge_exit(now, exit);
+        } else if self.tree.is_gone(self.end.childless) {
+            self.tell_supervisor(now, Event::LastChildGone);
         } else if others_ended {
-            self.on(now, Event::ChildGone);
+            self.tell_supervisor(now, Event::ChildGone);
         }
     }
 
@@ -274,7 +286,7 @@ impl Init<'_> {
         if let Some(alive) = self.liveness.as_mut().and_then(|liveness| liveness.ended(pid, end, app)) {
             self.judge_liveness(now, alive);
         } else if let Some(fact) = self.readiness.child_ended(pid, end) {
-            self.learn(now, fact);
+            self.tell_readiness(now, fact);
         } else {
             // tini's wording: people grep for it.
             debug!("Reaped zombie process with pid={pid}");
@@ -282,30 +294,31 @@ impl Init<'_> {
     }
 
     /// The app has exited: did it lose its port to another process?
-    fn judge_end(&mut self, now: Instant, end: Ended) {
-        match self.readiness.port_lost(now, end.how, end.at, &self.tree) {
-            Loss::Unsure(until) => self.progress.end = Some(Ended { unsure_until: Some(until), ..end }),
-            loss => self.app_gone(now, end, loss == Loss::Lost),
+    fn judge_exit(&mut self, now: Instant, exit: Exit) {
+        match self.readiness.port_lost(now, exit.how, exit.at, &self.tree) {
+            Loss::Unsure(until) => self.end.exit = Some(Exit { unsure_until: Some(until), ..exit }),
+            loss => self.app_gone(now, exit, loss == Loss::Lost),
         }
     }
 
-    fn app_gone(&mut self, now: Instant, end: Ended, again: bool) {
-        self.progress.end = Some(Ended { at: now, unsure_until: None, ..end });
-        self.progress.again = again;
+    fn app_gone(&mut self, now: Instant, exit: Exit, again: bool) {
+        self.end.exit = Some(Exit { at: now, unsure_until: None, ..exit });
+        self.end.again = again;
         let stop_requested = self.supervisor.stop_requested();
         let served = self.readiness.serves();
         let never_listened = self.readiness.never_listened();
         let never_listened =
-            never_listened.map(|(port, since)| NeverListened { port, lived: end.at.duration_since(since) });
+            never_listened.map(|(port, since)| NeverListened { port, lived: exit.at.duration_since(since) });
         self.stop_probing();
-        let leftovers = !self.tree.is_gone(self.progress.childless);
+        let leftovers = !self.tree.is_gone(self.end.childless);
         if leftovers && !again && !stop_requested {
-            self.log_leftovers(end.how, served);
+            self.log_leftovers(exit.how, served);
         }
-        self.on(now, Event::AppEnded { end: end.how, leftovers, again, never_listened });
+        self.tell_supervisor(now, Event::AppEnded { end: exit.how, leftovers, again, never_listened });
     }
 
-    /// When the app exits, everything exits: an app that hands its work to a background process ends the container. Say so.
+    /// When the app exits, everything is ended. An app that hands its work to a background process and exits would end the container
+    /// without a word: say so.
     fn log_leftovers(&self, how: End, served: bool) {
         let Some(primary) = self.readiness.primary() else { return };
         let (app, port) = (self.tree.app, primary.port);
@@ -320,29 +333,31 @@ impl Init<'_> {
     /// The app was suspended. A shell above reberth may have to see that.
     fn app_suspended(&mut self, now: Instant, by: i32) {
         if !self.forwarding.suspended(by) {
-            self.on(now, Event::AppSuspended { by, in_foreground: self.forwarding.is_in_foreground() });
+            self.tell_supervisor(now, Event::AppSuspended { by, in_foreground: self.forwarding.is_in_foreground() });
         }
     }
 
     fn meet_deadlines(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if let Some(end) = self.progress.end.filter(|end| due(end.unsure_until)) {
-            self.judge_end(now, end);
+        // One per turn of the loop: if another is due too, the next sleep ends immediately.
+        if let Some(exit) = self.end.exit.filter(|exit| due(exit.unsure_until)) {
+            self.judge_exit(now, exit);
         } else if due(self.readiness.fact_due_at()) {
-            self.learn(now, Fact::Due);
+            self.tell_readiness(now, Fact::Due);
             if self.readiness.looks_rarely(now) {
                 memory::release_code();
             }
         } else if due(self.supervisor.deadline()) {
-            self.on(now, Event::Due);
+            self.tell_supervisor(now, Event::Due);
         } else if due(self.settle_at) && self.readiness.fact_due_at().is_none() {
+            // Only once no look is due: its code would be read back at once.
             self.settle_at = None;
             memory::release_code();
         }
     }
 
-    /// Feeds a fact to readiness, and performs its actions.
-    fn learn(&mut self, now: Instant, fact: Fact) {
+    /// Tells readiness a fact, and performs its actions.
+    fn tell_readiness(&mut self, now: Instant, fact: Fact) {
         let mut actions: VecDeque<machine::Action> = self.readiness.on(now, fact).into();
         while let Some(action) = actions.pop_front() {
             match action {
@@ -369,15 +384,15 @@ impl Init<'_> {
     fn not_in_time(&mut self, now: Instant) {
         warn!("{}", advice::not_in_time(self.tree.app, self.readiness.limit()));
         self.readiness.diagnosis(&self.tree).iter().for_each(|line| warn!("{line}"));
-        self.on(now, Event::GiveUp(Code::TIMEOUT));
+        self.tell_supervisor(now, Event::GiveUp(Code::TIMEOUT));
         self.stop_probing();
     }
 
     /// Probes the liveness of a ready app when a probe is due.
     fn probe_liveness(&mut self, now: Instant) {
         if let Some(liveness) = &mut self.liveness {
-            let running = self.supervisor.is_undisturbed() && self.progress.end.is_none();
-            liveness.set_active(now, running && self.state.phase == Phase::Ready);
+            let undisturbed = self.supervisor.is_undisturbed() && self.end.exit.is_none();
+            liveness.set_active(now, undisturbed && self.state.phase == Phase::Ready);
             liveness.probe_if_due(now, self.tree.app, &self.state);
         }
     }
@@ -391,14 +406,14 @@ impl Init<'_> {
             Alive::Failing(failed) => warn!("{}", advice::failing(failed, limit, &reason)),
             Alive::No => {
                 warn!("{}", advice::unhealthy(self.tree.app, limit, &reason));
-                self.on(now, Event::Unhealthy);
+                self.tell_supervisor(now, Event::Unhealthy);
                 self.stop_probing();
             }
         }
     }
 
-    /// Feeds an event to the supervisor, and performs its actions.
-    fn on(&mut self, now: Instant, event: Event) {
+    /// Tells the supervisor an event, and performs its actions.
+    fn tell_supervisor(&mut self, now: Instant, event: Event) {
         for action in self.supervisor.on(now, event) {
             match action {
                 Action::Forward(signal) => self.forwarding.forward(signal),
@@ -407,7 +422,7 @@ impl Init<'_> {
                 Action::SignalTree(signal) => self.tree.signal(signal),
                 Action::Suspend => signal::suspend(),
                 Action::Publish(phase) => self.publish(phase),
-                Action::Finish(code) => self.progress.finish = Some(code),
+                Action::Finish(code) => self.end.finish = Some(code),
             }
         }
     }

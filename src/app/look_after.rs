@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::announce::{Taken, publish};
 use super::forwarding::Forwarding;
-use super::init::{Ending, Init, Progress};
+use super::init::{AppEnd, Ending, Init};
 use super::launch::App;
 use super::liveness::Liveness;
 use super::prewarm::Prewarm;
@@ -57,6 +57,7 @@ pub fn look_after(
     mut workers: Option<&mut Workers>,
 ) -> Ending {
     let Launched { app, terminal, in_foreground, mut unrelated, mut state, .. } = launched;
+    // Workers of an earlier launch are not the app's either.
     unrelated.extend(workers.iter().flat_map(|workers| workers.pids()));
     let surroundings = Surroundings { pid1: process::pid() == 1, has_terminal: terminal.is_some() };
     let sources = Sources { passed: launched.passed, prober: prober(config), lost_port: launched.lost_port };
@@ -80,7 +81,7 @@ pub fn look_after(
         sharing: launched.sharing,
         workers: workers.as_deref_mut(),
         settle_at: Some(app.launched() + SETTLED),
-        progress: Progress::default(),
+        end: AppEnd::default(),
     }
     .run();
     workers.iter_mut().for_each(|workers| workers.withdraw());
@@ -95,6 +96,7 @@ pub fn expected(config: &Run, taken: &[Taken], evidence: Evidence) -> Expected {
         ports,
         evidence,
         target: config.health.as_ref().map(target),
+        // `Readiness::begin` knows: it has the watch over the port.
         at_risk: false,
         limit: config.start_timeout,
     }
