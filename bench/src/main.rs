@@ -29,8 +29,8 @@ use report::Report;
 
 /// Measures reberth and its peers, and prints tables in Markdown. Needs root on Debian: it installs the peers with apt-get
 ///
-/// Everything takes about twenty minutes, `--quick` two once the binary is built. Every measurement has a network namespace of its own. Peers take turns, each round in another order, so that what disturbs one
-/// disturbs all; read the ratios, not the microseconds.
+/// Everything takes about twenty minutes, `--quick` two once the binary is built. Every measurement has a network namespace of its own.
+/// Peers take turns, each round in another order, so that what disturbs one disturbs all; read the ratios, not the microseconds.
 #[derive(Parser)]
 #[command(bin_name = "cargo measure", args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Arguments {

@@ -32,7 +32,7 @@ use crate::sys::memory;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::signal::{self, Signals};
 
-/// One launched app, until it has exited. reberth is its init in duty (it forwards, reaps, exits with it), whatever reberth's own pid is.
+/// One launched app, until it has exited. reberth acts as its init (it forwards, reaps, exits with it), whatever reberth's own pid is.
 pub struct Init<'a> {
     pub tree: Tree,
     pub forwarding: Forwarding,
