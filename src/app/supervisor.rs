@@ -384,9 +384,7 @@ impl Supervisor {
             actions.insert(0, Action::Publish(Phase::Exited));
         }
         if self.killed || self.kill_at.is_some_and(|at| at <= now) {
-            warn!(
-                "the app left processes behind, and the grace was already over when it exited (--grace): sending SIGKILL"
-            );
+            warn!("the app left processes behind, and the grace (--grace) was already over: sending SIGKILL to them");
             actions.extend(self.kill_tree(now));
         } else {
             info!("the app left processes behind: SIGTERM sent to them");

@@ -18,7 +18,8 @@ fn an_app_that_ignores_term_is_killed_at_the_grace() {
             let started = Instant::now();
             let tag = running.tag.clone();
             running.signal(signal);
-            let _ended = running.finish_within(Duration::from_secs(5)).expect_code(137);
+            let outcome = running.finish_within(Duration::from_secs(5)).expect_code(137);
+            let _ended = outcome.expect_stderr("the grace (--grace) was already over");
             assert!(started.elapsed() >= Duration::from_millis(390), "killed before the grace was over");
             assert_eq!(look::tagged(&tag), Vec::<i32>::new());
         }
