@@ -13,7 +13,7 @@ use reberth::error::{Error, words};
 use reberth::exit::Code;
 use reberth::log::settings::Log;
 use reberth::port::file;
-use reberth::sys::signal::{Signals, end_as_pid_1};
+use reberth::sys::signal::{Signals, end_as_pid_1, unblock_all};
 use reberth::{app, check, health, install, log, who};
 
 #[global_allocator]
@@ -38,10 +38,8 @@ fn perform(decision: Decision, environment: &Environment, signals: Option<io::Re
             })
         }
         Ok(Mode::Check(settings)) => {
-            // Nobody reads them here, so they have to act on their own.
-            if let Some(Ok(signals)) = signals {
-                signals.inherited().restore();
-            }
+            // Nothing reads signals here, so they act as on any program. SIGPIPE stays ignored: a closed pipe is not an error.
+            unblock_all();
             end_as_pid_1();
             check::run(settings, environment).unwrap_or_else(|error| refuse(&decision.log, &error))
         }

@@ -203,3 +203,12 @@ fn a_signal_ends_it() {
         }
     }
 }
+
+/// Like `run --check | head -1`: a reader that has closed its end is no error, and the exit code stays the run's.
+#[test]
+fn a_closed_pipe_is_not_an_error() {
+    let (reader, stdout) = full_pipe();
+    drop(reader);
+    let launch = run_app(&["--check", "--port", "0"], "exit=0").stdin(Stdio::Null).stdout(Stdio::Given(stdout));
+    launch.start().finish().expect_code(0);
+}
